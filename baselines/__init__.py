@@ -1,0 +1,1 @@
+"""Every other output layer and classifier, a file each."""

@@ -1,0 +1,1 @@
+"""Datasets: text formats, memory-mapped cache, sources and synthetic twins."""
