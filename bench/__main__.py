@@ -1,0 +1,110 @@
+"""The command line: verbs in the order of use. What they do lives in the modules they call."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.data.cli import app as data_app
+from bench.errors import InputError
+
+app = typer.Typer(
+    help="Benchmark output layers with up to millions of labels: MACH beside full and sampled softmax.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data_app, name="data")
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds one folder an experiment.")]
+RESULTS = Path("results")
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="Name under configs/experiment/, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, dotted; commas sweep: methods.mach.B=256,1024")
+    ] = None,
+    retry: Annotated[str | None, typer.Option(help="Also repeat failed runs: oom, timeout, failed or all.")] = None,
+    force: Annotated[bool, typer.Option(help="Repeat runs that are done.")] = False,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Train, predict and measure what is missing; then write tables, figures and the report."""
+    from bench.launch import RETRY, run_experiment
+    from bench.progress import Progress
+    from bench.spec import load_experiment
+
+    if retry is not None and retry not in RETRY:
+        raise InputError(f"--retry: found {retry!r}; expected one of {', '.join(RETRY)}")
+    chosen = load_experiment(experiment, overrides or [])
+    console = Console()
+    try:
+        with Progress(console) as progress:
+            failed = run_experiment(chosen, results, progress, retry, force)
+    except KeyboardInterrupt:
+        console.print("stopped; what is finished is kept. The same command goes on from here.")
+        raise typer.Exit(130) from None
+    folder = results / chosen.name
+    _write_readers(folder)
+    console.print(table_text(folder, "quality"), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"results in {folder}: table.csv, tables/, figures/, report.html", highlight=False)
+    raise typer.Exit(failed)
+
+
+@app.command()
+def status(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run.")], results: ResultsOption = RESULTS
+) -> None:
+    """What is done, failed, running or interrupted."""
+    from bench.status import status_table
+
+    Console().print(status_table(_folder(experiment, results)))
+
+
+@app.command()
+def table(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run.")],
+    format: Annotated[str, typer.Option(help="md, csv or latex.")] = "md",
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Print the quality and cost tables, and write them to tables/."""
+    from bench.frame import load_results
+    from bench.tables import render_table, write_tables
+
+    folder = _folder(experiment, results)
+    frame = load_results(folder)
+    write_tables(frame, folder / "tables")
+    print(render_table(frame, format))
+
+
+@app.command()
+def figure(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run.")], results: ResultsOption = RESULTS
+) -> None:
+    """Draw the figures into figures/."""
+    folder = _folder(experiment, results)
+    _write_figures(folder)
+
+
+@app.command()
+def report(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run.")], results: ResultsOption = RESULTS
+) -> None:
+    """Write report.html, one self-contained page."""
+    from bench.report import write_report
+
+    print(write_report(_folder(experiment, results)))
+
+
+def main() -> None:
+    """Entry point: InputError is one line on standard error and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"machbench: {error}", file=sys.stderr)
+        sys.exit(2)

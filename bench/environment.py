@@ -1,0 +1,88 @@
+"""The machine and the versions behind a measurement, recorded once for each distinct environment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.files import write_atomic
+
+PACKAGES = ("machbench", "torch", "numpy", "scipy", "numba", "pandas", "matplotlib")
+
+
+@cache
+def describe() -> dict[str, Any]:
+    """Machine, Python, package versions and thread settings; imports none of the packages."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": _gpu(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "threads": {k: os.environ[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS") if k in os.environ},
+    }
+
+
+def env_id() -> str:
+    """Short hash of the environment."""
+    return hashlib.sha256(json.dumps(describe(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def write(results: Path) -> Path:
+    """results/env/<env_id>.json, with the code revision of the first run that wrote it."""
+    path = results / "env" / f"{env_id()}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"env_id": env_id(), **describe(), "revision": _revision()}
+        write_atomic(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _gpu() -> str | None:
+    """Name, memory and driver of the GPUs as nvidia-smi tells them; None without one."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return _first_output(command)
+
+
+def _revision() -> str | None:
+    """The checkout's commit, marked when there are local changes; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    commit = _first_output(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    if commit is None:
+        return None
+    changed = _first_output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
+    return f"{commit} with local changes" if changed else commit
+
+
+def _first_output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

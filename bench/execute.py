@@ -1,0 +1,233 @@
+"""One run, one process: data → network → train → top-k → metrics → record. Started by `bench.launch`.
+
+    python -m bench.execute RUN_DIR     (RUN_DIR holds spec.json; results are written beside it)
+
+Progress goes to standard output as JSON lines; everything else that is printed ends up in log.txt.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import torch
+
+from bench import measure
+from bench.data import Dataset, load_dataset
+from bench.errors import InputError
+from bench.metrics import evaluate
+from bench.predict import Prediction, predict
+from bench.spec import RunSpec, derive_seed
+from bench.store import RunFolder, described
+from bench.train import Diverged
+from bench.worlds import Group, Worlds
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
+    """Run a spec, write its curve and predictions, and return its record. Exceptions are the caller's to classify."""
+    started = time.perf_counter()
+    settings = spec.train
+    device = pick_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+        numba.set_num_threads(min(settings.threads, numba.config.NUMBA_NUM_THREADS))
+    baseline = measure.host_bytes()
+
+    report({"phase": "load"})
+    with measure.Clock(device).running() as load_clock:
+        data = load_dataset(spec.dataset, **spec.dataset_overrides)
+    method = method_class(spec.target)
+    fit = fit_classifier if hasattr(method, "fit") else fit_network
+    predictions, rows, whole = fit(method, spec, data, device, report, folder)
+
+    report({"phase": "metrics"})
+    A, B = data.propensity
+    for prediction, row in zip(predictions, rows, strict=True):
+        row.update(evaluate(prediction.labels, data.test.Y, data.train.Y, A=A, B=B))
+    folder.write_predictions(predictions)
+    # What was measured on the whole run belongs to the row of the largest R alone.
+    rows[-1] |= whole | measure.gpu_peaks(device)
+    rows[-1] |= {
+        "peak_host_bytes": measure.peak_host_bytes(),
+        "baseline_host_bytes": baseline,
+        "load_s": load_clock.seconds,
+        "elapsed_s": time.perf_counter() - started,
+    }
+    fitted_on = data.fit if settings.holdout else data.train
+    sizes = {
+        "data_fingerprint": data.fingerprint,
+        "n_train": data.train.X.shape[0],
+        "n_fit": fitted_on.X.shape[0],
+        "n_test": data.test.X.shape[0],
+        "n_features": data.train.X.shape[1],
+        "n_labels": data.train.Y.shape[1],
+    }
+    return {"status": "ok", "shared": described(spec, device.type) | sizes, "rows": rows}
+
+
+def fit_network(
+    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
+) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
+    """Build, warm up, train and predict with an output layer on the shared trunk."""
+    settings = spec.train
+    split = data.fit if settings.holdout else data.train
+    report({"phase": "build"})
+    with measure.Clock(device).running() as build_clock:
+        seeds = {axis: derive_seed(spec.seed, axis) for axis in ("hashing", "initialisation", "sampling")}
+        layer = method(
+            n_labels=split.Y.shape[1],
+            hidden=settings.hidden_sizes()[-1],
+            train_labels=split.Y,
+            seeds=seeds,
+            **spec.settings,
+        ).to(device)
+        worlds = Worlds(layer, split.X.shape[1], settings, spec.seed, device)
+    report({"phase": "warm up"})
+    with measure.Clock(device).running() as warmup_clock:
+        worlds.warm_up(split.X, split.Y)
+
+    curve: list[dict[str, Any]] = []
+
+    def after_epoch(group: Group, epoch: int, mean_loss: float, seconds: float) -> None:
+        point = {"repetitions": group.label, "epoch": epoch, "fit_s": seconds, "train_loss": mean_loss}
+        if settings.holdout and settings.validate_every and epoch % settings.validate_every == 0:
+            point |= validate(group, data, settings.predict_batch, settings.top_k)
+        curve.append(point)
+        folder.write_curve(curve)
+        done = (worlds.groups.index(group) * settings.epochs + epoch) / (len(worlds.groups) * settings.epochs)
+        report({"phase": "fit", "done": done, **point})
+
+    report({"phase": "fit", "done": 0.0})
+    fit_s = worlds.train(split.X, split.Y, after_epoch)
+
+    report({"phase": "predict"})
+    last = worlds.prefixes[-1:]
+    with torch.no_grad():
+        with measure.Clock(device).running() as predict_clock:
+            whole = predict(lambda X: worlds.topk(X, last), data.test.X, last, settings.predict_batch)
+        # Off the clock: the smaller R come from the same model in one more pass.
+        rest = worlds.prefixes[:-1]
+        smaller = predict(lambda X: worlds.topk(X, rest), data.test.X, rest, settings.predict_batch)
+    rows: list[dict[str, Any]] = []
+    for R in worlds.prefixes:
+        row = {} if R is None else {"R": R}
+        rows.append(row | worlds.parameters(R) | {"fit_s": fit_s.get(R), "device_seconds": fit_s.get(R)})
+    measured = {
+        "build_s": build_clock.seconds,
+        "warmup_s": warmup_clock.seconds,
+        "predict_s": predict_clock.seconds,
+        "examples_per_s": settings.epochs * split.X.shape[0] / fit_s[worlds.prefixes[-1]],
+    }
+    return [*smaller, *whole], rows, measured
+
+
+def validate(group: Group, data: Dataset, batch: int, k: int) -> dict[str, float]:
+    """P@k on the validation points of what one group has learned so far."""
+
+    def topk(X: Any) -> list[Any]:
+        return [group.network.output.topk(group.network.hidden(X), k)]
+
+    with torch.no_grad():
+        (prediction,) = predict(topk, data.validation.X, [None], batch)
+    quality = evaluate(prediction.labels, data.validation.Y)
+    return {name: quality[name] for name in ("P@1", "P@3", "P@5")}
+
+
+def fit_classifier(
+    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
+) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
+    """Fit and predict with a classifier that is not a network; the same clocks."""
+    del folder
+    split = data.fit if spec.train.holdout else data.train
+    classifier = method(**spec.settings)
+    report({"phase": "fit"})
+    with measure.Clock(device).running() as fit_clock:
+        classifier.fit(split.X, split.Y)
+    report({"phase": "predict"})
+    with measure.Clock(device).running() as predict_clock:
+        predictions = predict(
+            lambda X: [classifier.topk(X, spec.train.top_k)], data.test.X, [None], spec.train.predict_batch
+        )
+    times = {"fit_s": fit_clock.seconds, "device_seconds": fit_clock.seconds, "predict_s": predict_clock.seconds}
+    return predictions, [{}], times
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes a GPU when there is one. InputError when a GPU is asked for and none is there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device: found cuda; expected cpu or auto, because torch sees no GPU here")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def method_class(target: str) -> type:
+    """The class behind a dotted path. InputError when there is none."""
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"method target {target!r}: {error}") from error
+    if not isinstance(found, type):
+        raise InputError(f"method target {target!r}: found {type(found).__name__}; expected a class")
+    return found
+
+
+def classify(error: BaseException) -> tuple[str, str]:
+    """Status and reason of a run that ended with an exception."""
+    text = str(error).strip() or type(error).__name__
+    reason = text.splitlines()[0]
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "oom_device", reason
+    # torch reports a failed host allocation as a plain RuntimeError
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        return "oom_host", reason
+    if isinstance(error, Diverged):
+        return "diverged", reason
+    if isinstance(error, NotImplementedError):
+        return "unsupported", reason
+    return "crashed", f"{type(error).__name__}: {reason}"
+
+
+def main(path: str) -> int:
+    """Execute the spec in a run folder; the folder gets a record whatever happens short of a kill."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan goes on when the launcher is killed
+    # The pipe gets JSON lines only; what libraries print goes to the log.
+    pipe = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    folder = RunFolder(Path(path))
+    spec = folder.spec()
+    attempt = os.environ.get("MACHBENCH_ATTEMPT")
+    phase = "start"
+
+    def report(event: dict[str, Any]) -> None:
+        nonlocal phase
+        phase = event.get("phase", phase)
+        print(json.dumps(event), file=pipe, flush=True)
+        print(json.dumps(event), file=sys.stderr, flush=True)
+
+    try:
+        record = execute(spec, folder, report)
+    except BaseException as error:  # a failure is a result, whatever it is
+        traceback.print_exc()
+        status, reason = classify(error)
+        if isinstance(error, KeyboardInterrupt):
+            status, reason = "interrupted", "stopped by the user"
+        failed = {"peak_host_bytes": measure.peak_host_bytes()}
+        record = {"status": status, "reason": f"{phase}: {reason}", "shared": described(spec), "rows": [failed]}
+    folder.write_record(record | {"attempt": attempt})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

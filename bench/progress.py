@@ -1,0 +1,88 @@
+"""What a person sees while runs go on: a bar with an ETA on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """Follows an experiment's runs by their events."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars: Bars | None = None
+        self._started = time.monotonic()
+        self._todo = self._done = 0
+        self._spent = 0.0
+        self._phase: str | None = None
+        if console.is_terminal:
+            self._bars = Bars(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=console,
+                transient=True,
+            )
+
+    def __enter__(self) -> Progress:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def note(self, text: str) -> None:
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def plan(self, n_runs: int, n_todo: int) -> None:
+        self._todo = n_todo
+        self.note(f"{n_runs} runs: {n_runs - n_todo} done before, {n_todo} to do")
+        if self._bars:
+            self._all = self._bars.add_task("all runs", total=n_todo)
+
+    def start(self, run_id: str) -> None:
+        self._started, self._phase = time.monotonic(), None
+        if self._bars:
+            self._bar = self._bars.add_task(escape(run_id), total=1.0)
+        else:
+            self.note(f"[{self._done + 1}/{self._todo}] {run_id}")
+
+    def event(self, run_id: str, event: dict[str, Any]) -> None:
+        """An event of the executing process: ``phase``, and while fitting ``done`` in [0, 1]."""
+        phase, done = event.get("phase", ""), event.get("done")
+        if self._bars:
+            self._bars.update(self._bar, description=f"{escape(run_id)} · {phase}", completed=done)
+        elif done and "train_loss" in event:
+            elapsed = time.monotonic() - self._started
+            quality = f", validation P@1 {100 * event['P@1']:.2f} %" if "P@1" in event else ""
+            world = f", repetitions {event['repetitions']}" if event.get("repetitions") else ""
+            self.note(
+                f"    epoch {event['epoch']}{world}: loss {event['train_loss']:.4f}{quality}, "
+                f"fit {event['fit_s']:.1f} s, ETA {elapsed * (1 - done) / done:.0f} s"
+            )
+        elif not self._bars and phase != self._phase:
+            self.note(f"    {phase}")
+        self._phase = phase
+
+    def end(self, run_id: str, status: str, reason: str | None, row: dict[str, Any]) -> None:
+        elapsed = time.monotonic() - self._started
+        self._spent += elapsed
+        self._done += 1
+        left = self._spent / self._done * (self._todo - self._done)
+        outcome = f"P@1 {100 * row['P@1']:.2f} %" if "P@1" in row else (reason or "")
+        if self._bars:
+            self._bars.remove_task(self._bar)
+            self._bars.advance(self._all)
+        rest = f", about {left:.0f} s left" if self._done < self._todo else ""
+        self.note(f"[{self._done}/{self._todo}] {run_id}: {status}, {outcome}, {elapsed:.1f} s{rest}")

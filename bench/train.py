@@ -1,0 +1,64 @@
+"""The one training loop. Every neural method goes through it; only the output layer differs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from bench.measure import Clock
+from bench.network import Network
+from bench.optim import Optimiser
+from bench.spec import TrainSettings
+
+
+class Diverged(RuntimeError):
+    """The loss became NaN or infinite; says at which epoch and what the last finite mean loss was."""
+
+
+def batches(n_points: int, batch_size: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Row numbers of each batch: rows are shuffled, not batches, and the last partial batch is used."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
+    order = rng.permutation(n_points)
+    for low in range(0, n_points, batch_size):
+        yield order[low : low + batch_size]
+
+
+def train(
+    network: Network,
+    X: sp.csr_matrix,
+    Y: sp.csr_matrix,
+    settings: TrainSettings,
+    order_seed: int,
+    clock: Clock,
+    after_epoch: Callable[[int, float], None],
+) -> None:
+    """Train for ``settings.epochs`` epochs; the clock runs over batches and stands still in ``after_epoch``.
+
+    X [N, n_features] and Y [N, n_labels] CSR. ``after_epoch(epoch, mean_loss)`` is called after each, counted from 1.
+    Raises Diverged when the mean loss of an epoch is not finite.
+    """
+    optimiser = Optimiser(network, settings.lr)
+    n_points = X.shape[0]
+    n_steps = settings.epochs * math.ceil(n_points / settings.batch_size)
+    step, last_finite = 0, math.nan
+    for epoch in range(1, settings.epochs + 1):
+        total = 0.0
+        with clock.running():  # ── the fit clock: everything that trains, nothing that evaluates or logs
+            for rows in batches(n_points, settings.batch_size, order_seed, epoch):
+                if settings.lr_schedule == "linear":
+                    optimiser.scale_lr(1.0 - step / n_steps)
+                optimiser.zero_grad()
+                loss = network.loss(X[rows], Y[rows])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                total += float(loss.detach()) * len(rows)
+                step += 1
+        mean_loss = total / n_points
+        if not math.isfinite(mean_loss):
+            raise Diverged(f"loss {mean_loss} in epoch {epoch}; last finite mean loss {last_finite:.6g}")
+        last_finite = mean_loss
+        after_epoch(epoch, mean_loss)

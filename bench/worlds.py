@@ -1,0 +1,114 @@
+"""The networks of one run: one for an ordinary output layer, and for a layer with repetitions one for each group of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import scipy.sparse as sp
+import torch
+from torch import nn
+
+from bench.measure import Clock
+from bench.network import Encoder, Network, Ranking
+from bench.spec import TrainSettings, derive_seed
+from bench.train import train
+
+AfterEpoch = Callable[["Group", int, float, float], None]
+
+
+class Group:
+    """Repetitions that are trained together as one network; ``repetitions`` is None for an ordinary layer."""
+
+    def __init__(self, network: Network, repetitions: range | None) -> None:
+        self.network, self.repetitions = network, repetitions
+
+    @property
+    def end(self) -> int | None:
+        """Repetitions trained once this group is: the R of the prefix that it completes."""
+        return None if self.repetitions is None else self.repetitions.stop
+
+    @property
+    def label(self) -> str:
+        """``0-3`` for repetitions 0 to 3; empty for an ordinary layer."""
+        return "" if self.repetitions is None else f"{self.repetitions.start}-{self.repetitions.stop - 1}"
+
+
+class Worlds:
+    """Encoders and output layer of a run.
+
+    A repetition's encoder is seeded by the run's seed and its number alone, and groups share no parameter, so how
+    repetitions are grouped changes time and memory but not the model.
+    """
+
+    def __init__(
+        self, layer: nn.Module, n_features: int, settings: TrainSettings, seed: int, device: torch.device
+    ) -> None:
+        self.layer, self.settings, self.seed, self.device = layer, settings, seed, device
+        sizes = settings.hidden_sizes()
+        total: int | None = getattr(layer, "repetitions", None)
+        size = settings.repetitions_at_a_time or (total or 1)
+        self.groups: list[Group] = []
+        for low in range(0, total or 1, size):
+            members = range(low, min(low + size, total or 1))
+            encoder = Encoder(n_features, sizes, [derive_seed(seed, "encoder", r) for r in members])
+            output = layer if total is None else layer.subset(members)  # type: ignore[operator]
+            self.groups.append(Group(Network(encoder, output).to(device), None if total is None else members))
+        self.prefixes: list[int | None] = [None] if total is None else list(range(1, total + 1))
+
+    def parameters(self, R: int | None) -> dict[str, int]:
+        """Trained parameters of the first R repetitions (or of the one network), by place, and the bytes of its index."""
+        encoders = [group.network.encoder for group in self.groups]
+        worlds = sum(encoder.bag.shape[0] for encoder in encoders)
+        share = 1 if R is None else R
+        n_input = sum(_size(encoder.bag) for encoder in encoders) * share // worlds
+        n_hidden = sum(_size(encoder) - _size(encoder.bag) for encoder in encoders) * share // worlds
+        n_output = _size(self.layer) * share // worlds
+        index = self.layer.index_bytes() if hasattr(self.layer, "index_bytes") else 0
+        total = n_input + n_hidden + n_output
+        return {
+            "params_total": total,
+            "params_input": n_input,
+            "params_hidden": n_hidden,
+            "params_output": n_output,
+            "params_per_repetition": total // share,
+            "index_bytes": index * share // worlds,
+        }
+
+    def warm_up(self, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
+        """Run every kernel once, so that compiling and first allocations are not timed as training; weights stay."""
+        some = slice(0, min(self.settings.batch_size, X.shape[0]))
+        for group in self.groups:
+            group.network.loss(X[some], Y[some]).backward()  # type: ignore[no-untyped-call]
+            group.network.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.topk(X[some][:2], self.prefixes)
+
+    def train(self, X: sp.csr_matrix, Y: sp.csr_matrix, after_epoch: AfterEpoch) -> dict[int | None, float]:
+        """Train group after group; returns the seconds of training behind the prefix that each group completes.
+
+        ``after_epoch(group, epoch, mean_loss, seconds)`` is off the clock; seconds count all groups so far.
+        """
+        clock = Clock(self.device)
+        order = derive_seed(self.seed, "data order")
+        fit_s: dict[int | None, float] = {}
+        for group in self.groups:
+
+            def report(epoch: int, mean_loss: float, group: Group = group) -> None:
+                after_epoch(group, epoch, mean_loss, clock.seconds)
+
+            train(group.network, X, Y, self.settings, order, clock, report)
+            fit_s[group.end] = clock.seconds
+        return fit_s
+
+    def topk(self, X: sp.csr_matrix, prefixes: list[int | None]) -> list[Ranking]:
+        """(scores, labels) from the first R repetitions for each R asked for; of the one network for [None]."""
+        k = self.settings.top_k
+        if prefixes == [None]:
+            return [self.layer.topk(self.groups[0].network.hidden(X), k)]  # type: ignore[operator]
+        hidden = torch.cat([group.network.hidden(X) for group in self.groups])
+        scores, labels = self.layer.topk_prefixes(hidden, k, prefixes)  # type: ignore[operator]
+        return list(zip(scores, labels, strict=True))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
