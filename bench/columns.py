@@ -1,0 +1,141 @@
+"""The columns of ``table.csv`` as data: what each is called, counts, is measured in, and how it is shown.
+
+One ordered list, read by the writer of the table, by the checks on reading it, and by every table and figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+STATUS_WORDS = {
+    "ok": "ok",
+    "oom_host": "out of host memory",
+    "oom_device": "out of GPU memory",
+    "timeout": "out of time",
+    "diverged": "diverged",
+    "unsupported": "not supported",
+    "skipped_by_plan": "skipped by the plan",
+    "crashed": "crashed",
+    "interrupted": "interrupted",
+}
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. ``unit`` is the file's; tables and figures show ``value · scale`` in ``shown_unit``."""
+
+    name: str
+    group: str
+    kind: Literal["text", "int", "float"]
+    label: str
+    unit: str = ""
+    better: Literal["higher", "lower", ""] = ""
+    latex: str = ""  # only where it is more than the escaped label
+    shown_unit: str = ""
+    scale: float = 1.0
+    style: Literal["plain", "fixed2", "sig3"] = "plain"
+    required: bool = True  # promised by the contract; False: written where a method has it
+
+    def show(self, value: float | int | str) -> str:
+        """``value`` (in the file's unit) as a table shows it, without the unit."""
+        if isinstance(value, str) or self.style == "plain":
+            return str(value)
+        shown = float(value) * self.scale
+        return f"{shown:.2f}" if self.style == "fixed2" else three_digits(shown)
+
+
+def three_digits(x: float) -> str:
+    """About three significant digits, never in exponent form above 0.001: 0.0312, 0.00, 4.19, 41.9, 1,234."""
+    size = abs(x)
+    if size >= 99.95:
+        return f"{x:,.0f}"
+    return f"{x:.1f}" if size >= 9.995 else f"{x:.2f}" if size >= 0.995 or x == 0 else f"{x:#.3g}"
+
+
+def _text(group: str, names: str) -> list[Column]:
+    return [Column(n, group, "text", n.replace("_", " ")) for n in names.split()]
+
+
+def _count(group: str, name: str, label: str, latex: str = "") -> Column:
+    return Column(name, group, "int", label, latex=latex)
+
+
+def _quality(name: str) -> Column:
+    return Column(
+        name,
+        "quality",
+        "float",
+        name,
+        unit="fraction",
+        better="higher",
+        shown_unit="%",
+        scale=100,
+        style="fixed2",
+    )
+
+
+def _params(name: str, label: str) -> Column:
+    return Column(
+        name,
+        "size",
+        "int",
+        label,
+        unit="parameters",
+        better="lower",
+        shown_unit="M",
+        scale=1e-6,
+        style="sig3",
+    )
+
+
+def _bytes(group: str, name: str, label: str) -> Column:
+    return Column(
+        name, group, "int", label, unit="bytes", better="lower", shown_unit="MiB", scale=1 / MIB, style="sig3"
+    )
+
+
+def _seconds(name: str, label: str) -> Column:
+    return Column(name, "time", "float", label, unit="s", better="lower", shown_unit="s", style="sig3")
+
+
+_MEASURES = [(m, k) for m in ("P", "nDCG", "PSP") for k in (1, 3, 5)] + [("R", 5), ("minP", 3), ("minP", 5)]
+QUALITY = tuple(f"{measure}@{k}" for measure, k in _MEASURES)
+
+COLUMNS: tuple[Column, ...] = (
+    *_text("identity", "experiment run_id status reason method dataset data_fingerprint"),
+    _count("identity", "seed", "seed"),
+    *_text("identity", "env_id derived_from"),
+    _count("settings", "B", "B", latex="$B$"),
+    _count("settings", "R", "R", latex="$R$"),
+    Column("hidden", "settings", "text", "hidden", unit="units"),  # text: two layers read 500-500
+    _count("settings", "epochs", "epochs"),
+    _count("settings", "batch_size", "batch size"),
+    *_text("settings", "loss decoder precision device"),
+    _count("data", "n_train", "training points"),
+    _count("data", "n_test", "test points"),
+    _count("data", "n_features", "features"),
+    _count("data", "n_labels", "labels"),
+    *(_quality(name) for name in QUALITY),
+    _params("params_total", "all parameters"),
+    _params("params_input", "input parameters"),
+    _params("params_hidden", "hidden parameters"),
+    _params("params_output", "output parameters"),
+    _params("params_per_repetition", "parameters per repetition"),
+    _bytes("size", "index_bytes", "index"),
+    Column("unresolved_pairs", "size", "int", "label pairs not told apart", "pairs", "lower", required=False),
+    _bytes("memory", "peak_host_bytes", "peak host memory"),
+    _bytes("memory", "peak_gpu_allocated_bytes", "peak GPU memory, allocated"),
+    _bytes("memory", "peak_gpu_reserved_bytes", "peak GPU memory, reserved"),
+    _bytes("memory", "predicted_peak_bytes", "predicted peak memory"),
+    _seconds("load_s", "load"),
+    _seconds("build_s", "build"),
+    _seconds("warmup_s", "warm-up"),
+    _seconds("fit_s", "fit"),
+    _seconds("predict_s", "predict"),
+    _seconds("device_seconds", "device time"),
+    _seconds("elapsed_s", "elapsed"),
+    Column("examples_per_s", "time", "float", "examples/s", unit="1/s", better="higher", style="sig3"),
+)
+BY_NAME = {column.name: column for column in COLUMNS}

@@ -1,0 +1,34 @@
+"""Writing a file so that a reader, a crash or a full disk never meets half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> Path:
+    """Write ``data`` (text as UTF-8) aside in the same folder, fsync it, then rename it over ``path``.
+
+    What stood at ``path`` before stays until the new content is safely on disk. Folders are made as needed.
+    Raises OSError (disk full, not permitted); the unfinished file is then removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as f:
+            f.write(data.encode("utf-8") if isinstance(data, str) else data)
+            f.flush()
+            os.fsync(f.fileno())
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself is durable only once the folder is
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return path

@@ -1,0 +1,153 @@
+"""Rows that differ only in the seed, brought together: what tables, figures and the report all count from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.columns import COLUMNS
+from bench.frame import swept_columns
+
+REFERENCE = "full_softmax"  # sizes are told relative to this method's row
+SETTINGS = tuple(c.name for c in COLUMNS if c.group == "settings" and c.name not in ("B", "R"))
+ENOUGH = 0.001  # a smaller R is enough when its P@1 is within 0.1 point of the best R of the same B
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A mean over ``n`` seeds; ``sd`` is the sample standard deviation (n - 1), None for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """One configuration of a method on one dataset, one row a seed; ``B`` and ``R`` if it hashes."""
+
+    dataset: str
+    method: str
+    B: int | None
+    R: int | None
+    settings: dict[str, Any]
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def hashed(self) -> bool:
+        return self.B is not None and self.R is not None
+
+    @property
+    def ok(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["status"] == "ok"]
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["status"] != "ok"]
+
+    @property
+    def line(self) -> tuple[Any, ...]:
+        """What a curve over R holds fixed."""
+        return (self.dataset, self.method, self.B, tuple(self.settings.items()))
+
+    def stat(self, column: str, of_failed: bool = False) -> Stat | None:
+        """Mean and spread of ``column`` (in the file's unit), or None when no seed has it.
+
+        Failed runs count only when asked for: their sizes are known, what they measured is not a result.
+        """
+        rows = self.rows if of_failed else self.ok
+        values = [float(row[column]) for row in rows if row.get(column) is not None]
+        if not values:
+            return None
+        mean = values[0] + math.fsum(v - values[0] for v in values) / len(values)  # exact for equal values
+        spread = math.fsum((v - mean) ** 2 for v in values)
+        sd = math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else None
+        return Stat(mean, min(values), max(values), sd, len(values))
+
+    def mean(self, column: str, of_failed: bool = False) -> float | None:
+        stat = self.stat(column, of_failed)
+        return None if stat is None else stat.mean
+
+
+def records(df: pd.DataFrame) -> list[dict[str, Any]]:
+    """The frame's rows as plain dicts, None where missing."""
+    columns = [
+        [None if missing else v for v, missing in zip(df[c], df[c].isna(), strict=True)] for c in df.columns
+    ]
+    names = [str(c) for c in df.columns]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def grouped(df: pd.DataFrame) -> list[Group]:
+    """All configurations, datasets and methods in order of first appearance, then B, then R.
+
+    Swept keys that only say B, R or the seed again are no settings of their own. A seed counts once: of a row
+    trained at this R and one derived from a larger R, the trained one, which measured its memory, is kept.
+    """
+    swept = [name for name in swept_columns(df) if name.rsplit(".", 1)[1] not in ("B", "R", "seed", "seeds")]
+    together: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {}
+    for row in records(df):
+        settings = tuple((name, row.get(name)) for name in (*SETTINGS, *swept))
+        key = (row["dataset"], row["method"], row["B"], row["R"], settings)
+        seeds = together.setdefault(key, {})
+        if row["seed"] not in seeds or _rank(row) < _rank(seeds[row["seed"]]):
+            seeds[row["seed"]] = row
+    groups = [
+        Group(dataset, method, B, R, dict(settings), tuple(seeds.values()))
+        for (dataset, method, B, R, settings), seeds in together.items()
+    ]
+    place: dict[Any, int] = {}
+    for group in groups:
+        place.setdefault(group.dataset, len(place))
+        place.setdefault((group.dataset, group.method), len(place))
+    return sorted(
+        groups,
+        key=lambda g: (place[g.dataset], place[(g.dataset, g.method)], g.B is not None, g.B or 0, g.R or 0),
+    )
+
+
+def _rank(row: dict[str, Any]) -> tuple[bool, bool]:
+    return (row["status"] != "ok", row["derived_from"] is not None)
+
+
+def lines(groups: Iterable[Group]) -> list[list[Group]]:
+    """Hashed groups with a P@1, brought together by everything but R; R ascending."""
+    found: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        if group.hashed and group.mean("P@1") is not None:
+            found.setdefault(group.line, []).append(group)
+    return [sorted(line, key=lambda g: g.R or 0) for line in found.values()]
+
+
+def smallest_enough(line: list[Group]) -> Group:
+    """The smallest R of the line whose mean P@1 is within 0.1 point of the line's best."""
+    best = max(group.mean("P@1") or 0.0 for group in line)
+    return next(group for group in line if (group.mean("P@1") or 0.0) >= best - ENOUGH - 1e-12)
+
+
+def reference_for(group: Group, groups: Iterable[Group]) -> Group | None:
+    """The full-softmax configuration to compare with: same dataset, same hidden if there is one, best P@1."""
+    candidates = [
+        g
+        for g in groups
+        if g.method == REFERENCE and g.dataset == group.dataset and g.mean("params_output", of_failed=True)
+    ]
+    same = group.settings.get("hidden")
+    return min(
+        candidates, key=lambda g: (g.settings["hidden"] != same, -(g.mean("P@1") or 0.0)), default=None
+    )
+
+
+def varying(groups: Iterable[Group]) -> list[str]:
+    """Settings (besides B and R) that take more than one value within one method on one dataset."""
+    seen: dict[tuple[str, str, str], set[Any]] = {}
+    for group in groups:
+        for name, value in group.settings.items():
+            seen.setdefault((name, group.dataset, group.method), set()).add(value)
+    return list(dict.fromkeys(name for (name, _, _), values in seen.items() if len(values) > 1))
