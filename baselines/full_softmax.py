@@ -65,7 +65,7 @@ class FullSoftmax(nn.Module):
         rows = torch.from_numpy(np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr)))
         columns = torch.from_numpy(labels.indices.astype(np.int64))
         arguments = (rows.to(hidden.device), columns.to(hidden.device), self.loss_kind, self.label_chunk)
-        return _ChunkedLoss.apply(hidden, self.weight, self.bias, *arguments)  # type: ignore[no-any-return]
+        return _ChunkedLoss.apply(hidden, self.weight, self.bias, *arguments)
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Exact top-k logits: (scores [N, k], labels [N, k])."""
@@ -95,9 +95,7 @@ def label_prior(train_labels: sp.csr_matrix, loss: str) -> Tensor:
     return torch.from_numpy(prior.astype(np.float32))
 
 
-def loss_reference(
-    hidden: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor, kind: str
-) -> Tensor:
+def loss_reference(hidden: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor, kind: str) -> Tensor:
     """The same loss with all logits at once, through autograd. For tests and for memory comparisons."""
     logits = F.linear(hidden, weight, bias)
     target = torch.zeros_like(logits)

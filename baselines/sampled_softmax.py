@@ -108,4 +108,4 @@ class SampledSoftmax(nn.Module):
 def log_inclusion(q: npt.NDArray[np.float64], tries: int) -> npt.NDArray[np.float64]:
     """Log of the probability that a label is among the distinct ones of ``tries`` draws: log(1 − (1 − q)^tries)."""
     with np.errstate(divide="ignore"):
-        return np.log(-np.expm1(tries * np.log1p(-q)))  # type: ignore[no-any-return]
+        return np.log(-np.expm1(tries * np.log1p(-q)))

@@ -6,11 +6,20 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 from rich.console import Console
 
 from bench.data.cli import app as data_app
-from bench.errors import InputError
+from bench.errors import InputError, unknown_name
+from bench.figures import write_figures
+from bench.frame import load_results
+from bench.launch import RETRY, run_experiment
+from bench.progress import Progress
+from bench.report import write_report
+from bench.spec import load_experiment
+from bench.status import status_table
+from bench.tables import render_table, write_tables
 
 app = typer.Typer(
     help="Benchmark output layers with up to millions of labels: MACH beside full and sampled softmax.",
@@ -20,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+ExperimentArgument = Annotated[str, typer.Argument(help="Name of an experiment that was run.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds one folder an experiment.")]
 RESULTS = Path("results")
 
@@ -35,10 +45,6 @@ def run(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Train, predict and measure what is missing; then write tables, figures and the report."""
-    from bench.launch import RETRY, run_experiment
-    from bench.progress import Progress
-    from bench.spec import load_experiment
-
     if retry is not None and retry not in RETRY:
         raise InputError(f"--retry: found {retry!r}; expected one of {', '.join(RETRY)}")
     chosen = load_experiment(experiment, overrides or [])
@@ -50,55 +56,61 @@ def run(
         console.print("stopped; what is finished is kept. The same command goes on from here.")
         raise typer.Exit(130) from None
     folder = results / chosen.name
-    _write_readers(folder)
-    console.print(table_text(folder, "quality"), highlight=False, markup=False, soft_wrap=True)
+    frame = write_readings(folder)
+    console.print(render_table(frame, "md"), highlight=False, markup=False, soft_wrap=True)
     console.print(f"results in {folder}: table.csv, tables/, figures/, report.html", highlight=False)
     raise typer.Exit(failed)
 
 
 @app.command()
-def status(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run.")], results: ResultsOption = RESULTS
-) -> None:
+def status(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
     """What is done, failed, running or interrupted."""
-    from bench.status import status_table
-
-    Console().print(status_table(_folder(experiment, results)))
+    Console().print(status_table(experiment_folder(experiment, results)))
 
 
 @app.command()
 def table(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run.")],
+    experiment: ExperimentArgument,
     format: Annotated[str, typer.Option(help="md, csv or latex.")] = "md",
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Print the quality and cost tables, and write them to tables/."""
-    from bench.frame import load_results
-    from bench.tables import render_table, write_tables
-
-    folder = _folder(experiment, results)
+    """Write the tables, and print them."""
+    folder = experiment_folder(experiment, results)
     frame = load_results(folder)
     write_tables(frame, folder / "tables")
     print(render_table(frame, format))
 
 
 @app.command()
-def figure(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run.")], results: ResultsOption = RESULTS
-) -> None:
-    """Draw the figures into figures/."""
-    folder = _folder(experiment, results)
-    _write_figures(folder)
+def figure(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
+    """Draw the figures."""
+    folder = experiment_folder(experiment, results)
+    for path in write_figures(load_results(folder), folder / "figures"):
+        print(path)
 
 
 @app.command()
-def report(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment that was run.")], results: ResultsOption = RESULTS
-) -> None:
+def report(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
     """Write report.html, one self-contained page."""
-    from bench.report import write_report
+    print(write_report(experiment_folder(experiment, results)))
 
-    print(write_report(_folder(experiment, results)))
+
+def write_readings(folder: Path) -> pd.DataFrame:
+    """Tables, figures and report of an experiment; returns its results."""
+    frame = load_results(folder)
+    write_tables(frame, folder / "tables")
+    write_figures(frame, folder / "figures")
+    write_report(folder)
+    return frame
+
+
+def experiment_folder(experiment: str, results: Path) -> Path:
+    """The results of an experiment given by name or by its YAML file; InputError when there are none."""
+    folder = results / Path(experiment).stem
+    if not folder.is_dir():
+        known = [path.parent.name for path in results.glob("*/ledger.jsonl")]
+        raise unknown_name("results of experiment", folder.name, known)
+    return folder
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     device = pick_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-        numba.set_num_threads(min(settings.threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(settings.threads, numba.get_num_threads()))
     baseline = measure.host_bytes()
 
     report({"phase": "load"})
@@ -121,8 +121,9 @@ def fit_network(
         rest = worlds.prefixes[:-1]
         smaller = predict(lambda X: worlds.topk(X, rest), data.test.X, rest, settings.predict_batch)
     rows: list[dict[str, Any]] = []
-    for R in worlds.prefixes:
-        row = {} if R is None else {"R": R}
+    facts = layer.facts() if hasattr(layer, "facts") else [{} for _ in worlds.prefixes]
+    for R, fact in zip(worlds.prefixes, facts, strict=True):
+        row = fact if R is None else {"R": R} | fact
         rows.append(row | worlds.parameters(R) | {"fit_s": fit_s.get(R), "device_seconds": fit_s.get(R)})
     measured = {
         "build_s": build_clock.seconds,
@@ -160,7 +161,11 @@ def fit_classifier(
         predictions = predict(
             lambda X: [classifier.topk(X, spec.train.top_k)], data.test.X, [None], spec.train.predict_batch
         )
-    times = {"fit_s": fit_clock.seconds, "device_seconds": fit_clock.seconds, "predict_s": predict_clock.seconds}
+    times = {
+        "fit_s": fit_clock.seconds,
+        "device_seconds": fit_clock.seconds,
+        "predict_s": predict_clock.seconds,
+    }
     return predictions, [{}], times
 
 
@@ -224,7 +229,12 @@ def main(path: str) -> int:
         if isinstance(error, KeyboardInterrupt):
             status, reason = "interrupted", "stopped by the user"
         failed = {"peak_host_bytes": measure.peak_host_bytes()}
-        record = {"status": status, "reason": f"{phase}: {reason}", "shared": described(spec), "rows": [failed]}
+        record = {
+            "status": status,
+            "reason": f"{phase}: {reason}",
+            "shared": described(spec),
+            "rows": [failed],
+        }
     folder.write_record(record | {"attempt": attempt})
     return 0
 

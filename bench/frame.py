@@ -56,9 +56,7 @@ def load_results(path: Path | str) -> pd.DataFrame:
     header, records = _read(path)
     absent = [c.name for c in COLUMNS if c.required and c.name not in header]
     if absent:
-        raise DataError(
-            path, 1, f"no column {', '.join(map(repr, absent))}", "every column of the results contract"
-        )
+        raise DataError(path, 1, f"no column {', '.join(map(repr, absent))}", "every column of the results contract")
     columns: dict[str, list[Any]] = {name: [] for name in header}
     for line, record in records:
         for name, text in zip(header, record, strict=True):
@@ -85,9 +83,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            path, raw[: error.start].count(b"\n") + 1, "bytes that are not text", "UTF-8"
-        ) from None
+        raise DataError(path, raw[: error.start].count(b"\n") + 1, "bytes that are not text", "UTF-8") from None
     if not text:
         raise DataError(path, None, "an empty file", "a header line")
     if not text.endswith("\n"):
@@ -145,9 +141,7 @@ def _expected(column: Column) -> str:
     if column.kind == "text":
         return "text"
     what = "a whole number" if column.kind == "int" else "a number"
-    return (
-        f"{what}, 0 or more{f' ({column.unit})' if column.unit else ''}, or nothing when it was not measured"
-    )
+    return f"{what}, 0 or more{f' ({column.unit})' if column.unit else ''}, or nothing when it was not measured"
 
 
 def _series(values: Sequence[Any], kind: str) -> pd.Series[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -99,7 +100,11 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
     record = json.loads((folder.path / "record.json").read_text())
     status: str = record["status"]
     folder.complete()
-    ended = {"status": status, "reason": record.get("reason"), "seconds": round(time.monotonic() - started, 3)}
+    ended = {
+        "status": status,
+        "reason": record.get("reason"),
+        "seconds": round(time.monotonic() - started, 3),
+    }
     store.ledger.append("finished" if status == "ok" else "failed", run.run_id, **ended)
     progress.end(run.run_id, status, record.get("reason"), record["rows"][-1])
     return status
@@ -117,7 +122,13 @@ def _events(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 
 def _record_failure(folder: RunFolder, run: PlannedRun, status: str, reason: str, attempt: str) -> None:
-    record = {"status": status, "reason": reason, "shared": described(run.spec), "rows": [{}], "attempt": attempt}
+    record = {
+        "status": status,
+        "reason": reason,
+        "shared": described(run.spec),
+        "rows": [{}],
+        "attempt": attempt,
+    }
     folder.write_record(record)
 
 
@@ -127,10 +138,8 @@ def _expire(child: subprocess.Popen[str], expired: threading.Event) -> None:
 
 
 def _kill(child: subprocess.Popen[str]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 

@@ -107,9 +107,7 @@ def inverse_propensity(train: LabelMatrix, A: float = 0.55, B: float = 1.5) -> F
     labels = _label_sets(train, "train labels")
     n_points, n_labels = labels.shape
     if n_points < 3:
-        raise InputError(
-            f"train labels: found {n_points} points; expected at least 3 for the propensity model"
-        )
+        raise InputError(f"train labels: found {n_points} points; expected at least 3 for the propensity model")
     counts = np.bincount(labels.indices, minlength=n_labels)
     scale = (np.log(n_points) - 1.0) * (B + 1.0) ** A
     return np.asarray(1.0 + scale * (counts + B) ** -A, dtype=np.float64)
@@ -118,9 +116,7 @@ def inverse_propensity(train: LabelMatrix, A: float = 0.55, B: float = 1.5) -> F
 def _label_sets(matrix: LabelMatrix, name: str) -> sparse.csr_array:
     """A checked copy of a label matrix: ids sorted and unique in each row, every stored value True."""
     if not sparse.issparse(matrix) or matrix.format != "csr" or matrix.ndim != 2:
-        raise InputError(
-            f"{name}: found {type(matrix).__name__}; expected a scipy CSR matrix, points × labels"
-        )
+        raise InputError(f"{name}: found {type(matrix).__name__}; expected a scipy CSR matrix, points × labels")
     copy = sparse.csr_array(matrix, copy=True)
     try:
         copy.check_format(full_check=True)
@@ -158,8 +154,7 @@ def _ranked_ids(labels: npt.NDArray[np.integer[Any]], shape: tuple[int, int]) ->
     if twice.any():
         row, column = np.argwhere(twice)[0]
         raise InputError(
-            f"predicted labels, row {row}: found label {ordered[row, column]} more than once; "
-            "expected distinct labels"
+            f"predicted labels, row {row}: found label {ordered[row, column]} more than once; expected distinct labels"
         )
     return ranked
 
@@ -180,9 +175,7 @@ def _weights(given: LabelMatrix | Floats, n_labels: int, A: float, B: float) -> 
     """The labels' weights 1/p, float64 [n_labels], from train labels or as given."""
     if sparse.issparse(given):
         if given.shape[1] != n_labels:
-            raise InputError(
-                f"train labels: found {given.shape[1]} labels; expected {n_labels} as in the true labels"
-            )
+            raise InputError(f"train labels: found {given.shape[1]} labels; expected {n_labels} as in the true labels")
         return inverse_propensity(given, A, B)
     weights = np.asarray(given)
     if weights.shape != (n_labels,) or weights.dtype.kind not in "fiu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,8 @@ class OutputLayer(Protocol):
 
     An ordinary layer sees hidden [N, H]. A layer with an attribute ``repetitions`` = R asks for R independent
     encoders, sees hidden [R, N, H], and offers ``subset(range)`` (the layer of some repetitions, parameters shared)
-    and ``topk_prefixes(hidden, k, prefixes)``.
+    and ``topk_prefixes(hidden, k, prefixes)``. Optional: ``index_bytes()``, the bytes of lookup tables, and
+    ``facts()``, more columns of the results, a dict for each R (one dict for an ordinary layer).
     """
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
@@ -79,7 +81,7 @@ class Encoder(nn.Module):
         self.bag = FeatureBag(n_features, hidden[0], generators)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for fan_in, fan_out in zip(hidden, hidden[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(hidden):
             bound = (6.0 / fan_in) ** 0.5  # He et al. 2015
             stack = [torch.empty(fan_in, fan_out).uniform_(-bound, bound, generator=g) for g in generators]
             self.weights.append(nn.Parameter(torch.stack(stack)))

@@ -74,7 +74,15 @@ def _all_different(rows, n_rows):  # type: ignore[no-untyped-def]
 
 
 def _update_torch(
-    weight: Tensor, mean: Tensor, square: Tensor, rows: Tensor, g: Tensor, rate: float, b1: float, b2: float, eps: float
+    weight: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    rows: Tensor,
+    g: Tensor,
+    rate: float,
+    b1: float,
+    b2: float,
+    eps: float,
 ) -> None:
     m = mean[rows].mul_(b1).add_(g, alpha=1 - b1)
     v = square[rows].mul_(b2).addcmul_(g, g, value=1 - b2)
@@ -83,7 +91,15 @@ def _update_torch(
 
 
 def _update_numba(
-    weight: Tensor, mean: Tensor, square: Tensor, rows: Tensor, g: Tensor, rate: float, b1: float, b2: float, eps: float
+    weight: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    rows: Tensor,
+    g: Tensor,
+    rate: float,
+    b1: float,
+    b2: float,
+    eps: float,
 ) -> None:
     arrays = (weight.detach().numpy(), mean.numpy(), square.numpy(), rows.numpy(), g.numpy())
     _adam_rows(*arrays, *(np.float32(x) for x in (rate, b1, b2, 1 - b1, 1 - b2, eps)))

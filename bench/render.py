@@ -56,9 +56,7 @@ def to_markdown(table: Table) -> str:
     width = [max(map(len, column)) for column in zip(head, *body, strict=True)]
 
     def line(cells: list[str]) -> str:
-        padded = [
-            c.rjust(w) if h.number else c.ljust(w) for c, w, h in zip(cells, width, table.heads, strict=True)
-        ]
+        padded = [c.rjust(w) if h.number else c.ljust(w) for c, w, h in zip(cells, width, table.heads, strict=True)]
         return f"| {' | '.join(padded)} |"
 
     rule = ["-" * (w - 1) + (":" if h.number else "-") for w, h in zip(width, table.heads, strict=True)]
@@ -73,9 +71,7 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        n
-        for h, s in zip(table.heads, spread, strict=True)
-        for n in ([h.name, f"{h.name}_sd"] if s else [h.name])
+        n for h, s in zip(table.heads, spread, strict=True) for n in ([h.name, f"{h.name}_sd"] if s else [h.name])
     )
     for row in table.rows:
         writer.writerow(

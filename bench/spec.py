@@ -24,7 +24,7 @@ EXPERIMENT_KEYS = ("description", "dataset", "seeds", "train", "methods", "time_
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of the trunk and of the one training loop; the same for every neural method unless a method says otherwise."""
+    """Settings of the trunk and of the one training loop, shared by all neural methods unless one says otherwise."""
 
     hidden: str = "128"  # widths of the hidden layers, e.g. 128 or 500-500
     epochs: int = 5
@@ -91,7 +91,7 @@ class RunSpec:
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     def run_id(self, code_hash: str, data_fingerprint: str) -> str:
-        """Readable name with a hash of the spec, the code that runs and the data, e.g. mach-icd10cm-B1024-R16-s0-3fa9c1."""
+        """Readable name and a hash of spec, code and data, such as mach-icd10cm-B1024-R16-s0-3fa9c1."""
         identity = "\n".join([self.canonical(), code_hash, data_fingerprint])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
         sizes = [f"{key}{self.settings[key]}" for key in ("B", "R") if key in self.settings]

@@ -77,9 +77,7 @@ class Group:
 
 def records(df: pd.DataFrame) -> list[dict[str, Any]]:
     """The frame's rows as plain dicts, None where missing."""
-    columns = [
-        [None if missing else v for v, missing in zip(df[c], df[c].isna(), strict=True)] for c in df.columns
-    ]
+    columns = [[None if missing else v for v, missing in zip(df[c], df[c].isna(), strict=True)] for c in df.columns]
     names = [str(c) for c in df.columns]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
@@ -139,9 +137,7 @@ def reference_for(group: Group, groups: Iterable[Group]) -> Group | None:
         if g.method == REFERENCE and g.dataset == group.dataset and g.mean("params_output", of_failed=True)
     ]
     same = group.settings.get("hidden")
-    return min(
-        candidates, key=lambda g: (g.settings["hidden"] != same, -(g.mean("P@1") or 0.0)), default=None
-    )
+    return min(candidates, key=lambda g: (g.settings["hidden"] != same, -(g.mean("P@1") or 0.0)), default=None)
 
 
 def varying(groups: Iterable[Group]) -> list[str]:

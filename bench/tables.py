@@ -162,9 +162,7 @@ def _identity(
 
 def _head(name: str) -> Head:
     column = BY_NAME[name]
-    return Head(
-        name, SHORT.get(name, column.label), column.shown_unit, column.latex, number=column.kind != "text"
-    )
+    return Head(name, SHORT.get(name, column.label), column.shown_unit, column.latex, number=column.kind != "text")
 
 
 def _best(rows: list[tuple[Group, bool]]) -> dict[tuple[str, str], str]:
@@ -232,9 +230,7 @@ def _settings_notes(rows: list[tuple[Group, bool]]) -> list[tuple[str, str]]:
     return [
         (
             "",
-            f"Settings of {method}: "
-            + "; ".join(f"{name} {', '.join(v)}" for name, v in settings.items())
-            + ".",
+            f"Settings of {method}: " + "; ".join(f"{name} {', '.join(v)}" for name, v in settings.items()) + ".",
         )
         for method, settings in told.items()
     ]

@@ -53,7 +53,7 @@ def train(
                     optimiser.scale_lr(1.0 - step / n_steps)
                 optimiser.zero_grad()
                 loss = network.loss(X[rows], Y[rows])
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimiser.step()
                 total += float(loss.detach()) * len(rows)
                 step += 1

@@ -1,8 +1,9 @@
-"""The networks of one run: one for an ordinary output layer, and for a layer with repetitions one for each group of them."""
+"""The networks of one run: one for an ordinary output layer, one for each group of repetitions otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import scipy.sparse as sp
 import torch
@@ -40,9 +41,7 @@ class Worlds:
     repetitions are grouped changes time and memory but not the model.
     """
 
-    def __init__(
-        self, layer: nn.Module, n_features: int, settings: TrainSettings, seed: int, device: torch.device
-    ) -> None:
+    def __init__(self, layer: Any, n_features: int, settings: TrainSettings, seed: int, device: torch.device) -> None:
         self.layer, self.settings, self.seed, self.device = layer, settings, seed, device
         sizes = settings.hidden_sizes()
         total: int | None = getattr(layer, "repetitions", None)
@@ -51,12 +50,12 @@ class Worlds:
         for low in range(0, total or 1, size):
             members = range(low, min(low + size, total or 1))
             encoder = Encoder(n_features, sizes, [derive_seed(seed, "encoder", r) for r in members])
-            output = layer if total is None else layer.subset(members)  # type: ignore[operator]
+            output = layer if total is None else layer.subset(members)
             self.groups.append(Group(Network(encoder, output).to(device), None if total is None else members))
         self.prefixes: list[int | None] = [None] if total is None else list(range(1, total + 1))
 
     def parameters(self, R: int | None) -> dict[str, int]:
-        """Trained parameters of the first R repetitions (or of the one network), by place, and the bytes of its index."""
+        """Trained parameters of the first R repetitions (or of the one network) by place, and bytes of the index."""
         encoders = [group.network.encoder for group in self.groups]
         worlds = sum(encoder.bag.shape[0] for encoder in encoders)
         share = 1 if R is None else R
@@ -104,9 +103,9 @@ class Worlds:
         """(scores, labels) from the first R repetitions for each R asked for; of the one network for [None]."""
         k = self.settings.top_k
         if prefixes == [None]:
-            return [self.layer.topk(self.groups[0].network.hidden(X), k)]  # type: ignore[operator]
+            return [self.layer.topk(self.groups[0].network.hidden(X), k)]
         hidden = torch.cat([group.network.hidden(X) for group in self.groups])
-        scores, labels = self.layer.topk_prefixes(hidden, k, prefixes)  # type: ignore[operator]
+        scores, labels = self.layer.topk_prefixes(hidden, k, prefixes)
         return list(zip(scores, labels, strict=True))
 
 

@@ -61,9 +61,7 @@ def top_k_prefixes(
     return scores, labels
 
 
-def _check(
-    bucket_scores: Floats, lookup: Ints, k: int, prefixes: list[int], estimator: str, method: str
-) -> None:
+def _check(bucket_scores: Floats, lookup: Ints, k: int, prefixes: list[int], estimator: str, method: str) -> None:
     if bucket_scores.ndim != 3 or lookup.ndim != 2 or bucket_scores.shape[1] != lookup.shape[0]:
         raise ValueError(
             f"bucket_scores [N, R, B] and lookup [R, n_labels] do not fit: {bucket_scores.shape}, {lookup.shape}"
@@ -102,9 +100,7 @@ def _reference(
     return scores, labels
 
 
-def _scan(
-    bucket_scores: Floats, lookup: Ints, k: int, prefixes: list[int]
-) -> tuple[Floats, npt.NDArray[np.int32]]:
+def _scan(bucket_scores: Floats, lookup: Ints, k: int, prefixes: list[int]) -> tuple[Floats, npt.NDArray[np.int32]]:
     N, _, B = bucket_scores.shape
     R = prefixes[-1]
     lanes = MAX_LANES

@@ -48,15 +48,13 @@ def _distinct_buckets(indptr, indices, buckets):  # type: ignore[no-untyped-def]
     return rows[:kept], columns[:kept]
 
 
-def bucket_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor, kind: str
-) -> Tensor:
+def bucket_loss(hidden: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor, kind: str) -> Tensor:
     """Loss of one repetition: hidden [N, H], weight [B, H], bias [B], targets as (rows, columns); a scalar.
 
     ``bce``: Σ over buckets of the binary cross-entropy, mean over points (official code up to a constant factor).
     ``softmax``: cross-entropy against 1/|buckets of the point|, mean over points; points without labels count 0.
     """
-    return _BucketLoss.apply(hidden, weight, bias, rows, columns, kind)  # type: ignore[no-any-return]
+    return _BucketLoss.apply(hidden, weight, bias, rows, columns, kind)
 
 
 def bucket_loss_reference(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mach.decode import ESTIMATORS, top_k_prefixes
 from mach.hashing import hash_labels
 from mach.loss import LOSSES, bucket_loss, bucket_targets
+from mach.theory import unresolved_pairs
 
 # A bucket without positives gets the prior of half a positive, so that its bias is finite.
 SMOOTHING = 0.5
@@ -70,13 +71,17 @@ class MachOutput(nn.Module):
         return self.R
 
     @staticmethod
-    def parameter_count(*, n_labels: int, hidden: int, B: int, R: int, **_: object) -> int:
+    def parameter_count(*, hidden: int, B: int, R: int, **_: object) -> int:
         """Trained parameters of the layer: R·(H·B + B), whatever the number of labels."""
         return R * (hidden * B + B)
 
     def index_bytes(self) -> int:
         """Bytes of the hash tables that decoding needs."""
         return int(self.lookup.nbytes)
+
+    def facts(self) -> list[dict[str, int]]:
+        """For each R up to the layer's: label pairs that share their buckets in all of the first R repetitions."""
+        return [{"unresolved_pairs": int(pairs)} for pairs in unresolved_pairs(self.lookup)]
 
     def subset(self, repetitions: range) -> MachSubset:
         """The layer seen by the encoders of some repetitions; parameters are shared with this one."""
@@ -130,9 +135,7 @@ class MachSubset(nn.Module):
         losses = []
         for at, r in enumerate(self.worlds):
             rows, columns = (t.to(hidden.device) for t in bucket_targets(labels, whole.lookup[r]))
-            losses.append(
-                bucket_loss(hidden[at], self.weights[at], self.biases[at], rows, columns, whole.loss_kind)
-            )
+            losses.append(bucket_loss(hidden[at], self.weights[at], self.biases[at], rows, columns, whole.loss_kind))
         return torch.stack(losses).sum()
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:

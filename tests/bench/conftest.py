@@ -76,9 +76,7 @@ def make_rows(seeds: tuple[int, ...] = (0,), failure: bool = True) -> list[dict[
         for B in BS:
             rows += _hashed(B, seed, drift)
         if failure:
-            reason = (
-                "killed at 2.9 GiB of 3.0 GiB allowed; B=16384 asks for 67 M output parameters & 5_000 more"
-            )
+            reason = "killed at 2.9 GiB of 3.0 GiB allowed; B=16384 asks for 67 M output parameters & 5_000 more"
             more = {
                 "B": 16_384,
                 "R": R_MAX,
@@ -121,17 +119,13 @@ def write_experiment(folder: Path, rows: list[dict[str, Any]]) -> Path:
             for epoch in range(1, 9):
                 clock += row["fit_s"] / 8 / len(groups)
                 p1 = row["P@1"] * (1 - 0.6**epoch)
-                lines.append(
-                    f"{epoch},{clock:.3f},{2.5 * 0.7**epoch:.4f},{p1 if epoch % 2 == 0 else ''},{group}"
-                )
+                lines.append(f"{epoch},{clock:.3f},{2.5 * 0.7**epoch:.4f},{p1 if epoch % 2 == 0 else ''},{group}")
         curve = experiment / "runs" / row["run_id"] / "curve.csv"
         curve.parent.mkdir(parents=True)
         curve.write_text("\n".join(lines) + "\n")
     env = folder / "results" / "env" / "e1a2b3.json"
     env.parent.mkdir(parents=True)
-    env.write_text(
-        json.dumps({"python": "3.12.1", "cpu": "made-up CPU, 2 cores", "packages": {"numpy": "2.4.6"}})
-    )
+    env.write_text(json.dumps({"python": "3.12.1", "cpu": "made-up CPU, 2 cores", "packages": {"numpy": "2.4.6"}}))
     return experiment
 
 

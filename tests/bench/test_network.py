@@ -43,9 +43,7 @@ def test_bag_equals_embedding_bag(
     pull = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
     (out.transpose(0, 1).reshape(n_points, -1) * pull).sum().backward()
     (expected * pull).sum().backward()
-    torch.testing.assert_close(
-        ours.table.grad.to_dense(), reference.weight.grad.to_dense(), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(ours.table.grad.to_dense(), reference.weight.grad.to_dense(), rtol=1e-4, atol=1e-5)
 
 
 def test_encoders_do_not_depend_on_their_company() -> None:

@@ -19,9 +19,7 @@ from mach.hashing import hash_labels
     levels=st.sampled_from([1, 2, 1000]),
     seed=st.integers(0, 1000),
 )
-def test_scan_equals_reference(
-    n_points: int, n_labels: int, B: int, R: int, k: int, levels: int, seed: int
-) -> None:
+def test_scan_equals_reference(n_points: int, n_labels: int, B: int, R: int, k: int, levels: int, seed: int) -> None:
     """Random and heavily tied scores, fewer labels than k, one point, one bucket: scores and ids bit for bit."""
     rng = np.random.default_rng(seed)
     scores = (rng.integers(-levels, levels, size=(n_points, R, B)) / 7).astype(np.float32)

@@ -9,7 +9,10 @@ from mach.hashing import MERSENNE_31, hash_labels
 
 
 @given(
-    n_labels=st.integers(1, 2000), B=st.integers(1, 100_000), R=st.integers(1, 5), seed=st.integers(0, 2**31 - 1)
+    n_labels=st.integers(1, 2000),
+    B=st.integers(1, 100_000),
+    R=st.integers(1, 5),
+    seed=st.integers(0, 2**31 - 1),
 )
 def test_buckets_are_in_range_and_reproducible(n_labels: int, B: int, R: int, seed: int) -> None:
     lookup = hash_labels(n_labels, B, R, seed=seed)

@@ -56,7 +56,7 @@ def test_prefixes_of_the_layer_equal_smaller_layers() -> None:
 
 def test_prior_bias_predicts_train_frequencies() -> None:
     labels = sp.csr_matrix(np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], dtype=np.float32))
-    buckets = np.array([0, 0, 2])  # bucket 0 holds a label of 2 of the 4 points, bucket 1 of none, bucket 2 of one
+    buckets = np.array([0, 0, 2])  # of 4 points, 2 have bucket 0, none 1 and one 2
     share = torch.sigmoid(bucket_prior(labels, buckets, 3, "bce"))
     torch.testing.assert_close(share, torch.tensor([2.5, 0.5, 1.5]) / 5.0)
     share = torch.softmax(bucket_prior(labels, buckets, 3, "softmax"), 0)

@@ -1,0 +1,315 @@
+"""The command line end to end on the tiny twin, as a user runs it: one process a run, results on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.data import load_dataset
+from bench.frame import load_results
+from bench.metrics import evaluate
+from bench.store import Ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXPERIMENT = """
+description: MACH and its baselines on the tiny twin.
+dataset: tiny
+train: {hidden: 16, epochs: 2, batch_size: 64, lr: 0.02}
+methods:
+  label_frequency: {}
+  full_softmax: {}
+  sampled_softmax: {n_samples: 64}
+  mach: {B: 32, R: 4, repetitions_at_a_time: 3}
+"""
+
+TIMED = {"load_s", "build_s", "warmup_s", "fit_s", "predict_s", "device_seconds", "elapsed_s", "examples_per_s"}
+
+
+def machbench(*arguments: str, cwd: Path, check: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=300)
+    assert check is None or done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | extra
+
+
+def write_experiment(folder: Path, text: str = EXPERIMENT, name: str = "small") -> str:
+    (folder / f"{name}.yaml").write_text(text)
+    return f"{name}.yaml"
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("ran")
+    done = machbench("run", write_experiment(folder), cwd=folder)
+    assert "4 runs: 0 done before, 4 to do" in done.stdout
+    yield folder
+
+
+def results(folder: Path, name: str = "small") -> pd.DataFrame:
+    return load_results(folder / "results" / name)
+
+
+def predictions(folder: Path, method: str, name: str = "small") -> dict[str, np.ndarray]:
+    (run,) = (folder / "results" / name / "runs").glob(f"{method}-*")
+    with np.load(run / "topk.npz", allow_pickle=False) as kept:
+        return dict(kept)
+
+
+@pytest.mark.slow
+def test_everything_the_contract_promises_is_there(ran: Path) -> None:
+    root = ran / "results" / "small"
+    for path in ("table.csv", "report.html", "ledger.jsonl", "tables", "figures"):
+        assert (root / path).exists(), path
+    runs = sorted((root / "runs").iterdir())
+    assert len(runs) == 4
+    for run in runs:
+        assert {"spec.json", "record.json", "topk.npz", "log.txt"} <= {p.name for p in run.iterdir()}
+        assert (run / "curve.csv").exists() != run.name.startswith("label_frequency")
+    (environment_file,) = (ran / "results" / "env").glob("*.json")
+    assert set(results(ran)["env_id"]) == {environment_file.stem}
+
+
+@pytest.mark.slow
+def test_the_table_holds_what_was_measured(ran: Path) -> None:
+    table = results(ran).set_index("run_id")
+    assert (table["status"] == "ok").all()
+    own = table[table["derived_from"].isna()]
+    assert sorted(own["method"]) == ["full_softmax", "label_frequency", "mach", "sampled_softmax"]
+    neural = own[own["method"] != "label_frequency"]
+    for column in ("peak_host_bytes", "fit_s", "predict_s", "build_s", "load_s", "examples_per_s", "params_total"):
+        assert (neural[column] > 0).all(), column
+    assert own["peak_gpu_allocated_bytes"].isna().all()  # not measured is empty, never 0
+    np.testing.assert_allclose(
+        table["minP@5"].where(table["P@1"] < 0), np.nan
+    )  # no row has a negative P@1: the frame is sane
+    floor = own.set_index("method").loc["label_frequency", "P@1"]
+    assert (neural["P@1"] > floor).all()
+
+
+@pytest.mark.slow
+def test_parameters_are_the_counted_ones(ran: Path) -> None:
+    table = results(ran)
+    mach = table[table["method"] == "mach"].set_index("R")
+    features, labels = int(mach["n_features"].iloc[0]), int(mach["n_labels"].iloc[0])
+    for R in range(1, 5):
+        assert mach.loc[R, "params_input"] == R * (features + 1) * 16
+        assert mach.loc[R, "params_output"] == R * 17 * 32
+        assert mach.loc[R, "params_hidden"] == 0
+        assert mach.loc[R, "params_total"] == R * mach.loc[R, "params_per_repetition"]
+        assert mach.loc[R, "index_bytes"] == R * labels * 2
+    full = table[table["method"] == "full_softmax"].iloc[0]
+    assert full["params_output"] == 17 * labels
+    assert full["params_total"] == 17 * labels + (features + 1) * 16
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_the_kept_predictions(ran: Path) -> None:
+    data = load_dataset("tiny")
+    A, B = data.propensity
+    table = results(ran)
+    for method in ("label_frequency", "full_softmax", "sampled_softmax", "mach"):
+        rows = table[table["method"] == method]
+        kept = predictions(ran, method)
+        for at in range(len(kept["R"])):
+            row = rows.iloc[at] if len(rows) == 1 else rows[rows["R"] == kept["R"][at]].iloc[0]
+            expected = evaluate(kept["labels"][at], data.test.Y, data.train.Y, A=A, B=B)
+            assert expected["minP@1"] == expected["P@1"]
+            for name in ("P@1", "P@3", "P@5", "nDCG@5", "PSP@5", "R@5", "minP@5"):
+                assert row[name] == pytest.approx(expected[name], abs=1e-12)
+
+
+@pytest.mark.slow
+def test_derived_rows_equal_a_run_of_exactly_that_R(ran: Path, tmp_path: Path) -> None:
+    """R = 2 from the run of 4 (trained 3 + 1 at a time) against a run of 2: the same predictions and quality."""
+    machbench("run", write_experiment(tmp_path), "methods={mach: {B: 32, R: 2}}", cwd=tmp_path)
+    small, large = predictions(tmp_path, "mach"), predictions(ran, "mach")
+    assert small["R"].tolist() == [1, 2]
+    np.testing.assert_array_equal(small["labels"], large["labels"][:2])
+    np.testing.assert_allclose(small["scores"], large["scores"][:2], rtol=1e-5, atol=1e-5)
+    derived = results(ran).query("method == 'mach' and R <= 2").set_index("R")
+    own = results(tmp_path).set_index("R")
+    assert derived["derived_from"].notna().all()
+    assert derived["peak_host_bytes"].isna().all()  # the run's memory is not that of a smaller R
+    for name in ("P@1", "P@5", "PSP@5", "params_output", "index_bytes", "unresolved_pairs"):
+        assert derived[name].tolist() == own[name].tolist(), name
+
+
+@pytest.mark.slow
+def test_fit_seconds_are_known_where_a_group_ended(ran: Path) -> None:
+    """Trained three and then one at a time: seconds are measured for R = 3 and R = 4, not made up for 1 and 2."""
+    fit_s = results(ran).query("method == 'mach'").set_index("R")["fit_s"]
+    assert fit_s.notna().to_dict() == {1: False, 2: False, 3: True, 4: True}
+    assert 0 < fit_s[3] < fit_s[4]
+
+
+@pytest.mark.slow
+def test_same_spec_and_seed_give_identical_predictions(ran: Path, tmp_path: Path) -> None:
+    machbench("run", write_experiment(tmp_path), cwd=tmp_path)
+    for method in ("full_softmax", "sampled_softmax", "mach"):
+        first, second = predictions(ran, method), predictions(tmp_path, method)
+        np.testing.assert_array_equal(first["labels"], second["labels"])
+        np.testing.assert_array_equal(first["scores"], second["scores"])
+    untimed = [c for c in results(ran).columns if c not in TIMED and "bytes" not in c]
+    pd.testing.assert_frame_equal(results(ran)[untimed], results(tmp_path)[untimed])
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing_and_force_repeats(ran: Path) -> None:
+    root = ran / "results" / "small"
+    before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/record.json")}
+    done = machbench("run", "small.yaml", cwd=ran)
+    assert "4 runs: 4 done before, 0 to do" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/record.json")} == before
+    forced = machbench("run", "small.yaml", "methods={label_frequency: {}}", "--force", cwd=ran)
+    assert "1 runs: 0 done before, 1 to do" in forced.stdout or "1 to do" in forced.stdout
+    machbench("run", "small.yaml", cwd=ran)  # the table again holds all four
+    assert len(results(ran)) == 7
+
+
+@pytest.mark.slow
+def test_status_table_figure_and_report_read_the_results(ran: Path) -> None:
+    assert "4 ok" in machbench("status", "small", cwd=ran).stdout
+    assert "full_softmax" in machbench("table", "small", "--format", "csv", cwd=ran).stdout
+    assert "p1_against_r" in machbench("figure", "small", cwd=ran).stdout
+    assert "report.html" in machbench("report", "small.yaml", cwd=ran).stdout
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bench", "run", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(folder: Path, event: str, method: str) -> dict[str, object]:
+    """The ledger's entry for a run of the method, as soon as it is there."""
+    ledger = Ledger(folder / "results" / "small" / "ledger.jsonl")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for entry in ledger.events():
+            if entry["event"] == event and str(entry["run_id"]).startswith(f"{method}-"):
+                return entry
+        time.sleep(0.05)
+    raise AssertionError(f"no {event} of {method} in the ledger")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_sigkill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+    """The whole command is killed in the second run: its child dies with it, the next command goes on from there."""
+    slow = EXPERIMENT.replace("epochs: 2", "epochs: 2000")
+    experiment = write_experiment(tmp_path, slow)
+    process = start(tmp_path, experiment)
+    running = wait_for(tmp_path, "started", "full_softmax")
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while alive(int(str(running["pid"]))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(int(str(running["pid"])))
+
+    runs = tmp_path / "results" / "small" / "runs"
+    (finished,) = runs.glob("label_frequency-*/record.json")
+    written = finished.stat().st_mtime_ns
+    assert "1 interrupted" in machbench("status", "small", cwd=tmp_path).stdout
+
+    few = ["methods.full_softmax.epochs=1", "methods.sampled_softmax.epochs=1", "methods.mach.epochs=1"]
+    done = machbench("run", experiment, *few, cwd=tmp_path)
+    assert "4 runs: 1 done before, 3 to do" in done.stdout
+    assert finished.stat().st_mtime_ns == written
+    assert not list(runs.glob(".*"))
+    events = [(e["event"], e["run_id"]) for e in Ledger(runs.parent / "ledger.jsonl").events()]
+    assert ("interrupted", running["run_id"]) in events
+    table = results(tmp_path).set_index("run_id")
+    assert table.loc[str(running["run_id"]), "status"] == "interrupted"
+    assert (table["status"] == "ok").sum() == 7 - 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_writes_the_run_down_and_says_how_to_go_on(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, EXPERIMENT.replace("epochs: 2", "epochs: 2000"))
+    process = start(tmp_path, experiment)
+    running = wait_for(tmp_path, "started", "full_softmax")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on from here" in output
+    record = tmp_path / "results" / "small" / "runs" / str(running["run_id"]) / "record.json"
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    assert not alive(int(str(running["pid"])))
+
+
+@pytest.mark.slow
+def test_a_run_over_its_time_limit_is_a_row(tmp_path: Path) -> None:
+    text = EXPERIMENT.replace("epochs: 2", "epochs: 200000") + "time_limit_s: 15\n"
+    experiment = write_experiment(tmp_path, text)
+    done = machbench("run", experiment, "methods={label_frequency: {}, mach: {R: 1, B: 8}}", cwd=tmp_path, check=1)
+    assert "timeout" in done.stdout
+    table = results(tmp_path).set_index("method")
+    assert table.loc["mach", "status"] == "timeout"
+    assert "limit of 15 s" in table.loc["mach", "reason"]
+    assert table.loc["label_frequency", "status"] == "ok"
+    again = machbench("run", experiment, "methods={label_frequency: {}, mach: {R: 1, B: 8}}", cwd=tmp_path, check=1)
+    assert ", 0 to do" in again.stdout  # a failure is a result; --retry timeout would repeat it
+
+
+@pytest.mark.slow
+def test_a_method_of_the_users_own_that_fails_is_a_row_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Broken:\n"
+        "    def fit(self, X, Y):\n"
+        "        raise RuntimeError('no luck today')\n"
+        "    def topk(self, X, k): ...\n"
+    )
+    (tmp_path / "broken.yaml").write_text("target: mine.Broken\n")
+    experiment = write_experiment(tmp_path, "dataset: tiny\nmethods:\n  broken: {method: broken.yaml}\n")
+    machbench("run", experiment, cwd=tmp_path, check=1)
+    row = results(tmp_path).iloc[0]
+    assert row["status"] == "crashed"
+    assert row["reason"] == "fit: RuntimeError: no luck today"
+    assert pd.isna(row["P@1"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quickstrat"], "unknown experiment 'quickstrat'; did you mean 'quickstart'?"),
+        (["run", "quickstart", "methods.mach.BB=3"], "did you mean 'B'?"),
+        (["run", "quickstart", "dataset=icd10mc"], "did you mean 'icd10cm'?"),
+        (["run", "quickstart", "--retry", "some"], "expected one of oom, timeout, failed, all"),
+        (["status", "nothing"], "unknown results of experiment 'nothing'"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = machbench(*arguments, cwd=tmp_path, check=2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_launching_process_imports_no_torch(tmp_path: Path) -> None:
+    code = "import sys, bench.__main__; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=True, timeout=60)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.errors import InputError
+from bench.frame import load_results
+from bench.predict import Prediction
+from bench.spec import RunSpec, TrainSettings
+from bench.status import run_states
+from bench.store import RunFolder, Store, described
+
+SPEC = RunSpec("mach", "mach.output.MachOutput", {"B": 8, "R": 2}, TrainSettings(), "tiny", {}, 0)
+RUN_ID = "mach-tiny-B8-R2-s0-abc123"
+
+
+def complete(store: Store, run_id: str = RUN_ID, **record: object) -> Path:
+    folder = RunFolder.create(store.runs, run_id, SPEC)
+    row = {"P@1": 0.5, "params_output": 10}
+    content = {"status": "ok", "shared": described(SPEC), "rows": [{"R": 1} | row, {"R": 2, "fit_s": 1.5} | row]}
+    folder.write_record(content | record)
+    return folder.complete()
+
+
+def test_a_run_is_complete_or_absent(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    folder = RunFolder.create(store.runs, RUN_ID, SPEC)
+    assert folder.run_id == RUN_ID
+    assert folder.spec() == SPEC
+    assert list(store.records()) == []
+    folder.write_record({"status": "ok", "shared": {}, "rows": [{}]})
+    assert store.record(RUN_ID) is None
+    final = folder.complete()
+    assert final.name == RUN_ID
+    assert [r["run_id"] for r in store.records()] == [RUN_ID]
+    assert [p.name for p in store.runs.iterdir()] == [RUN_ID]
+
+
+def test_a_repeated_run_replaces_the_old_one(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    complete(store, reason="first")
+    complete(store, reason="second")
+    assert store.record(RUN_ID)["reason"] == "second"  # type: ignore[index]
+    assert [p.name for p in store.runs.iterdir()] == [RUN_ID]
+
+
+def test_a_replacement_that_was_killed_half_way_is_undone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    complete(store).rename(store.runs / f".{RUN_ID}.77.old")
+    RunFolder.create(store.runs, "other-run", SPEC)
+    store.sweep_up()
+    assert [p.name for p in store.runs.iterdir()] == [RUN_ID]
+    assert store.record(RUN_ID) is not None
+
+
+def test_rows_of_smaller_R_are_marked_derived(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    complete(store)
+    store.write_table()
+    frame = load_results(tmp_path / "e")
+    assert frame["run_id"].tolist() == [f"{RUN_ID}@R1", RUN_ID]
+    assert frame["derived_from"].isna().tolist() == [False, True]
+    assert frame["derived_from"][0] == RUN_ID
+    assert frame["R"].tolist() == [1, 2]
+    assert frame["fit_s"].isna().tolist() == [True, False]
+    assert frame["experiment"].unique().tolist() == ["e"]
+
+
+def test_a_start_without_an_end_is_an_interrupted_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    complete(store, "done-run")
+    store.ledger.append("planned", RUN_ID)
+    store.ledger.append("started", RUN_ID, pid=2**22 + 1, attempt="a", shared=described(SPEC))
+    assert run_states(store)[RUN_ID]["state"] == "interrupted"
+    assert store.sweep_up() == [RUN_ID]
+    assert [e["event"] for e in store.ledger.events()] == ["planned", "started", "interrupted"]
+    store.write_table()
+    frame = load_results(tmp_path / "e").set_index("run_id")
+    assert frame.loc[RUN_ID, "status"] == "interrupted"
+    assert frame.loc[RUN_ID, "B"] == 8
+    assert store.sweep_up() == []
+
+
+def test_killed_between_rename_and_ledger_is_finished(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    store.ledger.append("started", RUN_ID, pid=1, attempt="a")
+    complete(store, attempt="a")
+    assert store.sweep_up() == []
+    assert [e["event"] for e in store.ledger.events()] == ["started", "finished"]
+
+
+def test_a_torn_ledger_line_costs_only_itself(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    store.ledger.append("planned", "a")
+    with store.ledger.path.open("a") as handle:
+        handle.write('{"event": "star')
+    store.ledger.append("planned", "b")
+    assert [e["run_id"] for e in store.ledger.events()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 99, "status": "ok"}', '{"version": 1}'])
+def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    store = Store(tmp_path / "e")
+    (complete(store) / "record.json").write_text(text)
+    with pytest.raises(InputError, match=r"record\.json"):
+        list(store.records())
+
+
+def test_only_one_process_works_on_an_experiment(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    with store.lock(), pytest.raises(InputError, match="another machbench"), Store(tmp_path / "e").lock():
+        pass
+
+
+def test_predictions_and_curve_are_kept(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, RUN_ID, SPEC)
+    ranks = [np.arange(6, dtype=np.int32).reshape(3, 2) + at for at in range(2)]
+    folder.write_predictions([Prediction(R, ranks[R - 1].astype(np.float32), ranks[R - 1]) for R in (1, 2)])
+    with np.load(folder.path / "topk.npz", allow_pickle=False) as kept:
+        assert kept["R"].tolist() == [1, 2]
+        np.testing.assert_array_equal(kept["labels"], np.stack(ranks))
+        assert kept["scores"].dtype == np.float32
+    folder.write_curve([{"epoch": 1, "fit_s": 0.5}, {"epoch": 2, "fit_s": 1.0}])
+    assert (folder.path / "curve.csv").read_text() == "epoch,fit_s\n1,0.5\n2,1.0\n"
+    assert json.loads((folder.path / "spec.json").read_text())["method"] == "mach"
