@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: An entry of the label → bucket table, [R, n_labels], as it is held for decoding.
-INDEX_BYTES_PER_ENTRY = 4
-
 
 def expected_unresolved_pairs(n_labels: int, B: int, R: int) -> float:
     """Expected number of label pairs that share their bucket in all R repetitions: K(K−1)/2 · B^−R.
@@ -121,7 +118,8 @@ def parameters(n_features: int, hidden: int | Sequence[int], B: int, R: int, n_l
     Returns:
         ``params_input`` (input to the first hidden layer), ``params_hidden`` (between hidden layers),
         ``params_output`` (last hidden layer to the buckets), each summed over the repetitions; their sum
-        ``params_total``; ``params_per_repetition``; and ``index_bytes`` of the table, 4 bytes an entry.
+        ``params_total``; ``params_per_repetition``; and ``index_bytes`` of the table, whose entries take 2 bytes
+        while a bucket fits in 16 bits and 4 above.
 
     Raises:
         ValueError: a size is below 1.
@@ -141,5 +139,5 @@ def parameters(n_features: int, hidden: int | Sequence[int], B: int, R: int, n_l
         "params_output": R * leaving,
         "params_total": R * (entering + between + leaving),
         "params_per_repetition": entering + between + leaving,
-        "index_bytes": R * n_labels * INDEX_BYTES_PER_ENTRY,
+        "index_bytes": R * n_labels * (2 if B <= 2**16 else 4),
     }

@@ -156,7 +156,7 @@ def test_parameters_equal_a_real_network(hidden: int | list[int]) -> None:
         "params_output": counted[-1],
         "params_total": sum(counted),
         "params_per_repetition": sum(counted) // R,
-        "index_bytes": np.zeros((R, n_labels), dtype=np.int32).nbytes,
+        "index_bytes": np.zeros((R, n_labels), dtype=np.uint16).nbytes,
     }
 
 
@@ -165,7 +165,9 @@ def test_parameters_by_hand() -> None:
     found = parameters(101_938, [500, 500], 2_000, 32, 30_938)
     assert found["params_per_repetition"] == 50_969_500 + 250_500 + 1_002_000
     assert found["params_output"] == 32 * 1_002_000
-    assert found["index_bytes"] == 3_960_064
+    assert found["index_bytes"] == 32 * 30_938 * 2
+    assert parameters(1, 1, 2**16, 1, 10)["index_bytes"] == 20
+    assert parameters(1, 1, 2**16 + 1, 1, 10)["index_bytes"] == 40
 
 
 @pytest.mark.parametrize(
