@@ -118,8 +118,8 @@ def parameters(n_features: int, hidden: int | Sequence[int], B: int, R: int, n_l
     Returns:
         ``params_input`` (input to the first hidden layer), ``params_hidden`` (between hidden layers),
         ``params_output`` (last hidden layer to the buckets), each summed over the repetitions; their sum
-        ``params_total``; ``params_per_repetition``; and ``index_bytes`` of the table, whose entries take 2 bytes
-        while a bucket fits in 16 bits and 4 above.
+        ``params_total``; ``params_per_repetition``; and ``index_bytes`` of the table, 2 bytes an entry for B
+        up to 2^16 and 4 above.
 
     Raises:
         ValueError: a size is below 1.
