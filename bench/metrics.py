@@ -114,7 +114,7 @@ def inverse_propensity(train: LabelMatrix, A: float = 0.55, B: float = 1.5) -> F
 
 
 def _label_sets(matrix: LabelMatrix, name: str) -> sparse.csr_array:
-    """A checked copy of a label matrix: ids sorted and unique in each row, every stored value True."""
+    """A checked copy of a label matrix: ids sorted and unique in each row; values mean nothing."""
     if not sparse.issparse(matrix) or matrix.format != "csr" or matrix.ndim != 2:
         raise InputError(f"{name}: found {type(matrix).__name__}; expected a scipy CSR matrix, points × labels")
     copy = sparse.csr_array(matrix, copy=True)
@@ -126,8 +126,7 @@ def _label_sets(matrix: LabelMatrix, name: str) -> sparse.csr_array:
         ) from error
     if copy.shape[0] == 0 or copy.shape[1] == 0:
         raise InputError(f"{name}: found shape {copy.shape}; expected at least one point and one label")
-    copy.data = copy.data != 0  # before duplicates are summed: 1 and −1 are two mentions of a label, not none
-    copy.eliminate_zeros()
+    copy.eliminate_zeros()  # before duplicates are summed: 1 and −1 are two mentions of a label, not none
     copy.sum_duplicates()
     return copy
 

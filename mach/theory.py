@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: An entry of the label → bucket table, [R, n_labels], as it is held for decoding.
-
 
 def expected_unresolved_pairs(n_labels: int, B: int, R: int) -> float:
     """Expected number of label pairs that share their bucket in all R repetitions: K(K−1)/2 · B^−R.
@@ -118,8 +116,8 @@ def parameters(n_features: int, hidden: int | Sequence[int], B: int, R: int, n_l
     Returns:
         ``params_input`` (input to the first hidden layer), ``params_hidden`` (between hidden layers),
         ``params_output`` (last hidden layer to the buckets), each summed over the repetitions; their sum
-        ``params_total``; ``params_per_repetition``; and ``index_bytes`` of the table
-        (2 bytes an entry while B ≤ 65,536, 4 above).
+        ``params_total``; ``params_per_repetition``; and ``index_bytes`` of the table, 2 bytes an entry for B
+        up to 2^16 and 4 above.
 
     Raises:
         ValueError: a size is below 1.

@@ -164,7 +164,9 @@ def test_parameters_by_hand() -> None:
     found = parameters(101_938, [500, 500], 2_000, 32, 30_938)
     assert found["params_per_repetition"] == 50_969_500 + 250_500 + 1_002_000
     assert found["params_output"] == 32 * 1_002_000
-    assert found["index_bytes"] == 1_980_032
+    assert found["index_bytes"] == 32 * 30_938 * 2
+    assert parameters(1, 1, 2**16, 1, 10)["index_bytes"] == 20
+    assert parameters(1, 1, 2**16 + 1, 1, 10)["index_bytes"] == 40
 
 
 @pytest.mark.parametrize(
