@@ -1,0 +1,92 @@
+"""P@1 against R: one curve for each B, the methods without R as horizontal lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+
+from bench.figures.labels import Label, label_ends
+from bench.figures.panels import NEAR, ZOOM_FROM, Curves, draw_band, draw_curve, flat_groups, stack, whole_r
+from bench.figures.picture import Picture, context
+from bench.figures.style import RC, styles
+from bench.summary import Group, Stat
+
+TITLE = "P@1 against the number of repetitions R"
+
+
+def draw(groups: Sequence[Group], name: str = "p1_against_r") -> Picture:
+    """``groups``: the configurations of one dataset. Not drawn without a hashed method that has a P@1."""
+    curves = Curves(groups)
+    if not curves.all:
+        return Picture(name, TITLE, reason="no finished run of a method with B and R")
+    flats = flat_groups(groups)
+    shown = [group for line in curves.all for group in line] + flats
+    values = [100 * (group.mean("P@1") or 0.0) for group in shown]
+    zoom = max(values) - min(values) > ZOOM_FROM
+    with matplotlib.rc_context(RC):
+        figure, axes = stack([2.6, 2.6] if zoom else [3.4])
+        rows: list[dict[str, Any]] = []
+        for i, line in enumerate(curves.all):
+            rows += [_row(curves.identity(i), group) for group in line]
+        rows += [_row({"dataset": g.dataset, "method": g.method, "B": None}, g) for g in flats]
+        for ax in axes:
+            _draw(ax, curves, flats, styles(group.method for group in groups))
+            ax.set_ylabel("P@1 on test points (%)")
+        axes[0].set_ylim(0, max(values) * 1.06)
+        if zoom:
+            axes[0].set_title("Whole scale")
+            axes[0].tick_params(labelbottom=False)
+            axes[1].set_title(f"The top {NEAR:g} points of the same scale")
+            axes[1].set_ylim(max(values) - NEAR, max(values) + 0.6)
+        axes[-1].set_xlabel("R, repetitions")
+        whole_r(axes[-1])
+        for ax in axes:
+            label_ends(ax, _labels(ax, curves, flats, styles(group.method for group in groups)))
+    caption = (
+        "One curve for each number of buckets B; every R is read from one model trained at the largest R. "
+        f"Horizontal lines: methods without R. {context(shown)}"
+    )
+    return Picture(name, TITLE, caption, figure, rows)
+
+
+def _draw(ax: Axes, curves: Curves, flats: Sequence[Group], looks: Any) -> None:
+    for i, line in enumerate(curves.all):
+        stats = [_stat(group) for group in line]
+        at = [group.R or 0 for group in line]
+        draw_curve(ax, at, [100 * s.mean for s in stats], curves.look[i], curves.bold(i))
+        if curves.bold(i):
+            draw_band(ax, at, [100 * s.low for s in stats], [100 * s.high for s in stats], curves.look[i])
+    for group in flats:
+        stat, look = _stat(group), looks[group.method]
+        ax.axhline(100 * stat.mean, color=look.color, linestyle=look.line, linewidth=1.4)
+        if stat.high > stat.low:
+            ax.axhspan(100 * stat.low, 100 * stat.high, color=look.color, alpha=0.12, linewidth=0)
+
+
+def _labels(ax: Axes, curves: Curves, flats: Sequence[Group], looks: Any) -> list[Label]:
+    low, high = ax.get_ylim()
+    right = ax.get_xlim()[1]
+    found = []
+    for i, line in enumerate(curves.all):
+        if curves.bold(i):
+            found.append(
+                Label(line[-1].R or 0, 100 * _stat(line[-1]).mean, curves.label(i), curves.look[i].color)
+            )
+    for group in flats:
+        found.append(Label(right, 100 * _stat(group).mean, group.method, looks[group.method].color))
+    return [label for label in found if low <= label.y <= high]
+
+
+def _stat(group: Group) -> Stat:
+    stat = group.stat("P@1")
+    assert stat is not None
+    return stat
+
+
+def _row(identity: dict[str, Any], group: Group) -> dict[str, Any]:
+    stat = _stat(group)
+    percent = {"P@1_percent_mean": 100 * stat.mean, "P@1_percent_min": 100 * stat.low}
+    return {**identity, "R": group.R, "n_seeds": stat.n, **percent, "P@1_percent_max": 100 * stat.high}
