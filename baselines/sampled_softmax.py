@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from baselines.full_softmax import label_prior, linear_topk
 
@@ -33,7 +34,7 @@ class SampledSoftmax(nn.Module):
         hidden: int,
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
-        n_samples: int = 2048,
+        n_samples: int = 8192,
         alpha: float = 0.5,
         bias: str = "prior",
     ) -> None:
@@ -70,35 +71,9 @@ class SampledSoftmax(nn.Module):
 
     def loss_on(self, sample: npt.NDArray[np.int64], hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """The loss with the negatives given (ascending, distinct)."""
-        device = hidden.device
-        positives = labels.indices.astype(np.int64)
-        used, where = np.unique(np.concatenate([sample, positives]), return_inverse=True)
-        used_ids = torch.from_numpy(used).to(device)
-        weight = F.embedding(used_ids, self.weight, sparse=True)
-        bias = F.embedding(used_ids, self.bias, sparse=True)[:, 0]
-        negative_at = torch.from_numpy(where[: len(sample)]).to(device)
-        positive_at = torch.from_numpy(where[len(sample) :]).to(device)
-        counts = np.diff(labels.indptr)
-        rows_np = np.repeat(np.arange(len(counts)), counts)
-        rows = torch.from_numpy(rows_np).to(device)
-
-        correction = torch.from_numpy(self._log_q[sample].astype(np.float32)).to(device)
-        negative = torch.addmm(bias[negative_at] - correction, hidden, weight[negative_at].T)
-        hit = np.searchsorted(sample, positives)
-        is_hit = sample[np.minimum(hit, len(sample) - 1)] == positives
-        accidental = (torch.from_numpy(rows_np[is_hit]).to(device), torch.from_numpy(hit[is_hit]).to(device))
-        negative = negative.index_put(accidental, negative.new_tensor(-torch.inf))
-        positive = (hidden[rows] * weight[positive_at]).sum(1) + bias[positive_at]
-
-        # Row-wise log Σ exp over the sample and the point's own labels; a shift by the larger maximum keeps it finite.
-        shift = negative.detach().amax(1)
-        shift = torch.scatter_reduce(shift, 0, rows, positive.detach(), reduce="amax").clamp(min=-1e30)
-        total = (negative - shift[:, None]).exp().sum(1)
-        total = total.index_add(0, rows, (positive - shift[rows]).exp())
-        labelled = torch.from_numpy(counts > 0).to(device)
-        log_normaliser = torch.where(labelled, total.clamp(min=1e-30).log() + shift, 0.0)
-        share = torch.from_numpy((1.0 / np.maximum(counts, 1)).astype(np.float32)).to(device)[rows]
-        return (log_normaliser.sum() - (share * positive).sum()) / len(hidden)
+        batch = _Batch.of(sample, labels, self._log_q, hidden.device)
+        loss: Tensor = _SampledLoss.apply(hidden, self.weight, self.bias, batch)
+        return loss
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Exact top-k logits over all labels: (scores [N, k], labels [N, k])."""
@@ -109,3 +84,94 @@ def log_inclusion(q: npt.NDArray[np.float64], tries: int) -> npt.NDArray[np.floa
     """Log of the probability that a label is among the distinct ones of ``tries`` draws: log(1 − (1 − q)^tries)."""
     with np.errstate(divide="ignore"):
         return np.log(-np.expm1(tries * np.log1p(-q)))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Who is compared with whom in one step: index tensors, with the sample first among the rows in use."""
+
+    used: Tensor  # label ids of the rows in use: the sample, then positives outside it
+    n_sampled: int
+    correction: Tensor  # log-probability of each sampled label to be in the sample, [n_sampled]
+    rows: Tensor  # point of each positive
+    positive_at: Tensor  # place of each positive among the rows in use
+    accidental: tuple[Tensor, Tensor]  # (point, place in the sample) of sampled labels that are the point's own
+    counts: Tensor  # labels of each point, [N]
+
+    @classmethod
+    def of(
+        cls,
+        sample: npt.NDArray[np.int64],
+        labels: sp.csr_matrix,
+        log_q: npt.NDArray[np.float64],
+        device: torch.device,
+    ) -> _Batch:
+        positives = labels.indices.astype(np.int64)
+        counts = np.diff(labels.indptr)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        place = np.searchsorted(sample, positives)
+        is_hit = sample[np.minimum(place, len(sample) - 1)] == positives
+        others, at = np.unique(positives[~is_hit], return_inverse=True)
+        positive_at = place.copy()
+        positive_at[~is_hit] = len(sample) + at
+
+        def tensor(array: npt.NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return cls(
+            used=tensor(np.concatenate([sample, others])),
+            n_sampled=len(sample),
+            correction=tensor(log_q[sample].astype(np.float32)),
+            rows=tensor(rows),
+            positive_at=tensor(positive_at),
+            accidental=(tensor(rows[is_hit]), tensor(place[is_hit])),
+            counts=tensor(counts.astype(np.int64)),
+        )
+
+
+class _SampledLoss(torch.autograd.Function):
+    """Loss and gradients together: two products with the sample's rows, and a short sum over the positives."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, batch: _Batch) -> Tensor:
+        n_points, rows, at = len(hidden), batch.rows, batch.positive_at
+        used_weight, used_bias = weight[batch.used], bias[batch.used, 0]
+        sampled = used_weight[: batch.n_sampled]
+        offset = used_bias[: batch.n_sampled] - batch.correction.to(hidden.dtype)
+        negative = torch.addmm(offset, hidden, sampled.T)
+        negative[batch.accidental] = -torch.inf
+        positive_weight, positive_hidden = used_weight[at], hidden[rows]
+        positive = (positive_hidden * positive_weight).sum(1) + used_bias[at]
+
+        # log Σ exp over the sample and the point's own labels, shifted by the largest so that it stays finite
+        highest = torch.scatter_reduce(negative.amax(1), 0, rows, positive, reduce="amax")
+        labelled = (batch.counts > 0).to(hidden.dtype)
+        highest = torch.where(batch.counts > 0, highest, 0.0)
+        negative.sub_(highest[:, None]).exp_()
+        raised = (positive - highest[rows]).exp_()
+        total = negative.sum(1).index_add_(0, rows, raised)
+        share = (1.0 / batch.counts.to(hidden.dtype))[rows]
+        loss = ((total.log() + highest) * labelled).sum() - (share * positive).sum()
+
+        negative.mul_((labelled / (total * n_points))[:, None])
+        pull = ((raised / total[rows] - share) / n_points)[:, None]
+        grad_hidden = (negative @ sampled).index_add_(0, rows, pull * positive_weight)
+        grad_weight = used_weight.new_zeros(used_weight.shape)
+        torch.mm(negative.T, hidden, out=grad_weight[: batch.n_sampled])
+        grad_weight.index_add_(0, at, pull * positive_hidden)
+        grad_bias = used_bias.new_zeros(len(used_bias), 1)
+        grad_bias[: batch.n_sampled, 0] = negative.sum(0)
+        grad_bias.index_add_(0, at, pull)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, batch.used)
+        ctx.n_labels = len(weight)
+        return loss / n_points
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_outputs[0]
+        grad_hidden, grad_weight, grad_bias, used = ctx.saved_tensors
+        sparse = [
+            torch.sparse_coo_tensor(used[None], g * scale, (ctx.n_labels, g.shape[1]), check_invariants=False)
+            for g in (grad_weight, grad_bias)
+        ]
+        return grad_hidden * scale, *sparse, None

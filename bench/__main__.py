@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from rich.console import Console
 from bench.data.cli import app as data_app
 from bench.errors import InputError, unknown_name
 from bench.figures import write_figures
+from bench.files import write_atomic
 from bench.frame import load_results
 from bench.launch import RETRY, run_experiment
 from bench.progress import Progress
@@ -93,6 +95,22 @@ def figure(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> 
 def report(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
     """Write report.html, one self-contained page."""
     print(write_report(experiment_folder(experiment, results)))
+
+
+@app.command()
+def speed(
+    what: Annotated[str | None, typer.Argument(help="One measurement; all when left out.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
+) -> None:
+    """Own speed beside plain references, as ratios of medians of interleaved repeats."""
+    from bench.speed import measure  # torch comes with it
+
+    rows = []
+    for row in measure(what):
+        rows.append(row)
+        print(f"{row['what']:10} {row['variant']:40} {row['median_s']:10.4f} s {row['ratio']:8.2f}×", flush=True)
+    if json_file:
+        write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 
 
 def write_readings(folder: Path) -> pd.DataFrame:

@@ -23,6 +23,7 @@ import numba
 import torch
 
 from bench import measure
+from bench.columns import QUALITY
 from bench.data import Dataset, load_dataset
 from bench.errors import InputError
 from bench.metrics import evaluate
@@ -55,7 +56,8 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     report({"phase": "metrics"})
     A, B = data.propensity
     for prediction, row in zip(predictions, rows, strict=True):
-        row.update(evaluate(prediction.labels, data.test.Y, data.train.Y, A=A, B=B))
+        quality = evaluate(prediction.labels, data.test.Y, data.train.Y, A=A, B=B)
+        row.update({name: quality[name] for name in QUALITY})
     folder.write_predictions(predictions)
     # What was measured on the whole run belongs to the row of the largest R alone.
     rows[-1] |= whole | measure.gpu_peaks(device)

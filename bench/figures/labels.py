@@ -83,8 +83,7 @@ def label_points(ax: Axes, labels: Sequence[Label], points: Sequence[tuple[float
     renderer = canvas.get_renderer()
     scale = ax.figure.dpi / 72.0
     taken = [
-        Bbox.from_bounds(x - 2 * scale, y - 2 * scale, 4 * scale, 4 * scale)
-        for x, y in ax.transData.transform(points)
+        Bbox.from_bounds(x - 2 * scale, y - 2 * scale, 4 * scale, 4 * scale) for x, y in ax.transData.transform(points)
     ]
     for label in labels:
         x, y = ax.transData.transform((label.x, label.y))

@@ -76,13 +76,10 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
                 used[id(group)] = group
             identity = {"dataset": group.dataset, "method": group.method, "B": group.B, "R": group.R}
             rows += [
-                {**identity, "run_id": run["run_id"], "seed": run["seed"], **{c: r[c] for c in COLUMNS}}
-                for r in points
+                {**identity, "run_id": run["run_id"], "seed": run["seed"], **{c: r[c] for c in COLUMNS}} for r in points
             ]
     if not drawn:
-        return Picture(
-            name, TITLE, reason="no finished run kept a learning curve with a P@1 (runs/*/curve.csv)"
-        )
+        return Picture(name, TITLE, reason="no finished run kept a learning curve with a P@1 (runs/*/curve.csv)")
     with matplotlib.rc_context(RC):
         figure, (ax,) = stack([3.6], right=0.74)
         for _, look, piece in drawn:
@@ -94,9 +91,7 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
         ax.set_xlabel("training time (s; the clock stops for evaluation)")
         ax.set_ylabel("P@1 on validation points (%)")
         for label, look in {label: look for label, look, _ in drawn}.items():
-            ax.plot(
-                [], [], color=look.color, marker=look.marker, linestyle=look.line, markersize=3.5, label=label
-            )
+            ax.plot([], [], color=look.color, marker=look.marker, linestyle=look.line, markersize=3.5, label=label)
         ax.legend(frameon=False, fontsize=SIZE, loc="center left", bbox_to_anchor=(1.02, 0.5))
     pieces = any(row["repetitions"] for row in rows)
     groups_told = (

@@ -70,10 +70,7 @@ def draw(groups: Sequence[Group], name: str = "p1_against_output_parameters") ->
         for ax in axes:
             labels = _labels(shown, points, front, curves, look, looks)
             left = ax.get_xlim()[0]
-            labels += [
-                Label(left, 100 * (g.mean("P@1") or 0), f"{g.method} (no output layer)", GREY)
-                for g in without
-            ]
+            labels += [Label(left, 100 * (g.mean("P@1") or 0), f"{g.method} (no output layer)", GREY) for g in without]
             label_points(ax, labels, points)
     rows = [_row(curves, g, i in front) for i, g in enumerate(shown)]
     caption = (

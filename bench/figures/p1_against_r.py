@@ -72,9 +72,7 @@ def _labels(ax: Axes, curves: Curves, flats: Sequence[Group], looks: Any) -> lis
     found = []
     for i, line in enumerate(curves.all):
         if curves.bold(i):
-            found.append(
-                Label(line[-1].R or 0, 100 * _stat(line[-1]).mean, curves.label(i), curves.look[i].color)
-            )
+            found.append(Label(line[-1].R or 0, 100 * _stat(line[-1]).mean, curves.label(i), curves.look[i].color))
     for group in flats:
         found.append(Label(right, 100 * _stat(group).mean, group.method, looks[group.method].color))
     return [label for label in found if low <= label.y <= high]

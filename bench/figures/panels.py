@@ -84,9 +84,7 @@ def draw_curve(ax: Axes, xs: Sequence[float], mids: Sequence[float], look: Style
     )
 
 
-def draw_band(
-    ax: Axes, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], look: Style
-) -> None:
+def draw_band(ax: Axes, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], look: Style) -> None:
     if any(high > low for low, high in zip(lows, highs, strict=True)):
         ax.fill_between(xs, lows, highs, color=look.color, alpha=0.18, linewidth=0, zorder=1)
 

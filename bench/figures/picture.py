@@ -67,10 +67,6 @@ def context(groups: Iterable[Group]) -> str:
             told.append(f"{first[name]:,} {words}")
     seeds = len({row["seed"] for row in rows})
     envs = sorted({row["env_id"] for row in rows if row["env_id"]})
-    spread = (
-        "n = 1 seed."
-        if seeds == 1
-        else f"n = {seeds} seeds: mean, with a band from the smallest to the largest."
-    )
+    spread = "n = 1 seed." if seeds == 1 else f"n = {seeds} seeds: mean, with a band from the smallest to the largest."
     where = f" Environment {', '.join(envs)}." if envs else ""
     return f"Dataset {first['dataset']}{': ' if told else ''}{', '.join(told)}. {spread}{where}"

@@ -72,9 +72,7 @@ def _measured(curves: Curves, keep: Sequence[int], column: str) -> bool:
     return any(group.stat(column) for i in keep for group in curves.all[i])
 
 
-def _point(
-    curves: Curves, i: int, panel: str, kind: str, R: int | None, stat: Stat | float, scale: float = 1
-) -> Any:
+def _point(curves: Curves, i: int, panel: str, kind: str, R: int | None, stat: Stat | float, scale: float = 1) -> Any:
     """A row of the csv; the unit of ``panel`` is in its name."""
     if isinstance(stat, float):
         numbers: dict[str, Any] = {"n_seeds": None, "mean": stat * scale, "min": None, "max": None}
@@ -98,21 +96,15 @@ def _cost(column: str, scale: float) -> Callable[[Axes, Curves, list[int]], Draw
             look = curves.look[i]
             xs, ys = [float(R) for R, _ in stats], [s.mean * scale for _, s in stats]
             ax.plot(xs, ys, color=look.color, marker=look.marker, linestyle="", zorder=3)
-            ax.vlines(
-                xs, [s.low * scale for _, s in stats], [s.high * scale for _, s in stats], color=look.color
-            )
+            ax.vlines(xs, [s.low * scale for _, s in stats], [s.high * scale for _, s in stats], color=look.color)
             rows += [_point(curves, i, column, "measured", R, s) for R, s in stats]
             fit = line_fit(xs, [s.mean for _, s in stats])
             if fit is not None:
                 slope, intercept, r2 = fit
                 ends = [min(xs), max(xs)]
-                ax.plot(
-                    ends, [(slope * x + intercept) * scale for x in ends], color=look.color, linewidth=1.1
-                )
+                ax.plot(ends, [(slope * x + intercept) * scale for x in ends], color=look.color, linewidth=1.1)
                 terms = {"slope_per_repetition": slope, "intercept": intercept, "r_squared": r2}
-                rows += [
-                    {**_point(curves, i, column, "fit", int(x), slope * x + intercept), **terms} for x in ends
-                ]
+                rows += [{**_point(curves, i, column, "fit", int(x), slope * x + intercept), **terms} for x in ends]
             labels.append(Label(xs[-1], ys[-1], curves.label(i), look.color))
         ax.set_ylim(bottom=0)
         return rows, labels
@@ -133,9 +125,7 @@ def _pairs(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
         expected = [(R, K * (K - 1) / 2 * float(B) ** -R) for R in range(1, top + 1)]
         rows += [_point(curves, i, "unresolved_pairs", "expected", R, pairs) for R, pairs in expected]
         seen = [(R, pairs) for R, pairs in expected if pairs >= LOWEST_PAIRS / B]  # one step past the axis
-        ax.plot(
-            [R for R, _ in seen], [p for _, p in seen], color=look.color, linestyle=look.line, linewidth=1.1
-        )
+        ax.plot([R for R, _ in seen], [p for _, p in seen], color=look.color, linestyle=look.line, linewidth=1.1)
         counted = [(g.R or 0, s) for g in line if (s := g.stat("unresolved_pairs")) is not None]
         rows += [_point(curves, i, "unresolved_pairs", "measured", R, s) for R, s in counted]
         some = [(R, s.mean) for R, s in counted if s.mean >= LOWEST_PAIRS]
@@ -146,9 +136,7 @@ def _pairs(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
             ax.plot(xs, ys, color=color, marker=marker, mfc=fill, linestyle="", clip_on=False, zorder=3)
         marker = look.marker if counted else ""
         ax.plot([], [], color=look.color, linestyle=look.line, marker=marker, label=curves.label(i))
-    ax.legend(
-        frameon=False, fontsize=SIZE, loc="upper right"
-    )  # the lines fall too steeply for labels at their ends
+    ax.legend(frameon=False, fontsize=SIZE, loc="upper right")  # the lines fall too steeply for labels at their ends
     ax.set_ylim(bottom=LOWEST_PAIRS)
     return rows, []
 

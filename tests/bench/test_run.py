@@ -57,7 +57,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("ran")
     done = machbench("run", write_experiment(folder), cwd=folder)
     assert "4 runs: 0 done before, 4 to do" in done.stdout
-    yield folder
+    return folder
 
 
 def results(folder: Path, name: str = "small") -> pd.DataFrame:
