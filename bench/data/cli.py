@@ -1,0 +1,65 @@
+"""`machbench data`: list, show, fetch and import datasets."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.data.cards import known_datasets, load_card
+from bench.data.dataset import dataset_fingerprint, load_dataset, prepare_dataset
+
+app = typer.Typer(help="Datasets: what there is, what is on disk, getting more.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_datasets() -> None:
+    """Every known dataset, its size and whether it is on disk."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("dataset", "task", "train", "test", "features", "labels", "on disk"):
+        table.add_column(column, justify="left" if column in ("dataset", "task", "on disk") else "right")
+    for name in known_datasets():
+        card = load_card(name)
+        counts = [f"{int(card.expected[key]):,}" if key in card.expected else "" for key in _COUNTS]
+        table.add_row(name, card.task, *counts, dataset_fingerprint(name) or "")
+    Console().print(table)
+
+
+@app.command()
+def show(name: str = typer.Argument(help="a dataset's name or the path of a card")) -> None:
+    """A dataset's card and, when its cache is built, what is really in it."""
+    card = load_card(name)
+    console = Console(highlight=False)
+    console.print(f"[bold]{card.name}[/bold]  {card.title}", markup=True)
+    for key, value in (
+        ("task", card.task),
+        ("origin", card.origin),
+        ("licence", card.licence),
+        ("propensity", "A = {:g}, B = {:g}".format(*card.propensity)),
+    ):
+        console.print(f"  {key}: {value}", markup=False)
+    for trap in card.traps:
+        console.print(f"  trap: {trap}", markup=False)
+    if (fingerprint := dataset_fingerprint(name)) is None:
+        console.print(f"not built yet; `machbench data fetch {name}` builds it", markup=False)
+        for key, count in card.expected.items():
+            console.print(f"  expected {key}: {count:,}", markup=False)
+        return
+    data = load_dataset(name)
+    console.print(f"  fingerprint: {fingerprint}\n  cache: {data.folder}", markup=False)
+    for key, number in data.stats.items():
+        expected = f"  (card: {card.expected[key]:,})" if key in card.expected else ""
+        shown = f"{number:,.4g}" if number % 1 else f"{int(number):,}"
+        console.print(f"  {key}: {shown}{expected}", markup=False)
+    for note in data.notes:
+        console.print(f"  note: {note}", markup=False)
+
+
+@app.command()
+def fetch(name: str = typer.Argument(help="a dataset's name or the path of a card")) -> None:
+    """Get a dataset and build its cache."""
+    folder = prepare_dataset(name, progress=typer.echo)
+    typer.echo(f"{name}: {dataset_fingerprint(name)} in {folder}")
+
+
+_COUNTS = ("n_train", "n_test", "n_features", "n_labels")

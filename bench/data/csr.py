@@ -1,0 +1,57 @@
+"""The one in-memory form between sources and cache: a block of points as flat arrays, rows sorted and
+unique."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int = NDArray[np.integer[Any]]
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive points. Lengths are per point [n]; indices and values are flat, in point order."""
+
+    x_lengths: Int
+    x_indices: Int
+    x_values: Float
+    y_lengths: Int
+    y_indices: Int
+
+    def canonical(self) -> Block:
+        """Ids rising within each point: duplicate features add up (in float64), duplicate labels collapse.
+
+        Works on copies: the caller's arrays are never reordered or compacted in place.
+        """
+        x_lengths, x_indices, x_values = _sorted_rows(self.x_lengths, self.x_indices, self.x_values)
+        y_lengths, y_indices, _ = _sorted_rows(self.y_lengths, self.y_indices, None)
+        assert x_values is not None
+        return Block(x_lengths, x_indices, x_values, y_lengths, y_indices)
+
+
+def _sorted_rows(lengths: Int, indices: Int, values: Float | None) -> tuple[Int, Int, Float | None]:
+    """Rows with strictly rising indices; duplicates are summed when there are values and dropped
+    otherwise."""
+    if len(indices) < 2:
+        return lengths, indices, values
+    ends = np.cumsum(lengths, dtype=np.int64)
+    inside = np.ones(len(indices) - 1, dtype=bool)  # pairs (i, i+1) that belong to one row
+    borders = ends[(ends > 0) & (ends < len(indices))]
+    inside[borders - 1] = False
+    if not (inside & (indices[1:] <= indices[:-1])).any():
+        return lengths, indices, values
+    rows = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    order = np.lexsort((indices, rows))
+    rows, sorted_indices = rows[order], indices[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (rows[1:] != rows[:-1]) | (sorted_indices[1:] != sorted_indices[:-1])
+    new_lengths = np.bincount(rows[first], minlength=len(lengths)).astype(lengths.dtype)
+    if values is None:
+        return new_lengths, sorted_indices[first], None
+    sums = np.add.reduceat(values[order].astype(np.float64), np.flatnonzero(first))
+    return new_lengths, sorted_indices[first], sums.astype(np.float32)

@@ -1,0 +1,213 @@
+"""The frozen `Dataset` and the way from a card to one: identity, cache, memory maps, splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from bench.data import cache
+from bench.data.cards import Card, load_card
+from bench.data.sources import Progress, source
+from bench.errors import InputError, unknown_name
+from bench.paths import cache_root
+
+VALIDATION_SEED = 20_190_713
+
+
+@dataclass(frozen=True)
+class Split:
+    """Features X [n, n_features] float32 and labels Y [n, n_labels] of ones: CSR, ids rising in each row."""
+
+    X: csr_matrix
+    Y: csr_matrix
+
+    def __len__(self) -> int:
+        return int(self.X.shape[0])
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> Split:
+        """A copy of the given rows, in the given order."""
+        return Split(self.X[rows], self.Y[rows])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A loaded dataset. Arrays of ``train`` and ``test`` are read-only memory maps: copy before changing.
+
+    ``train`` is the official train split, whole; ``validation`` is drawn from it (seeded, the same rows
+    on every machine) and ``fit`` is the rest. ``propensity`` holds (A, B) of the propensity model.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    validation_rows: NDArray[np.int64]  # rising row numbers within train
+    stats: Mapping[str, float]
+    fingerprint: str  # first 16 hex digits of the sha256 over X and Y of train and test
+    propensity: tuple[float, float]
+    task: str
+    source: str
+    licence: str
+    label_names: Path | None
+    folder: Path
+    notes: tuple[str, ...]
+
+    @cached_property
+    def validation(self) -> Split:
+        """The points of train that are kept for choosing settings."""
+        return self.train.take(self.validation_rows)
+
+    @cached_property
+    def fit(self) -> Split:
+        """Train without the validation points."""
+        keep = np.ones(len(self.train), dtype=bool)
+        keep[self.validation_rows] = False
+        return self.train.take(np.flatnonzero(keep)) if len(self.validation_rows) else self.train
+
+
+def load_dataset(name: str, **overrides: Any) -> Dataset:
+    """Load a dataset by name (or path to a card), building its cache on first use.
+
+    ``overrides`` replace parameters of the card (``scale=0.01, seed=1`` for synthetic data) or its
+    ``validation_points``. Raises InputError / DataError for anything wrong outside.
+    """
+    card, parameters, validation_points = _resolve(name, overrides)
+    folder = _build(card, parameters, lambda _: None)
+    meta = cache.read_meta(folder)
+    if meta is None:
+        raise InputError(f"cache {folder} vanished while it was being opened; run again")
+    matrices = cache.open_matrices(folder, meta)
+    train = Split(matrices["train_X"], matrices["train_Y"])
+    names = folder / "labels.txt"
+    return Dataset(
+        name=card.name,
+        train=train,
+        test=Split(matrices["test_X"], matrices["test_Y"]),
+        validation_rows=validation_rows(len(train), validation_points),
+        stats=MappingProxyType(meta["stats"]),
+        fingerprint=meta["fingerprint"][:16],
+        propensity=card.propensity,
+        task=card.task,
+        source=card.origin,
+        licence=card.licence,
+        label_names=names if names.is_file() else None,
+        folder=folder,
+        notes=tuple(meta["notes"]),
+    )
+
+
+def prepare_dataset(name: str, progress: Progress | None = None, **overrides: Any) -> Path:
+    """Build the dataset's cache unless it is there; returns its folder. ``progress`` is told what is
+    being done."""
+    card, parameters, _ = _resolve(name, overrides)
+    return _build(card, parameters, progress or (lambda _: None))
+
+
+def dataset_fingerprint(name: str, **overrides: Any) -> str | None:
+    """Fingerprint from the cache's meta file, without touching the arrays; None when the cache is not
+    built."""
+    card, parameters, _ = _resolve(name, overrides)
+    key = _key(card, parameters)
+    meta = cache.read_meta(_folder(card, key), key)
+    return meta["fingerprint"][:16] if meta else None
+
+
+def validation_rows(n_train: int, points: int | None) -> NDArray[np.int64]:
+    """Rising row numbers of the validation points: those whose hashed row number is smallest.
+
+    Hashed with sha256, so the draw depends on no random generator's version. Default: min(2000, 5 % of
+    train).
+    """
+    count = min(2000, n_train // 20) if points is None else points
+    if not 0 <= count < max(n_train, 1):
+        raise InputError(
+            f"validation_points: found {count}; expected 0 to {max(n_train - 1, 0)}, below train's size"
+        )
+    if count == 0:
+        return np.zeros(0, dtype=np.int64)
+    digests = (hashlib.sha256(b"%d:%d" % (VALIDATION_SEED, row)).digest()[:8] for row in range(n_train))
+    order = np.argsort(np.frombuffer(b"".join(digests), dtype=">u8"), kind="stable")
+    return np.sort(order[:count])
+
+
+def statistics(matrices: Mapping[str, csr_matrix]) -> dict[str, float]:
+    """Counts and averages that tables and cards name; averages are over train points, as the field
+    reports them."""
+    X, Y, test_X, test_Y = (matrices[key] for key in ("train_X", "train_Y", "test_X", "test_Y"))
+    counts = np.bincount(Y.indices, minlength=Y.shape[1])
+    n_train, n_labels = max(X.shape[0], 1), max(Y.shape[1], 1)
+    return {
+        "n_train": X.shape[0],
+        "n_test": test_X.shape[0],
+        "n_features": X.shape[1],
+        "n_labels": Y.shape[1],
+        "labels_per_point": Y.nnz / n_train,
+        "features_per_point": X.nnz / n_train,
+        "points_per_label": Y.nnz / n_labels,
+        "labels_without_train_point": int((counts == 0).sum()),
+        "share_labels_at_most_5_points": float((counts <= 5).mean()) if Y.shape[1] else 0.0,
+        "most_frequent_label_points": int(counts.max(initial=0)),
+        "train_points_without_label": int((np.diff(Y.indptr) == 0).sum()),
+        "train_points_without_feature": int((np.diff(X.indptr) == 0).sum()),
+        "test_points_without_label": int((np.diff(test_Y.indptr) == 0).sum()),
+        "test_points_without_feature": int((np.diff(test_X.indptr) == 0).sum()),
+    }
+
+
+def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, Any], int | None]:
+    """Card, parameters of its source (defaults, card, overrides) and validation size."""
+    card = load_card(name)
+    defaults = source(card.source, card.path).DEFAULTS
+    for key in card.parameters:
+        if key not in defaults:
+            raise unknown_name("parameter", key, defaults, where=f"{card.path}, parameters")
+    parameters = {**defaults, **card.parameters}
+    validation = card.validation_points
+    for key, value in overrides.items():
+        if key == "validation_points":
+            validation = value
+        elif key in defaults:
+            parameters[key] = value
+        else:
+            raise unknown_name(
+                "parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}"
+            )
+    if validation is not None and (isinstance(validation, bool) or not isinstance(validation, int)):
+        raise InputError(
+            f"dataset {card.name}: validation_points: found {validation!r}; expected a whole number"
+        )
+    return card, parameters, validation
+
+
+def _key(card: Card, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    module = source(card.source, card.path)
+    identity = dict(module.identity(parameters))
+    # paths are not identity: the same bytes elsewhere are the same data
+    kept = {key: value for key, value in parameters.items() if key not in identity}
+    return {"source": card.source, "version": module.VERSION, "parameters": kept, "identity": identity}
+
+
+def _folder(card: Card, key: Mapping[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_root() / "datasets" / f"{card.name}-{digest[:16]}"
+
+
+def _build(card: Card, parameters: Mapping[str, Any], progress: Progress) -> Path:
+    module = source(card.source, card.path)
+    key = _key(card, parameters)
+
+    def write(out: cache.CacheWriter) -> Mapping[str, Any]:
+        progress(f"building dataset {card.name}")
+        module.build(parameters, out, progress)
+        return {"name": card.name}
+
+    return cache.build_once(_folder(card, key), key, write, statistics)

@@ -1,0 +1,310 @@
+"""Source `synthetic`: twins of published datasets, of any size, learnable, from a seed.
+
+How a twin comes about (everything from integer draws, see `bench.data.draws`):
+
+* Every label has one train point plus a Zipf share of the rest, so the train labels hold exactly the
+  published number of (point, label) pairs, a long tail, and no label without a point, like the published
+  splits.
+* The occurrences of a label are cut into pieces of at most 8 and the pieces are shuffled into *topics* of 128
+  points: a tail label lives in one topic, a head label in many, and labels of a topic occur together.
+* A point draws features from three places: its topic's, its labels' own signatures, and Zipf noise. One
+  occurrence in eight leaves no signature and one point in twelve has noise features only, so no method
+  can get 100 %.
+* Values are term weight times a rank-based idf, both integers, l2-normalised (one exact division).
+
+Labels of test points come from the same topics, so what train teaches is what test asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.cache import CacheWriter
+from bench.data.csr import Block
+from bench.data.draws import Draws, zipf_table
+from bench.data.sources import Progress
+from bench.errors import InputError
+
+VERSION = 1
+DEFAULTS: Mapping[str, Any] = {
+    "n_train": None,
+    "n_test": None,
+    "n_features": None,
+    "n_labels": None,
+    "labels_per_point": None,
+    "features_per_point": None,
+    "label_zipf_offset": 100,  # larger: a flatter head
+    "scale": 1.0,  # multiplies points, features and labels; averages a point stay
+    "seed": 0,
+}
+
+POINTS_PER_TOPIC, PIECE, TOPIC_FEATURES = 128, 8, 32
+PATTERN = 1000  # label counts of points repeat with this period, which makes any point's place computable
+CHUNK = 8192
+# streams of the generator
+_ORDER, _PLACE, _LABEL_ID, _FEATURE_ID, _PIECES, _TEST_TOPIC, _TEST_PLACE, _TEST_COUNT = range(8)
+_SILENT, _SIGNED, _SIGNATURE, _SHOWN, _TOPIC, _TOPIC_SHOWN, _NOISE, _NOISE_COUNT, _WEIGHT = range(8, 17)
+_TEST = 32  # added to the per-point streams for test
+
+
+@dataclass(frozen=True)
+class Size:
+    """Counts after scaling; averages in hundredths so that all arithmetic is exact."""
+
+    n_train: int
+    n_test: int
+    n_features: int
+    n_labels: int
+    labels_x100: int
+    features_x100: int
+
+
+def identity(parameters: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG001
+    """Nothing beyond the parameters and VERSION."""
+    return {}
+
+
+def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -> None:
+    """Generate both splits chunk by chunk; memory is a few arrays over labels and one chunk of points."""
+    size = _size(parameters)
+    world = _World(size, int(parameters["seed"]), int(parameters["label_zipf_offset"]))
+    out.shape(size.n_features, size.n_labels)
+    for split, points in (("train", size.n_train), ("test", size.n_test)):
+        for start in range(0, points, CHUNK):
+            out.append(split, world.points(split == "test", start, min(start + CHUNK, points)))
+            if start // CHUNK % 16 == 15:
+                progress(f"generated {start + CHUNK} of {points} {split} points")
+
+
+def _size(parameters: Mapping[str, Any]) -> Size:
+    numbers = {}
+    for key in DEFAULTS:
+        value = parameters[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise InputError(
+                f"synthetic data: parameter {key!r}: found {value!r}; expected a number of 0 or more"
+            )
+        numbers[key] = value
+    if numbers["scale"] <= 0 or int(numbers["seed"]) != numbers["seed"]:
+        raise InputError("synthetic data: expected scale above 0 and a whole seed")
+    counts = [
+        max(round(numbers[key] * numbers["scale"]), least)
+        for key, least in (("n_train", 20), ("n_test", 5), ("n_features", 64), ("n_labels", 8))
+    ]
+    labels, features = round(numbers["labels_per_point"] * 100), round(numbers["features_per_point"] * 100)
+    if labels < 100 or features < 400 or counts[0] * labels // 100 < counts[3]:
+        raise InputError(
+            "synthetic data: expected at least 1 label and 4 features a point, and at least as many train "
+            f"(point, label) pairs as labels; found {labels / 100:g}, {features / 100:g}, "
+            f"{counts[0] * labels // 100} pairs for {counts[3]} labels"
+        )
+    return Size(counts[0], counts[1], counts[2], counts[3], labels, features)
+
+
+class _World:
+    """All that points have in common: label frequencies, topics, feature laws."""
+
+    def __init__(self, size: Size, seed: int, zipf_offset: int) -> None:
+        self.size, self.draws = size, Draws(seed)
+        self.counts = _pattern(size.labels_x100)  # labels of a point, by its rank modulo PATTERN
+        self.offsets = np.concatenate([[0], np.cumsum(self.counts)])
+        self.n_slots = self._slot(np.array([size.n_train]))[0]
+        self.n_topics = -(-size.n_train // POINTS_PER_TOPIC)
+        self.piece_ends, self.piece_labels = self._pieces(zipf_offset)
+        self.features = zipf_table(size.n_features, 10)
+        # shares of a point's features: a quarter from its topic, 45 % from its labels, noise for the rest
+        self.per_label_x1000 = 450 * size.features_x100 // size.labels_x100
+        self.signature = max(2, -(-3 * self.per_label_x1000 // 2000))
+
+    def _slot(self, rank: NDArray[np.int64]) -> NDArray[np.int64]:
+        """First label slot of the train point of this rank."""
+        return rank // PATTERN * self.offsets[-1] + self.offsets[rank % PATTERN]
+
+    def _pieces(self, zipf_offset: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shuffled pieces of label occurrences: where each ends on the line of slots, and its label."""
+        n_labels = self.size.n_labels
+        extra = int(self.n_slots) - n_labels
+        # integer weights small enough that extra * weight stays below 2^63
+        weights = np.int64(1 << 24) // (np.arange(1, n_labels + 1, dtype=np.int64) + zipf_offset)
+        ends = _share(extra, np.cumsum(weights))
+        frequency = 1 + np.diff(ends, prepend=0)
+        pieces = -(-frequency // PIECE)
+        rank = np.repeat(np.arange(n_labels, dtype=np.int64), pieces)
+        lengths = np.full(len(rank), PIECE, dtype=np.int64)
+        lengths[np.cumsum(pieces) - 1] = frequency - (pieces - 1) * PIECE
+        order = np.argsort(self.draws.bits(_PIECES, np.arange(len(rank))), kind="stable")
+        labels = self.draws.permute(_LABEL_ID, rank[order], n_labels)
+        return np.cumsum(lengths[order]), labels
+
+    def points(self, test: bool, start: int, stop: int) -> Block:
+        """Points ``start`` to ``stop - 1`` of a split."""
+        point = np.arange(start, stop, dtype=np.int64)
+        topic, owner, labels = self._labels(test, point)
+        owner, labels = _unique_pairs(owner, labels, self.size.n_labels)
+        side = _TEST if test else 0
+        loud = ~self.draws.chance(_SILENT + side, point, 1, 12)
+        parts = [
+            self._topic_features(side, point, topic, loud),
+            self._label_features(side, start, owner, labels, loud),
+            self._noise(side, point),
+        ]
+        rows, ranks = (np.concatenate(column) for column in zip(*parts, strict=True))
+        rows, ranks = _unique_pairs(rows, ranks, self.size.n_features)
+        # a point without any feature would be a dead row: give it one
+        empty = np.flatnonzero(np.bincount(rows, minlength=len(point)) == 0)
+        rows, ranks = np.concatenate([rows, empty]), np.concatenate([ranks, np.zeros_like(empty)])
+        columns = self.draws.permute(_FEATURE_ID, ranks, self.size.n_features)
+        order = np.lexsort((columns, rows))
+        rows, columns, ranks = rows[order], columns[order], ranks[order]
+        lengths = np.bincount(rows, minlength=len(point))
+        return Block(
+            lengths,
+            columns.astype(np.int32),
+            self._values(side, point[rows], columns, ranks, lengths),
+            np.bincount(owner, minlength=len(point)),
+            labels.astype(np.int32),
+        )
+
+    def _labels(self, test: bool, point: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Topic of each point, and for each label slot its point (counted from the chunk's start) and
+        label."""
+        draws = self.draws
+        if test:
+            topic = draws.below(_TEST_TOPIC, point, self.n_topics)
+            counts = self.counts[draws.below(_TEST_COUNT, point, PATTERN)]
+        else:
+            rank = draws.permute(_ORDER, point, self.size.n_train)
+            topic, counts = rank // POINTS_PER_TOPIC, self.counts[rank % PATTERN]
+        first = self._slot(topic * POINTS_PER_TOPIC)
+        last = self._slot(np.minimum((topic + 1) * POINTS_PER_TOPIC, self.size.n_train))
+        owner = np.repeat(np.arange(len(point)), counts)
+        within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        width = (last - first)[owner]
+        if test:
+            place = draws.below(_TEST_PLACE, point[owner] * 4096 + within, width)
+        else:
+            # a train slot is used once: step through the topic's slots with a stride that is prime to
+            # their number
+            slot = self._slot(rank)[owner] + within - first[owner]
+            place = _stride(slot, width)
+        piece = np.searchsorted(self.piece_ends, first[owner] + place, side="right")
+        return topic, owner, self.piece_labels[piece]
+
+    def _topic_features(
+        self, side: int, point: NDArray[np.int64], topic: NDArray[np.int64], loud: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        grid = np.arange(TOPIC_FEATURES, dtype=np.int64)
+        shown = self.draws.chance(
+            _TOPIC_SHOWN + side,
+            point[:, None] * TOPIC_FEATURES + grid,
+            self.size.features_x100 // 4,
+            TOPIC_FEATURES * 100,
+        )
+        rows, place = np.nonzero(shown & loud[:, None])
+        return rows, self._rank(_TOPIC, topic[rows] * TOPIC_FEATURES + place)
+
+    def _label_features(
+        self,
+        side: int,
+        start: int,
+        owner: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        loud: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        pair = (owner + start) * self.size.n_labels + labels
+        visible = loud[owner] & ~self.draws.chance(_SIGNED + side, pair, 1, 8)
+        owner, labels, pair = owner[visible], labels[visible], pair[visible]
+        grid = np.arange(self.signature, dtype=np.int64)
+        shown = self.draws.chance(
+            _SHOWN + side, pair[:, None] * self.signature + grid, self.per_label_x1000, self.signature * 1000
+        )
+        rows, place = np.nonzero(shown)
+        return owner[rows], self._rank(_SIGNATURE, labels[rows] * self.signature + place)
+
+    def _noise(self, side: int, point: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        # what the other two places leave open on average: 30 %, and what silence took from them
+        mean_x100 = self.size.features_x100 * (300 + 700 - 250 * 11 // 12 - 450 * 11 * 7 // 96) // 1000
+        counts = 1 + self.draws.below(_NOISE_COUNT + side, point, max(2 * mean_x100 // 100 - 1, 1))
+        rows = np.repeat(np.arange(len(point)), counts)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return rows, self._rank(_NOISE + side, point[rows] * 65536 + within)
+
+    def _rank(self, stream: int, counter: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Feature ranks (0 the most frequent) by Zipf's law, one for each counter."""
+        bits = (self.draws.bits(stream, counter) >> np.uint64(24)).astype(np.int64)  # 40 bits
+        total = int(self.features[-1])
+        return np.searchsorted(self.features, (bits >> 20) * total >> 20, side="right")
+
+    def _values(
+        self,
+        side: int,
+        point: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        ranks: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        times = 2 + self.draws.below(_WEIGHT + side, point * self.size.n_features + columns, 3)
+        # 1 + floor(log2(rank + 1)): frexp is exact, so this is integer arithmetic
+        idf = np.frexp((ranks + 1).astype(np.float64))[1].astype(np.int64)
+        weights = times * idf
+        starts = np.cumsum(lengths) - lengths
+        squares = np.add.reduceat(weights * weights, starts)
+        norms = np.sqrt(squares.astype(np.float64))  # exact integer, correctly rounded root
+        return (weights / np.repeat(norms, lengths)).astype(np.float32)
+
+
+def _pattern(mean_x100: int) -> NDArray[np.int64]:
+    """Label counts [PATTERN], evenly spread from 1 to about twice the mean, with exactly that mean."""
+    counts = 1 + np.arange(PATTERN, dtype=np.int64) * (2 * (mean_x100 - 100)) // (100 * PATTERN)
+    missing = PATTERN * mean_x100 // 100 - int(counts.sum())
+    counts += missing // PATTERN
+    counts[: missing % PATTERN] += 1
+    # 367 is prime to 1000: neighbours in rank differ in count
+    return counts[np.arange(PATTERN) * 367 % PATTERN]
+
+
+def _share(total: int, cumulative: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Running integer shares of ``total`` in proportion to cumulative weights; the last one is ``total``."""
+    weight = int(cumulative[-1])
+    high, low = divmod(total, weight)
+    return high * cumulative + _scaled(low, cumulative, weight)
+
+
+def _scaled(part: int, cumulative: NDArray[np.int64], whole: int) -> NDArray[np.int64]:
+    """floor(part * cumulative / whole), in steps that stay within 63 bits."""
+    shift = max(part.bit_length() + whole.bit_length() - 62, 0)
+    return (part >> shift) * cumulative // max(whole >> shift, 1) if shift else part * cumulative // whole
+
+
+def _stride(slot: NDArray[np.int64], width: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A permutation of 0..width-1: slot times a stride near width's golden section that is prime to it."""
+    stride_of = {}
+    for size in np.unique(width).tolist():
+        stride = max(size * 618 // 1000, 1)
+        while np.gcd(stride, size) != 1:
+            stride += 1
+        stride_of[size] = stride
+    strides = np.array([stride_of[size] for size in width.tolist()], dtype=np.int64)
+    return slot * strides % np.maximum(width, 1)
+
+
+def _unique_pairs(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], n_columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct (row, column) pairs, sorted."""
+    pairs = np.unique(rows * n_columns + columns)
+    return pairs // n_columns, pairs % n_columns
+
+
+def iterate(parameters: Mapping[str, Any], split: str) -> Iterator[Block]:
+    """Stream one split without a cache (for tests and for statistics at full size)."""
+    size = _size({**DEFAULTS, **parameters})
+    world = _World(size, int(parameters.get("seed", 0)), int(parameters.get("label_zipf_offset", 100)))
+    points = size.n_test if split == "test" else size.n_train
+    for start in range(0, points, CHUNK):
+        yield world.points(split == "test", start, min(start + CHUNK, points))
