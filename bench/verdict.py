@@ -18,35 +18,45 @@ def verdict(groups: Sequence[Group]) -> list[str]:
     scored = [g for g in groups if g.mean("P@1") is not None]
     if not scored:
         return ["No run on this dataset has finished with a result."]
-    best = max(scored, key=_p1)
+    best = _leader(scored)
     told = [f"The highest P@1 is {_percent(best)}, by {_named(best)}."]
     hashed = [g for g in scored if g.hashed]
     references = [g for g in scored if g.method == REFERENCE]
     if not references:
         return [*told, _no_reference(groups), _certainty(scored)]
-    full = max(references, key=_p1)
     if not hashed:
-        nothing = "No method with B and R has finished, so there is nothing to compare it with."
+        nothing = "No method with B and R has a result, so there is nothing to compare it with."
         return [*told, nothing, _certainty(scored)]
-    top = max(hashed, key=_p1)
-    gap = 100 * (_p1(top) - _p1(full))
-    side = "above" if gap > 0 else "below"
-    apart = "as high as" if abs(gap) < 0.005 else f"{abs(gap):.2f} points {side}"
-    beside = f"{apart} {_named(full)} ({_percent(full)})"
-    told.append(f"The best hashed setting, {_named(top)}, is {beside}{_cost(top, full)}.")
+    full, top = _leader(references), _leader(hashed)
+    subject = "That" if top is best else f"The best hashed setting, {_named(top)} at {_percent(top)},"
+    told.append(f"{subject} is {_distance(top, full)}{_cost(top, full)}.")
     enough = [g for g in hashed if _p1(g) >= _p1(full) and g.mean("params_output")]
-    if not enough:
+    least = min(enough, key=lambda g: g.mean("params_output") or 0.0, default=None)
+    if least is None:
         told.append(
-            f"No hashed setting that was tried reaches {REFERENCE}: on this data it loses in accuracy."
+            f"No hashed setting tried here reaches {REFERENCE}: on this data hashing loses in accuracy."
         )
-    else:
-        least = min(enough, key=lambda g: g.mean("params_output") or 0.0)
-        if least is not top:
-            told.append(
-                f"The smallest output layer that reaches {REFERENCE} is {_named(least)} with {_percent(least)}"
-                f"{_cost(least, full)}."
-            )
+    elif least is not top:
+        smallest = f"{_named(least)}, at {_percent(least)}"
+        told.append(f"The smallest output layer to reach {REFERENCE} is {smallest}{_cost(least, full)}.")
     return [*told, _certainty(scored)]
+
+
+def _leader(groups: Sequence[Group]) -> Group:
+    """The highest P@1; among those equal to it at two decimals of per cent, the smallest output layer."""
+    high = max(round(_p1(g), 4) for g in groups)
+    return min((g for g in groups if round(_p1(g), 4) == high), key=lambda g: g.mean("params_output") or 0.0)
+
+
+def _distance(group: Group, full: Group) -> str:
+    gap = 100 * (_p1(group) - _p1(full))
+    beside = f"{full.method} ({_percent(full)})"
+    if abs(gap) < 0.005:
+        return f"as high as {beside}"
+    stats = [g.stat("P@1") for g in (group, full)]
+    spreads = [100 * s.sd for s in stats if s is not None and s.sd is not None]
+    doubt = ", less than the two spreads together" if len(spreads) == 2 and abs(gap) < sum(spreads) else ""
+    return f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'} {beside}{doubt}"
 
 
 def _p1(group: Group) -> float:
