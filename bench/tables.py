@@ -202,7 +202,7 @@ def _failure_notes(rows: list[tuple[Group, bool]]) -> dict[int, tuple[str, str]]
         for row in group.failed:
             what = f"{STATUS_WORDS[row['status']]} ({row['status']}): {row['reason'] or 'no reason kept'}"
             seeds.setdefault(what, []).append(str(row["seed"]))
-        told = [f"{what} [seed {', '.join(which)}]" for what, which in seeds.items()]
+        told = [f"{what} (seed {', '.join(which)})" for what, which in seeds.items()]
         notes[id(group)] = (_letter(len(notes)), "; ".join(told) + ".")
     return notes
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
@@ -74,16 +76,26 @@ _OFFSETS += [(5, 6, "left"), (5, -6, "left"), (-5, 6, "right"), (-5, -6, "right"
 _OFFSETS += [(0, 16, "center"), (0, -16, "center"), (12, 12, "left"), (12, -12, "left"), (-12, 12, "right")]
 
 
-def label_points(ax: Axes, labels: Sequence[Label], points: Sequence[tuple[float, float]]) -> None:
+def label_points(
+    ax: Axes, labels: Sequence[Label], points: Sequence[tuple[float, float]], path: Sequence[int] = ()
+) -> None:
     """Write each label beside its point where it covers no earlier label and no point; else leave it out.
+
+    ``path`` are the indices of points that a line connects, which labels keep clear of too.
 
     Earlier labels come first, so give the important ones first. Labels outside the axes' limits are left out.
     """
     canvas = FigureCanvasAgg(ax.figure.figure)
     renderer = canvas.get_renderer()
     scale = ax.figure.dpi / 72.0
+    spots = ax.transData.transform(points)
+    line = spots[list(path)]
+    steps = np.linspace(0, 1, 60)[:, None]
+    along = [a + steps * (b - a) for a, b in itertools.pairwise(line)]
     taken = [
-        Bbox.from_bounds(x - 2 * scale, y - 2 * scale, 4 * scale, 4 * scale) for x, y in ax.transData.transform(points)
+        Bbox.from_bounds(x - reach, y - reach, 2 * reach, 2 * reach)
+        for reach, around in ((3 * scale, spots), *((0.8 * scale, piece) for piece in along))
+        for x, y in around
     ]
     for label in labels:
         x, y = ax.transData.transform((label.x, label.y))

@@ -68,15 +68,18 @@ def draw(groups: Sequence[Group], name: str = "p1_against_output_parameters") ->
             axes[1].set_ylim(max(heights) - NEAR, max(heights) + 1.2)
         axes[-1].set_xlabel("output parameters (millions, log scale)")
         for ax in axes:
-            labels = _labels(shown, points, front, curves, look, looks)
+            labels = _labels(shown, points, front, look, looks)
             left = ax.get_xlim()[0]
-            labels += [Label(left, 100 * (g.mean("P@1") or 0), f"{g.method} (no output layer)", GREY) for g in without]
-            label_points(ax, labels, points)
+            labels += [
+                Label(left, 100 * (g.mean("P@1") or 0), f"{g.method} (no output layer)", GREY)
+                for g in without
+            ]
+            label_points(ax, labels, points, front)
     rows = [_row(curves, g, i in front) for i, g in enumerate(shown)]
     caption = (
         "Bold line: the Pareto front, where no setting with as few output parameters has a higher P@1; the "
-        "hashed settings behind it are faint. Input and hidden parameters are not in this picture: a method with R "
-        f"independent encoders has R of them (see the cost table). {context(shown)}"
+        "hashed settings behind it are faint. Input and hidden parameters are not in this picture: a method "
+        f"with R independent encoders has R of them (see the cost table). {context(shown)}"
     )
     return Picture(name, TITLE, caption, figure, rows)
 
@@ -97,7 +100,6 @@ def _labels(
     shown: Sequence[Group],
     points: Sequence[tuple[float, float]],
     front: Sequence[int],
-    curves: Curves,
     look: dict[int, Style],
     looks: dict[str, Style],
 ) -> list[Label]:
@@ -107,8 +109,9 @@ def _labels(
         group = shown[i]
         changes = before is None or shown[before].line != group.line
         if group.hashed and (changes or i == front[-1]):
-            named = f"{group.method} " if curves.several else ""
-            labels.append(Label(*points[i], f"{named}B = {group.B:,}, R = {group.R}", look[id(group)].color))
+            labels.append(
+                Label(*points[i], f"{group.method} B = {group.B:,}, R = {group.R}", look[id(group)].color)
+            )
     return labels
 
 

@@ -42,7 +42,6 @@ class Curves:
     def __init__(self, groups: Sequence[Group]) -> None:
         looks = styles(group.method for group in groups)
         self.all = lines(groups)
-        self.several = len({line[0].method for line in self.all}) > 1
         best: dict[tuple[str, int | None], tuple[float, int]] = {}
         for i, line in enumerate(self.all):
             top = max(group.mean("P@1") or 0.0 for group in line)
@@ -62,7 +61,7 @@ class Curves:
 
     def label(self, i: int) -> str:
         group = self.all[i][0]
-        return f"{group.method} B = {group.B:,}" if self.several else f"B = {group.B:,}"
+        return f"{group.method} B = {group.B:,}"
 
     def identity(self, i: int) -> dict[str, Any]:
         """The columns that name curve ``i`` in a figure's csv."""

@@ -1,0 +1,131 @@
+"""``report.html``: one self-contained page about an experiment, written from its results alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from bench.columns import STATUS_WORDS
+from bench.errors import DataError, InputError
+from bench.figures import Picture, build_figures
+from bench.files import write_atomic
+from bench.frame import load_results
+from bench.summary import Group, grouped, records
+from bench.tables import build_tables
+from bench.verdict import QUESTION, verdict
+
+PASSPORT = ("data_fingerprint", "n_train", "n_test", "n_features", "n_labels")
+
+
+def write_report(experiment_dir: Path | str) -> Path:
+    """Write ``report.html`` into the experiment folder (``results/quickstart``) and return its path.
+
+    The page holds its figures, styles and script and asks nothing of the network. Raises InputError when the
+    table, a learning curve or an environment file is broken.
+    """
+    folder = Path(experiment_dir)
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder; expected results/<experiment>, as `machbench run` leaves it"
+        )
+    df = load_results(folder)
+    groups, rows = grouped(df), records(df)
+    runs = [row for row in rows if row["derived_from"] is None]
+    experiment = next((row["experiment"] for row in rows), folder.resolve().name)
+    page = _template().render(
+        experiment=experiment,
+        question=QUESTION,
+        answers=_answers(groups),
+        runs=len(runs),
+        failures=[{**row, "words": STATUS_WORDS[row["status"]]} for row in runs if row["status"] != "ok"],
+        figures=[_figure(picture) for picture in build_figures(df, folder / "runs")],
+        tables=build_tables(df),
+        datasets=_datasets(rows),
+        environments=_environments(folder.parent / "env", rows),
+        command=f"machbench report {shlex.quote(experiment)}",
+    )
+    return write_atomic(folder / "report.html", page)
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    env = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return env.get_template("report.html.j2")
+
+
+def _answers(groups: list[Group]) -> dict[str, list[str]]:
+    datasets = dict.fromkeys(group.dataset for group in groups)
+    return {name: verdict([g for g in groups if g.dataset == name]) for name in datasets}
+
+
+def _figure(picture: Picture) -> dict[str, Any]:
+    told = {
+        "name": picture.name,
+        "title": picture.title,
+        "caption": picture.caption,
+        "reason": picture.reason,
+    }
+    return told | {"svg": Markup(inline_svg(picture)) if picture.figure is not None else None}
+
+
+def inline_svg(picture: Picture) -> str:
+    """The picture as an <svg> element for a page with several: ids of its own, a name for screen readers."""
+    text = picture.render("svg").decode("utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{picture.name}-\1"', text)
+    text = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\1{picture.name}-", text)
+    text = re.sub(r'<svg\b([^>]*?) width="[^"]*"', r"<svg\1", text, count=1)
+    text = re.sub(r'<svg\b([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{Markup.escape(picture.title)}"', 1)
+
+
+def _datasets(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """What each dataset is, as the rows say; two values under a key mean that the data were not the same."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for row in rows:
+        passport = found.setdefault(row["dataset"], {name: [] for name in PASSPORT})
+        for name in PASSPORT:
+            if row[name] is not None and row[name] not in passport[name]:
+                passport[name].append(row[name])
+    return found
+
+
+def _environments(folder: Path, rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, str]] | None]:
+    """The keys and values of each env_id's file, nested keys dotted; None where the file is not at hand."""
+    found: dict[str, list[tuple[str, str]] | None] = {}
+    for env_id in dict.fromkeys(row["env_id"] for row in rows if row["env_id"]):
+        path = folder / f"{env_id}.json"
+        if Path(env_id).name != env_id or not path.is_file():
+            found[env_id] = None
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(
+                path, getattr(error, "lineno", None), f"no JSON ({error})", "a JSON object"
+            ) from None
+        if not isinstance(content, dict):
+            raise DataError(path, 1, f"a JSON {type(content).__name__}", "a JSON object")
+        found[env_id] = _flat(content)
+    return found
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            flat.append((f"{prefix}{key}", text))
+    return flat
