@@ -138,3 +138,7 @@ def main() -> None:
     except InputError as error:
         print(f"machbench: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,11 @@ from typing import Any
 
 from bench.files import write_atomic
 
+# Threads of two pools (torch's and the compiled kernels') meet on the same cores: those that wait must sleep, not spin.
+# On a busy machine spinning made small training steps some fifty times slower. Set them yourself to choose otherwise.
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+THREAD_VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 PACKAGES = ("machbench", "torch", "numpy", "scipy", "numba", "pandas", "matplotlib")
 
 
@@ -28,9 +33,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "threads": {
-            k: os.environ[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS") if k in os.environ
-        },
+        "threads": {name: value for name, value in (THREADS | os.environ).items() if name in THREAD_VARIABLES},
     }
 
 

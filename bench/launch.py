@@ -72,7 +72,7 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
             stderr=log,
             text=True,
             start_new_session=True,  # its own process group, so that all of it can be killed
-            env=os.environ | {"MACHBENCH_ATTEMPT": attempt, "PYTHONPATH": _python_path()},
+            env=environment.THREADS | os.environ | {"MACHBENCH_ATTEMPT": attempt, "PYTHONPATH": _python_path()},
         )
     store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, shared=described(run.spec))
     expired = threading.Event()

@@ -11,16 +11,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from mach.lanes import LANES, add_line, any_above
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 
 ESTIMATORS = ("logit_sum", "mean")
 METHODS = ("scan", "reference")
 
-# A block's score table is gathered from at random, so it has to stay in cache.
-BLOCK_BYTES = 4 * 2**20
-MAX_LANES = 32
-MIN_LANES = 8
 TILE = 64  # labels whose running totals stay in the first-level cache while repetitions are added
 
 
@@ -101,62 +99,49 @@ def _reference(
 
 
 def _scan(bucket_scores: Floats, lookup: Ints, k: int, prefixes: list[int]) -> tuple[Floats, npt.NDArray[np.int32]]:
-    N, _, B = bucket_scores.shape
-    R = prefixes[-1]
-    lanes = MAX_LANES
-    while lanes > MIN_LANES and (R * B * lanes * 4 > BLOCK_BYTES or lanes >= 2 * N):
-        lanes //= 2
+    N, R = len(bucket_scores), prefixes[-1]
     # prefix_at[r]: which list to feed after repetition r, or −1
     prefix_at = np.full(R, -1, dtype=np.int64)
     prefix_at[np.asarray(prefixes) - 1] = np.arange(len(prefixes))
     scores = np.full((len(prefixes), N, k), -np.inf, dtype=np.float32)
     labels = np.full((len(prefixes), N, k), -1, dtype=np.int32)
-    kernel = {8: _scan_8, 16: _scan_16, 32: _scan_32}[lanes]
-    kernel(bucket_scores, np.ascontiguousarray(lookup[:R]), prefix_at, scores, labels)
+    _scan_blocks(bucket_scores, np.ascontiguousarray(lookup[:R]), prefix_at, scores, labels)
     return scores, labels
 
 
-def _make_scan(lanes: int):  # type: ignore[no-untyped-def]  # numba compiles one kernel for each width
-    @numba.njit(parallel=True, cache=True)
-    def scan(bucket_scores, lookup, prefix_at, scores, labels):  # type: ignore[no-untyped-def]
-        N, _, B = bucket_scores.shape
-        R, n_labels = lookup.shape
-        for block in numba.prange((N + lanes - 1) // lanes):
-            first = block * lanes
-            count = min(lanes, N - first)
-            # Points innermost: one gathered line serves the whole block. Flat arrays: views in the loop cost more.
-            table = np.zeros(R * B * lanes, dtype=np.float32)
-            for q in range(count):
-                for r in range(R):
-                    for b in range(B):
-                        table[(r * B + b) * lanes + q] = bucket_scores[first + q, r, b]
-            threshold = np.full(scores.shape[0] * lanes, -np.inf, dtype=np.float32)
-            for p in range(scores.shape[0]):
-                for q in range(count, lanes):  # lanes without a point
-                    threshold[p * lanes + q] = np.inf
-            total = np.empty(TILE * lanes, dtype=np.float32)
-            for tile in range(0, n_labels, TILE):
-                width = min(TILE, n_labels - tile)
-                total[:] = 0.0
-                for r in range(R):
-                    for t in range(width):
-                        line = (r * B + np.int64(lookup[r, tile + t])) * lanes
-                        for q in range(lanes):
-                            total[t * lanes + q] += table[line + q]
-                    p = prefix_at[r]
-                    if p < 0:
-                        continue
-                    for t in range(width):
-                        entering = np.int32(0)
-                        for q in range(lanes):
-                            entering += np.int32(total[t * lanes + q] > threshold[p * lanes + q])
-                        if entering > 0:
-                            for q in range(count):
-                                score = total[t * lanes + q]
-                                if score > threshold[p * lanes + q]:
-                                    threshold[p * lanes + q] = _insert(scores, labels, p, first + q, score, tile + t)
-
-    return scan
+@numba.njit(parallel=True, cache=True)
+def _scan_blocks(bucket_scores, lookup, prefix_at, scores, labels):  # type: ignore[no-untyped-def]
+    N, _, B = bucket_scores.shape
+    R, n_labels = lookup.shape
+    for block in numba.prange((N + LANES - 1) // LANES):
+        first = block * LANES
+        count = min(LANES, N - first)
+        # Points innermost: one gathered line serves the whole block. Flat arrays: views in the loop cost more.
+        table = np.zeros(R * B * LANES, dtype=np.float32)
+        for q in range(count):
+            for r in range(R):
+                for b in range(B):
+                    table[(r * B + b) * LANES + q] = bucket_scores[first + q, r, b]
+        threshold = np.full(scores.shape[0] * LANES, -np.inf, dtype=np.float32)
+        for p in range(scores.shape[0]):
+            for q in range(count, LANES):  # lanes without a point
+                threshold[p * LANES + q] = np.inf
+        total = np.empty(TILE * LANES, dtype=np.float32)
+        for tile in range(0, n_labels, TILE):
+            width = min(TILE, n_labels - tile)
+            total[:] = 0.0
+            for r in range(R):
+                for t in range(width):
+                    add_line(total, t * LANES, table, (r * B + np.int64(lookup[r, tile + t])) * LANES)
+                p = prefix_at[r]
+                if p < 0:
+                    continue
+                for t in range(width):
+                    if any_above(total, t * LANES, threshold, p * LANES):
+                        for q in range(count):
+                            score = total[t * LANES + q]
+                            if score > threshold[p * LANES + q]:
+                                threshold[p * LANES + q] = _insert(scores, labels, p, first + q, score, tile + t)
 
 
 @numba.njit(cache=True)
@@ -171,5 +156,3 @@ def _insert(scores, labels, p, n, score, label):  # type: ignore[no-untyped-def]
     labels[p, n, at] = label
     return scores[p, n, scores.shape[2] - 1]
 
-
-_scan_8, _scan_16, _scan_32 = _make_scan(8), _make_scan(16), _make_scan(32)
