@@ -146,13 +146,19 @@ def _expected(column: Column) -> str:
 
 def _series(values: Sequence[Any], kind: str) -> pd.Series[Any]:
     if kind == "text":
-        return pd.Series([None if v is None else str(v) for v in values], dtype="string")
+        words = [None if v is None else _line_ends(str(v)) for v in values]
+        return pd.Series(words, dtype="string")
     if kind == "float":
         return pd.Series([math.nan if v is None else float(v) for v in values], dtype="float64")
     for v in values:
         if v is not None and (isinstance(v, str) or v != int(v)):
             raise ValueError(f"found {v!r}")
     return pd.Series([None if v is None else int(v) for v in values], dtype="Int64")
+
+
+def _line_ends(text: str) -> str:
+    """One kind of line end: a lone carriage return (a progress bar in a reason) would break the CSV's lines."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _missing(value: Any) -> bool:

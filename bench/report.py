@@ -38,6 +38,7 @@ def write_report(experiment_dir: Path | str) -> Path:
     df = load_results(folder)
     groups, rows = grouped(df), records(df)
     runs = [row for row in rows if row["derived_from"] is None]
+    environments = _environments(folder.parent / "env", rows)
     experiment = next((row["experiment"] for row in rows), folder.resolve().name)
     page = _template().render(
         experiment=experiment,
@@ -48,7 +49,7 @@ def write_report(experiment_dir: Path | str) -> Path:
         figures=[_figure(picture) for picture in build_figures(df, folder / "runs")],
         tables=build_tables(df),
         datasets=_datasets(rows),
-        environments=_environments(folder.parent / "env", rows),
+        environments=environments,
         command=f"machbench report {shlex.quote(experiment)}",
     )
     return write_atomic(folder / "report.html", page)

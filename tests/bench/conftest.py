@@ -134,7 +134,7 @@ def rows() -> list[dict[str, Any]]:
     return make_rows()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> Callable[..., list[dict[str, Any]]]:
     return make_rows
 
@@ -144,6 +144,6 @@ def experiment(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
     return write_experiment(tmp_path, rows)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write() -> Callable[[Path, list[dict[str, Any]]], Path]:
     return write_experiment

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from bench.errors import InputError
+from bench.figures import build_figures, write_figures
+from bench.figures.labels import _spread
+from bench.figures.p1_against_output_parameters import pareto
+from bench.figures.resolution import line_fit
+from bench.figures.style import BLUE, NAMED, for_bucket_count, for_text, styles
+from bench.frame import load_results, rows_to_frame
+
+Rows = list[dict[str, Any]]
+Make = Callable[..., Rows]
+NAMES = [
+    "linear_cost_exponential_resolution",
+    "p1_against_r",
+    "p1_against_output_parameters",
+    "learning_curves",
+]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def one(rows: list[dict[str, str]], **want: Any) -> dict[str, str]:
+    (found,) = [row for row in rows if all(row[k] == str(v) for k, v in want.items())]
+    return found
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory, make: Make, write: Any) -> tuple[Path, Rows]:
+    rows = make(seeds=(0, 1, 2))
+    experiment = write(tmp_path_factory.mktemp("drawn"), rows)
+    write_figures(load_results(experiment), experiment / "figures")
+    return experiment, rows
+
+
+def test_every_figure_in_every_form(drawn: tuple[Path, Rows]) -> None:
+    figures = drawn[0] / "figures"
+    assert {p.name for p in figures.iterdir()} == {
+        f"{n}.{e}" for n in NAMES for e in ("png", "pdf", "svg", "csv", "txt")
+    }
+    assert (figures / "p1_against_r.png").read_bytes().startswith(b"\x89PNG")
+    assert (figures / "p1_against_r.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_captions_tell_data_seeds_and_environment(drawn: tuple[Path, Rows]) -> None:
+    for name in NAMES:
+        caption = (drawn[0] / "figures" / f"{name}.txt").read_text()
+        for words in ("made-up", "12,132 test points", "n = 3 seeds", "Environment e1a2b3"):
+            assert words in caption
+
+
+def test_drawing_twice_gives_equal_bytes(drawn: tuple[Path, Rows], tmp_path: Path) -> None:
+    again = write_figures(load_results(drawn[0]), tmp_path, runs=drawn[0] / "runs")
+    for path in again:
+        assert path.read_bytes() == (drawn[0] / "figures" / path.name).read_bytes(), path.name
+
+
+def test_plotted_p1_is_the_tables(drawn: tuple[Path, Rows]) -> None:
+    plotted = read(drawn[0] / "figures" / "p1_against_r.csv")
+    assert len(plotted) == 3 * 16 + 3  # B × R, and the methods without R
+    p1 = [100 * row["P@1"] for row in drawn[1] if row.get("B") == 1024 and row.get("R") == 2]
+    found = one(plotted, B=1024, R=2)
+    assert float(found["P@1_percent_mean"]) == pytest.approx(np.mean(p1))
+    assert float(found["P@1_percent_min"]) == pytest.approx(min(p1))
+    assert float(found["P@1_percent_max"]) == pytest.approx(max(p1))
+    assert found["n_seeds"] == "3"
+
+
+def test_cost_is_a_straight_line_and_pairs_follow_theory(drawn: tuple[Path, Rows]) -> None:
+    plotted = read(drawn[0] / "figures" / "linear_cost_exponential_resolution.csv")
+    fit = one(plotted, panel="params_output", kind="fit", B=1024, R=16)
+    assert float(fit["slope_per_repetition"]) == pytest.approx(1024 * 257)
+    assert float(fit["intercept"]) == pytest.approx(0, abs=1e-3)
+    assert float(fit["r_squared"]) == pytest.approx(1)
+    seconds = one(plotted, panel="fit_s", kind="fit", B=4096, R=4)
+    assert float(seconds["slope_per_repetition"]) == pytest.approx(5.0)
+    assert {r["R"] for r in plotted if r["panel"] == "fit_s" and r["kind"] == "measured"} == {
+        "4",
+        "8",
+        "12",
+        "16",
+    }
+    K = 46_881
+    for R in (1, 2, 16):
+        expected = one(plotted, panel="unresolved_pairs", kind="expected", B=256, R=R)
+        assert float(expected["mean"]) == pytest.approx(K * (K - 1) / 2 / 256**R)
+        assert float(one(plotted, panel="codes", B=256, R=R)["mean"]) == pytest.approx(256.0**R)
+    counted = one(plotted, panel="unresolved_pairs", kind="measured", B=256, R=2)
+    assert float(counted["mean"]) == round(K * (K - 1) / 2 * 256**-2 * 1.01)
+
+
+def test_front_by_brute_force(drawn: tuple[Path, Rows]) -> None:
+    plotted = read(drawn[0] / "figures" / "p1_against_output_parameters.csv")
+    points = [(float(r["params_output"]), float(r["P@1_percent_mean"]), r["on_front"]) for r in plotted]
+    for cost, quality, on_front in points:
+        beaten = any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q, _ in points)
+        assert on_front == str(not beaten)
+
+
+def test_pareto_drops_ties() -> None:
+    assert pareto([(2.0, 5.0), (1.0, 5.0), (3.0, 6.0), (1.0, 4.0)]) == [1, 2]
+
+
+def test_learning_curves_are_the_runs_curves(drawn: tuple[Path, Rows]) -> None:
+    plotted = read(drawn[0] / "figures" / "learning_curves.csv")
+    kept = read(drawn[0] / "runs" / "full_softmax-made-up-s1-aa11bb" / "curve.csv")
+    wanted = [(float(r["fit_s"]), float(r["P@1"])) for r in kept if r["P@1"]]
+    found = [
+        (float(r["fit_s"]), float(r["P@1"]))
+        for r in plotted
+        if r["run_id"].startswith("full_softmax-made-up-s1")
+    ]
+    assert found == wanted
+    assert {r["repetitions"] for r in plotted if r["B"] == "256"} == {"0-3", "4-7", "8-11", "12-15"}
+
+
+def test_absent_data_give_a_reason_and_no_picture(tmp_path: Path, rows: Rows) -> None:
+    only = [row for row in rows if row["method"] == "label_frequency"]
+    pictures = build_figures(rows_to_frame(only), tmp_path)
+    assert [p.name for p in pictures] == NAMES
+    assert all(p.figure is None and p.reason for p in pictures)
+    paths = write_figures(rows_to_frame(only), tmp_path)
+    assert {p.suffix for p in paths} == {".txt"}
+    assert (
+        "Not drawn: no finished run of a method with B and R" in (tmp_path / "p1_against_r.txt").read_text()
+    )
+
+
+def test_several_datasets_get_a_set_each(rows: Rows) -> None:
+    other = [row | {"dataset": "other/one"} for row in rows]
+    names = [p.name for p in build_figures(rows_to_frame(rows + other))]
+    assert "p1_against_r_made-up" in names
+    assert "p1_against_r_other-one" in names
+    assert len(names) == len(set(names)) == 8
+
+
+def test_broken_curve_is_an_input_error(experiment: Path) -> None:
+    path = experiment / "runs" / "full_softmax-made-up-s0-aa11bb" / "curve.csv"
+    path.write_text(path.read_text().replace("2,", "two,", 1))
+    with pytest.raises(InputError, match=r"curve\.csv, line 3: found 'two' in column 'epoch'"):
+        build_figures(load_results(experiment), experiment / "runs")
+
+
+def test_fewer_values_of_r_than_a_line_needs() -> None:
+    assert line_fit([4.0], [1.0]) is None
+    assert line_fit([1.0, 2.0], [3.0, 5.0]) == (pytest.approx(2.0), pytest.approx(1.0), None)
+    fit = line_fit([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
+    assert fit is not None
+    assert fit[2] == pytest.approx(np.corrcoef([1, 2, 3], [1, 2, 4])[0, 1] ** 2)
+
+
+def test_a_method_looks_the_same_in_any_company() -> None:
+    alone, together = styles(["full_softmax"]), styles(["full_softmax", "mach", "zzz", "aaa"])
+    assert alone["full_softmax"] == together["full_softmax"] == NAMED["full_softmax"]
+    assert len({(s.color, s.marker, s.line) for s in together.values()}) == 4
+
+
+def test_bucket_counts_differ_in_marker_and_in_grey() -> None:
+    looks = [for_bucket_count(NAMED["mach"], i, 4) for i in range(4)]
+    assert len({look.marker for look in looks}) == 4
+    greys = [sum(to_rgb(look.color)) for look in looks]
+    assert greys == sorted(greys, reverse=True)
+    assert for_bucket_count(NAMED["mach"], 0, 1).color == BLUE
+
+
+def test_text_colours_are_legible() -> None:
+    assert for_text("#000000") == "#000000"
+    assert sum(to_rgb(for_text("#e69f00"))) < sum(to_rgb("#e69f00"))
+
+
+def test_labels_are_spread_apart_in_order() -> None:
+    placed = _spread([0.0, 1.0, 1.0, 50.0], 10.0)
+    assert placed[3] == 50.0
+    assert np.diff(placed[:3]).tolist() == [10.0, 10.0]
+    assert sum(placed[:3]) == pytest.approx(2.0)  # moved as little as can be: their mean stays
