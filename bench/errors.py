@@ -25,6 +25,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     choices = sorted(known)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(
-        f"unknown {kind} {name!r}{f' in {where}' if where else ''}{hint} Known: {', '.join(choices)}"
-    )
+    return InputError(f"unknown {kind} {name!r}{f' in {where}' if where else ''}{hint} Known: {', '.join(choices)}")
