@@ -157,7 +157,7 @@ def _series(values: Sequence[Any], kind: str) -> pd.Series[Any]:
 
 
 def _line_ends(text: str) -> str:
-    """One kind of line end: a lone carriage return (a progress bar in a reason) would break the CSV's lines."""
+    """One kind of line end: a lone carriage return, as of a progress bar, would break the lines of a CSV."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -65,7 +65,13 @@ def _template() -> jinja2.Template:
 
 def _answers(groups: list[Group]) -> dict[str, list[str]]:
     datasets = dict.fromkeys(group.dataset for group in groups)
-    return {name: verdict([g for g in groups if g.dataset == name]) for name in datasets}
+    told = {name: verdict([g for g in groups if g.dataset == name]) for name in datasets}
+    return {name: [_unbroken(sentence) for sentence in sentences] for name, sentences in told.items()}
+
+
+def _unbroken(sentence: str) -> str:
+    """No line break inside ``R = 4`` or ``88.00 ± 0.20 %``."""
+    return re.sub(r" (?=[=±%])|(?<=[=±]) ", "\u00a0", sentence)
 
 
 def _figure(picture: Picture) -> dict[str, Any]:

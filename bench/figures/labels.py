@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.transforms import Bbox
 
 from bench.figures.style import FAINT, INK, for_text
 
@@ -34,8 +33,8 @@ def label_ends(ax: Axes, labels: Sequence[Label]) -> None:
     bottom = ax.bbox.y0 * to_points
     heights = [float(ax.transData.transform((label.x, label.y))[1]) * to_points - bottom for label in labels]
     order = sorted(range(len(labels)), key=lambda i: heights[i])
-    placed = _spread([heights[i] for i in order], GAP * SIZE)
     full = ax.bbox.height * to_points
+    placed = _spread([heights[i] for i in order], GAP * SIZE, low=0.0, high=full + SIZE)
     for i, height in zip(order, placed, strict=True):
         label = labels[i]
         ax.annotate(
@@ -58,8 +57,11 @@ def label_ends(ax: Axes, labels: Sequence[Label]) -> None:
         )
 
 
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights moved as little as needed (least squares) to stand ``gap`` apart."""
+def _spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending heights moved as little as needed (least squares) to stand ``gap`` apart, from low to high.
+
+    Where there is no room for all of them they overrun ``low``, still apart.
+    """
     blocks: list[list[float]] = []  # sum of wished positions of the block's first label, count
     for i, height in enumerate(heights):
         blocks.append([height - i * gap, 1])
@@ -68,7 +70,8 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
             blocks[-1][0] += total
             blocks[-1][1] += count
     flat = [total / count for total, count in blocks for _ in range(int(count))]
-    return [base + i * gap for i, base in enumerate(flat)]
+    highest = high - (len(heights) - 1) * gap
+    return [min(max(base, low), highest) + i * gap for i, base in enumerate(flat)]
 
 
 _OFFSETS = [(6, 0, "left"), (-6, 0, "right"), (0, 7, "center"), (0, -7, "center")]
@@ -92,11 +95,8 @@ def label_points(
     line = spots[list(path)]
     steps = np.linspace(0, 1, 60)[:, None]
     along = [a + steps * (b - a) for a, b in itertools.pairwise(line)]
-    taken = [
-        Bbox.from_bounds(x - reach, y - reach, 2 * reach, 2 * reach)
-        for reach, around in ((3 * scale, spots), *((0.8 * scale, piece) for piece in along))
-        for x, y in around
-    ]
+    rings = [(spots, 3 * scale), *((piece, 0.8 * scale) for piece in along)]
+    taken = np.concatenate([np.hstack([around - reach, around + reach]) for around, reach in rings])
     for label in labels:
         x, y = ax.transData.transform((label.x, label.y))
         if not (ax.bbox.x0 - 1 <= x <= ax.bbox.x1 + 1 and ax.bbox.y0 - 1 <= y <= ax.bbox.y1 + 1):
@@ -119,7 +119,8 @@ def label_points(
                 and box.x1 <= ax.bbox.x1
                 and box.y1 <= ax.bbox.y1 + 8 * scale
             )
-            if inside and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
+            apart = (taken[:, :2] > box.max).any(axis=1) | (taken[:, 2:] < box.min).any(axis=1)
+            if inside and apart.all():
+                taken = np.vstack([taken, box.extents])
                 break
             text.remove()

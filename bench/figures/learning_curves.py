@@ -95,7 +95,7 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
         else ""
     )
     how = "One line a run; markers are evaluations on the validation split."
-    return Picture(name, TITLE, f"{how} {groups_told}{context(used.values())}", figure, rows)
+    return Picture(name, TITLE, f"{how} {groups_told}{context(used.values(), 'one line each')}", figure, rows)
 
 
 def _plottable(row: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench.figures.labels import Label, label_points
@@ -33,9 +34,16 @@ def draw(groups: Sequence[Group], name: str = "p1_against_output_parameters") ->
         return Picture(name, TITLE, reason="no finished run has both a P@1 and output parameters")
     points = [(g.mean("params_output") or 0.0, 100 * (g.mean("P@1") or 0.0)) for g in shown]
     front = pareto(points)
-    without = [g for g in flat_groups(groups) if not g.mean("params_output")]
+    flats = flat_groups(groups)
+    without = [g for g in flats if not g.mean("params_output")]
+    place = {id(g): i for i, g in enumerate(shown)}
     looks, curves = styles(g.method for g in groups), Curves(groups)
     look = {id(g): curves.look[i] for i, line in enumerate(curves.all) for g in line}
+    best_flat = {id(g) for g in flats}
+    together: dict[tuple[Style, bool], list[tuple[float, float]]] = {}
+    for i, group in enumerate(shown):
+        bold = i in front or id(group) in best_flat
+        together.setdefault((look.get(id(group), looks[group.method]), bold), []).append(points[i])
     heights = [y for _, y in points]
     lowest = min([*heights, *(100 * (g.mean("P@1") or 0.0) for g in without)])
     zoom = max(heights) - lowest > ZOOM_FROM
@@ -43,11 +51,11 @@ def draw(groups: Sequence[Group], name: str = "p1_against_output_parameters") ->
         figure, axes = stack([2.6, 2.8] if zoom else [3.4], right=0.97)
         for ax in axes:
             for line in curves.all:
-                at = [points[shown.index(g)] for g in line if g in shown]
-                ax.plot(*zip(*at, strict=True), color=look[id(line[0])].color, alpha=0.35, linewidth=0.9)
-            for i, group in enumerate(shown):
-                style = look.get(id(group), looks[group.method])
-                _marker(ax, points[i], style, bold=i in front or not group.hashed)
+                xs = [points[place[id(g)]][0] for g in line if id(g) in place]
+                ys = [points[place[id(g)]][1] for g in line if id(g) in place]
+                ax.plot(xs, ys, color=look[id(line[0])].color, alpha=0.35, linewidth=0.9)
+            for (style, bold), at in together.items():
+                _markers(ax, at, style, bold)
             ax.plot(*zip(*(points[i] for i in front), strict=True), color=INK, linewidth=1.8, zorder=2.5)
             for group in without:
                 ax.axhline(
@@ -68,7 +76,10 @@ def draw(groups: Sequence[Group], name: str = "p1_against_output_parameters") ->
             axes[1].set_ylim(max(heights) - NEAR, max(heights) + 1.2)
         axes[-1].set_xlabel("output parameters (millions, log scale)")
         for ax in axes:
-            labels = _labels(shown, points, front, look, looks)
+            labels = [
+                Label(*points[place[id(g)]], g.method, looks[g.method].color) for g in flats if id(g) in place
+            ]
+            labels += _front_labels(shown, points, front, look)
             left = ax.get_xlim()[0]
             labels += [
                 Label(left, 100 * (g.mean("P@1") or 0), f"{g.method} (no output layer)", GREY)
@@ -76,35 +87,29 @@ def draw(groups: Sequence[Group], name: str = "p1_against_output_parameters") ->
             ]
             label_points(ax, labels, points, front)
     rows = [_row(curves, g, i in front) for i, g in enumerate(shown)]
+    told = context(shown, "means; the csv has the smallest and the largest")
     caption = (
         "Bold line: the Pareto front, where no setting with as few output parameters has a higher P@1; the "
         "hashed settings behind it are faint. Input and hidden parameters are not in this picture: a method "
-        f"with R independent encoders has R of them (see the cost table). {context(shown)}"
+        f"with R independent encoders has R of them (see the cost table). {told}"
     )
     return Picture(name, TITLE, caption, figure, rows)
 
 
-def _marker(ax: Any, point: tuple[float, float], style: Style, bold: bool) -> None:
-    ax.plot(
-        *([v] for v in point),
-        color=style.color,
-        marker=style.marker,
-        markersize=6.5 if bold else 4.0,
-        alpha=1.0 if bold else 0.4,
-        linestyle="",
-        zorder=4 if bold else 3,
-    )
+def _markers(ax: Axes, points: Sequence[tuple[float, float]], style: Style, bold: bool) -> None:
+    size, alpha, order = (6.5, 1.0, 4) if bold else (4.0, 0.4, 3)
+    xs, ys = zip(*points, strict=True)
+    ax.plot(xs, ys, color=style.color, marker=style.marker, ms=size, alpha=alpha, linestyle="", zorder=order)
 
 
-def _labels(
+def _front_labels(
     shown: Sequence[Group],
     points: Sequence[tuple[float, float]],
     front: Sequence[int],
     look: dict[int, Style],
-    looks: dict[str, Style],
 ) -> list[Label]:
-    """Methods without R by name; along the front, the points where the curve changes, and the last one."""
-    labels = [Label(*points[i], g.method, looks[g.method].color) for i, g in enumerate(shown) if not g.hashed]
+    """Along the front, the hashed points where one curve takes over from another, and the last one."""
+    labels = []
     for before, i in zip([None, *front], front, strict=False):
         group = shown[i]
         changes = before is None or shown[before].line != group.line

@@ -45,11 +45,10 @@ def draw(groups: Sequence[Group], name: str = "p1_against_r") -> Picture:
         whole_r(axes[-1])
         for ax in axes:
             label_ends(ax, _labels(ax, curves, flats, styles(group.method for group in groups)))
-    caption = (
-        "One curve for each number of buckets B; every R is read from one model trained at the largest R. "
-        f"Horizontal lines: methods without R. {context(shown)}"
-    )
-    return Picture(name, TITLE, caption, figure, rows)
+    derived = any(row["derived_from"] is not None for group in shown for row in group.ok)
+    prefix = "; a smaller R is the first R repetitions of the model trained at the largest" if derived else ""
+    caption = f"One curve for each number of buckets B{prefix}. Horizontal lines: methods without R."
+    return Picture(name, TITLE, f"{caption} {context(shown)}", figure, rows)
 
 
 def _draw(ax: Axes, curves: Curves, flats: Sequence[Group], looks: Any) -> None:

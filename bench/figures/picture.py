@@ -57,7 +57,9 @@ class Picture:
         return [*paths, write_atomic(folder / f"{self.name}.txt", f"{self.title}\n\n{self.caption}\n")]
 
 
-def context(groups: Iterable[Group]) -> str:
+def context(
+    groups: Iterable[Group], seeds_drawn: str = "mean, with a band from the smallest to the largest"
+) -> str:
     """The last sentences of every caption: data, number of seeds, and the environment measured in."""
     rows = [row for group in groups for row in group.ok]
     first = rows[0]
@@ -67,6 +69,6 @@ def context(groups: Iterable[Group]) -> str:
             told.append(f"{first[name]:,} {words}")
     seeds = len({row["seed"] for row in rows})
     envs = sorted({row["env_id"] for row in rows if row["env_id"]})
-    spread = "n = 1 seed." if seeds == 1 else f"n = {seeds} seeds: mean, with a band from the smallest to the largest."
+    spread = "n = 1 seed." if seeds == 1 else f"n = {seeds} seeds: {seeds_drawn}."
     where = f" Environment {', '.join(envs)}." if envs else ""
     return f"Dataset {first['dataset']}{': ' if told else ''}{', '.join(told)}. {spread}{where}"

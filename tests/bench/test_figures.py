@@ -138,6 +138,12 @@ def test_absent_data_give_a_reason_and_no_picture(tmp_path: Path, rows: Rows) ->
     )
 
 
+def test_hashed_rows_without_sizes_are_left_out_of_the_size_picture(rows: Rows) -> None:
+    bare = [row | {"params_output": None} if row.get("B") == 256 else row for row in rows]
+    picture = next(p for p in build_figures(rows_to_frame(bare)) if p.name == "p1_against_output_parameters")
+    assert {row["B"] for row in picture.rows} == {None, 1024, 4096}
+
+
 def test_several_datasets_get_a_set_each(rows: Rows) -> None:
     other = [row | {"dataset": "other/one"} for row in rows]
     names = [p.name for p in build_figures(rows_to_frame(rows + other))]
@@ -181,7 +187,8 @@ def test_text_colours_are_legible() -> None:
 
 
 def test_labels_are_spread_apart_in_order() -> None:
-    placed = _spread([0.0, 1.0, 1.0, 50.0], 10.0)
-    assert placed[3] == 50.0
-    assert np.diff(placed[:3]).tolist() == [10.0, 10.0]
-    assert sum(placed[:3]) == pytest.approx(2.0)  # moved as little as can be: their mean stays
+    placed = _spread([20.0, 21.0, 21.0, 70.0], 10.0, low=0.0, high=100.0)
+    assert placed[3] == 70.0
+    assert np.diff(placed[:3]).tolist() == pytest.approx([10.0, 10.0])
+    assert sum(placed[:3]) == pytest.approx(62.0)  # moved as little as can be: their mean stays
+    assert _spread([95.0, 99.0], 10.0, low=0.0, high=100.0) == [90.0, 100.0]
