@@ -95,7 +95,12 @@ class RunSpec:
         identity = "\n".join([self.canonical(), code_hash, data_fingerprint])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
         sizes = [f"{key}{self.settings[key]}" for key in ("B", "R") if key in self.settings]
-        return "-".join([self.method, self.dataset, *sizes, f"s{self.seed}", digest])
+        return "-".join([self.method, self.dataset_name, *sizes, f"s{self.seed}", digest])
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's name in tables: a card given as a path goes by its file name."""
+        return Path(self.dataset).stem if self.dataset.endswith((".yaml", ".yml")) else self.dataset
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, indent=1)

@@ -216,7 +216,7 @@ def described(spec: RunSpec, device: str | None = None) -> dict[str, Any]:
     """Identity and settings of a run as columns; known before anything runs, so that failures have them too."""
     return {
         "method": spec.method,
-        "dataset": spec.dataset,
+        "dataset": spec.dataset_name,
         "seed": spec.seed,
         "env_id": environment.env_id(),
         **spec.settings,

@@ -94,9 +94,6 @@ def test_the_table_holds_what_was_measured(ran: Path) -> None:
     for column in ("peak_host_bytes", "fit_s", "predict_s", "build_s", "load_s", "examples_per_s", "params_total"):
         assert (neural[column] > 0).all(), column
     assert own["peak_gpu_allocated_bytes"].isna().all()  # not measured is empty, never 0
-    np.testing.assert_allclose(
-        table["minP@5"].where(table["P@1"] < 0), np.nan
-    )  # no row has a negative P@1: the frame is sane
     floor = own.set_index("method").loc["label_frequency", "P@1"]
     assert (neural["P@1"] > floor).all()
 
@@ -176,7 +173,7 @@ def test_a_second_run_does_nothing_and_force_repeats(ran: Path) -> None:
     assert "4 runs: 4 done before, 0 to do" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/record.json")} == before
     forced = machbench("run", "small.yaml", "methods={label_frequency: {}}", "--force", cwd=ran)
-    assert "1 runs: 0 done before, 1 to do" in forced.stdout or "1 to do" in forced.stdout
+    assert "1 runs: 0 done before, 1 to do" in forced.stdout
     machbench("run", "small.yaml", cwd=ran)  # the table again holds all four
     assert len(results(ran)) == 7
 
@@ -243,7 +240,7 @@ def test_sigkill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     assert ("interrupted", running["run_id"]) in events
     table = results(tmp_path).set_index("run_id")
     assert table.loc[str(running["run_id"]), "status"] == "interrupted"
-    assert (table["status"] == "ok").sum() == 7 - 0
+    assert (table["status"] == "ok").sum() == 7
 
 
 @pytest.mark.slow
@@ -307,6 +304,40 @@ def test_a_wrong_request_is_one_line_and_exit_status_2(tmp_path: Path, arguments
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+GOOD_FILE = "4 5 3\n0,1 0:1 2:0.5\n2 4:1\n 1:2\n1 0:0.25 3:1\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("4 5\n0 0:1\n", "line 1"),
+        (GOOD_FILE.replace("4:1", "5:1"), "line 3"),
+        (GOOD_FILE.replace("2 4", "3 4"), "line 3"),
+        (GOOD_FILE.replace("2:0.5", "2:half"), "line 2"),
+        (GOOD_FILE.replace("2:0.5", "2:nan"), "line 2"),
+        (GOOD_FILE + "0 0:1\n", "line 6"),
+        (GOOD_FILE.rsplit("\n", 2)[0] + "\n", "train.txt"),
+    ],
+)
+def test_a_malformed_data_file_is_named_and_leaves_no_cache(tmp_path: Path, bad: str, message: str) -> None:
+    (tmp_path / "train.txt").write_text(bad)
+    (tmp_path / "test.txt").write_text(GOOD_FILE)
+    (tmp_path / "mine.yaml").write_text(
+        "title: two files\nsource: files\nparameters: {train: train.txt, test: test.txt}\nvalidation_points: 1\n"
+    )
+    experiment = write_experiment(tmp_path, "dataset: mine.yaml\nmethods: {label_frequency: {}}\n")
+    done = machbench("run", experiment, cwd=tmp_path, check=2, MACHBENCH_CACHE=str(tmp_path / "cache"))
+    assert "train.txt" in done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".npy", ".bin", ".json")]
+
+    (tmp_path / "train.txt").write_text(GOOD_FILE)
+    machbench("run", experiment, cwd=tmp_path, MACHBENCH_CACHE=str(tmp_path / "cache"))
+    assert results(tmp_path)["dataset"].tolist() == ["mine"]
 
 
 @pytest.mark.slow
