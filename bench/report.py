@@ -32,9 +32,7 @@ def write_report(experiment_dir: Path | str) -> Path:
     """
     folder = Path(experiment_dir)
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder; expected results/<experiment>, as `machbench run` leaves it"
-        )
+        raise InputError(f"{folder}: no such folder; expected results/<experiment>, as `machbench run` leaves it")
     df = load_results(folder)
     groups, rows = grouped(df), records(df)
     runs = [row for row in rows if row["derived_from"] is None]
@@ -118,9 +116,7 @@ def _environments(folder: Path, rows: list[dict[str, Any]]) -> dict[str, list[tu
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(
-                path, getattr(error, "lineno", None), f"no JSON ({error})", "a JSON object"
-            ) from None
+            raise DataError(path, getattr(error, "lineno", None), f"no JSON ({error})", "a JSON object") from None
         if not isinstance(content, dict):
             raise DataError(path, 1, f"a JSON {type(content).__name__}", "a JSON object")
         found[env_id] = _flat(content)

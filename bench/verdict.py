@@ -33,9 +33,7 @@ def verdict(groups: Sequence[Group]) -> list[str]:
     enough = [g for g in hashed if _p1(g) >= _p1(full) and g.mean("params_output")]
     least = min(enough, key=lambda g: g.mean("params_output") or 0.0, default=None)
     if least is None:
-        told.append(
-            f"No hashed setting tried here reaches {REFERENCE}: on this data hashing loses in accuracy."
-        )
+        told.append(f"No hashed setting tried here reaches {REFERENCE}: on this data hashing loses in accuracy.")
     elif least is not top:
         smallest = f"{_named(least)}, at {_percent(least)}"
         told.append(f"The smallest output layer to reach {REFERENCE} is {smallest}{_cost(least, full)}.")
@@ -88,9 +86,7 @@ def _no_reference(groups: Sequence[Group]) -> str:
     failed = [row for g in groups if g.method == REFERENCE for row in g.failed]
     if not failed:
         return f"{REFERENCE} was not run, so there is nothing to compare sizes and accuracy with."
-    return (
-        f"{REFERENCE} gave no result: {STATUS_WORDS[failed[0]['status']]}, itself a finding (see failures)."
-    )
+    return f"{REFERENCE} gave no result: {STATUS_WORDS[failed[0]['status']]}, itself a finding (see failures)."
 
 
 def _certainty(scored: Sequence[Group]) -> str:

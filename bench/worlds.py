@@ -77,7 +77,7 @@ class Worlds:
         """Run every kernel once, so that compiling and first allocations are not timed as training; weights stay."""
         some = slice(0, min(self.settings.batch_size, X.shape[0]))
         for group in self.groups:
-            group.network.loss(X[some], Y[some]).backward()  # type: ignore[no-untyped-call]
+            group.network.loss(X[some], Y[some]).backward()
             group.network.zero_grad(set_to_none=True)
         with torch.no_grad():
             self.topk(X[some][:2], self.prefixes)

@@ -132,12 +132,12 @@ def _scan_blocks(bucket_scores, lookup, prefix_at, scores, labels):  # type: ign
             total[:] = 0.0
             for r in range(R):
                 for t in range(width):
-                    add_line(total, t * LANES, table, (r * B + np.int64(lookup[r, tile + t])) * LANES)
+                    add_line(total, t * LANES, table, (r * B + np.int64(lookup[r, tile + t])) * LANES)  # type: ignore[call-arg]
                 p = prefix_at[r]
                 if p < 0:
                     continue
                 for t in range(width):
-                    if any_above(total, t * LANES, threshold, p * LANES):
+                    if any_above(total, t * LANES, threshold, p * LANES):  # type: ignore[call-arg]
                         for q in range(count):
                             score = total[t * LANES + q]
                             if score > threshold[p * LANES + q]:
@@ -155,4 +155,3 @@ def _insert(scores, labels, p, n, score, label):  # type: ignore[no-untyped-def]
     scores[p, n, at] = score
     labels[p, n, at] = label
     return scores[p, n, scores.shape[2] - 1]
-

@@ -176,9 +176,7 @@ def open_matrices(folder: Path, meta: Mapping[str, Any]) -> dict[str, csr_matrix
                 spec = meta["arrays"][f"{split}_{matrix}_{part}"]
                 path = folder / f"{split}_{matrix}_{part}.bin"
                 empty = spec["nbytes"] == 0  # an empty file cannot be mapped
-                parts[part] = (
-                    np.zeros(0, spec["dtype"]) if empty else np.memmap(path, dtype=spec["dtype"], mode="r")
-                )
+                parts[part] = np.zeros(0, spec["dtype"]) if empty else np.memmap(path, dtype=spec["dtype"], mode="r")
             shape = (len(parts["indptr"]) - 1, columns)
             csr = csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=shape, copy=False)
             csr.has_sorted_indices = csr.has_canonical_format = True  # written so: spares scipy a pass

@@ -129,9 +129,7 @@ def validation_rows(n_train: int, points: int | None) -> NDArray[np.int64]:
     """
     count = min(2000, n_train // 20) if points is None else points
     if not 0 <= count < max(n_train, 1):
-        raise InputError(
-            f"validation_points: found {count}; expected 0 to {max(n_train - 1, 0)}, below train's size"
-        )
+        raise InputError(f"validation_points: found {count}; expected 0 to {max(n_train - 1, 0)}, below train's size")
     if count == 0:
         return np.zeros(0, dtype=np.int64)
     digests = (hashlib.sha256(b"%d:%d" % (VALIDATION_SEED, row)).digest()[:8] for row in range(n_train))
@@ -178,13 +176,9 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
         elif key in defaults:
             parameters[key] = value
         else:
-            raise unknown_name(
-                "parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}"
-            )
+            raise unknown_name("parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}")
     if validation is not None and (isinstance(validation, bool) or not isinstance(validation, int)):
-        raise InputError(
-            f"dataset {card.name}: validation_points: found {validation!r}; expected a whole number"
-        )
+        raise InputError(f"dataset {card.name}: validation_points: found {validation!r}; expected a whole number")
     return card, parameters, validation
 
 

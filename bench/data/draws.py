@@ -31,9 +31,7 @@ class Draws:
         key = _mix(_mix(self._base * _GAMMA + np.uint64(1)) + np.array([stream], dtype=np.uint64) * _GAMMA)
         return _mix(_mix(key + counter.astype(np.uint64)) + _GAMMA)
 
-    def below(
-        self, stream: int, counter: NDArray[np.int64], bound: int | NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def below(self, stream: int, counter: NDArray[np.int64], bound: int | NDArray[np.int64]) -> NDArray[np.int64]:
         """Integers from 0 to ``bound - 1`` (bound below 2^32) for each counter."""
         high = self.bits(stream, counter) >> np.uint64(32)
         return ((high * np.asarray(bound).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)

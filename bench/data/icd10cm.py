@@ -70,8 +70,6 @@ def _tabular_list() -> bytes:
     except importlib.metadata.PackageNotFoundError:
         raise InputError(f"package {PACKAGE} is not installed; {remedy}") from None
     if package.version != PACKAGE_VERSION:
-        raise InputError(
-            f"package {PACKAGE}: found version {package.version}, expected {PACKAGE_VERSION}; {remedy}"
-        )
+        raise InputError(f"package {PACKAGE}: found version {package.version}, expected {PACKAGE_VERSION}; {remedy}")
     # located, not imported: importing the package parses the whole list once more
     return Path(str(package.locate_file(f"simple_icd_10_cm/data/{RELEASE}"))).read_bytes()

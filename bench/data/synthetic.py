@@ -86,9 +86,7 @@ def _size(parameters: Mapping[str, Any]) -> Size:
     for key in DEFAULTS:
         value = parameters[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise InputError(
-                f"synthetic data: parameter {key!r}: found {value!r}; expected a number of 0 or more"
-            )
+            raise InputError(f"synthetic data: parameter {key!r}: found {value!r}; expected a number of 0 or more")
         numbers[key] = value
     if numbers["scale"] <= 0 or int(numbers["seed"]) != numbers["seed"]:
         raise InputError("synthetic data: expected scale above 0 and a whole seed")

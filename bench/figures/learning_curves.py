@@ -52,9 +52,7 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
     """
     curves, looks = Curves(groups), styles(g.method for g in groups)
     chosen = [(g, g.method, looks[g.method]) for g in flat_groups(groups)]
-    chosen += [
-        (line[-1], curves.label(i), curves.look[i]) for i, line in enumerate(curves.all) if curves.bold(i)
-    ]
+    chosen += [(line[-1], curves.label(i), curves.look[i]) for i, line in enumerate(curves.all) if curves.bold(i)]
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[str, Style, list[tuple[float, float]]]] = []
     used: dict[int, Group] = {}

@@ -76,15 +76,10 @@ def draw(groups: Sequence[Group], name: str = "p1_against_output_parameters") ->
             axes[1].set_ylim(max(heights) - NEAR, max(heights) + 1.2)
         axes[-1].set_xlabel("output parameters (millions, log scale)")
         for ax in axes:
-            labels = [
-                Label(*points[place[id(g)]], g.method, looks[g.method].color) for g in flats if id(g) in place
-            ]
+            labels = [Label(*points[place[id(g)]], g.method, looks[g.method].color) for g in flats if id(g) in place]
             labels += _front_labels(shown, points, front, look)
             left = ax.get_xlim()[0]
-            labels += [
-                Label(left, 100 * (g.mean("P@1") or 0), f"{g.method} (no output layer)", GREY)
-                for g in without
-            ]
+            labels += [Label(left, 100 * (g.mean("P@1") or 0), f"{g.method} (no output layer)", GREY) for g in without]
             label_points(ax, labels, points, front)
     rows = [_row(curves, g, i in front) for i, g in enumerate(shown)]
     told = context(shown, "means; the csv has the smallest and the largest")
@@ -114,9 +109,7 @@ def _front_labels(
         group = shown[i]
         changes = before is None or shown[before].line != group.line
         if group.hashed and (changes or i == front[-1]):
-            labels.append(
-                Label(*points[i], f"{group.method} B = {group.B:,}, R = {group.R}", look[id(group)].color)
-            )
+            labels.append(Label(*points[i], f"{group.method} B = {group.B:,}, R = {group.R}", look[id(group)].color))
     return labels
 
 

@@ -57,9 +57,7 @@ class Picture:
         return [*paths, write_atomic(folder / f"{self.name}.txt", f"{self.title}\n\n{self.caption}\n")]
 
 
-def context(
-    groups: Iterable[Group], seeds_drawn: str = "mean, with a band from the smallest to the largest"
-) -> str:
+def context(groups: Iterable[Group], seeds_drawn: str = "mean, with a band from the smallest to the largest") -> str:
     """The last sentences of every caption: data, number of seeds, and the environment measured in."""
     rows = [row for group in groups for row in group.ok]
     first = rows[0]

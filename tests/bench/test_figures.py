@@ -117,11 +117,7 @@ def test_learning_curves_are_the_runs_curves(drawn: tuple[Path, Rows]) -> None:
     plotted = read(drawn[0] / "figures" / "learning_curves.csv")
     kept = read(drawn[0] / "runs" / "full_softmax-made-up-s1-aa11bb" / "curve.csv")
     wanted = [(float(r["fit_s"]), float(r["P@1"])) for r in kept if r["P@1"]]
-    found = [
-        (float(r["fit_s"]), float(r["P@1"]))
-        for r in plotted
-        if r["run_id"].startswith("full_softmax-made-up-s1")
-    ]
+    found = [(float(r["fit_s"]), float(r["P@1"])) for r in plotted if r["run_id"].startswith("full_softmax-made-up-s1")]
     assert found == wanted
     assert {r["repetitions"] for r in plotted if r["B"] == "256"} == {"0-3", "4-7", "8-11", "12-15"}
 
@@ -133,9 +129,7 @@ def test_absent_data_give_a_reason_and_no_picture(tmp_path: Path, rows: Rows) ->
     assert all(p.figure is None and p.reason for p in pictures)
     paths = write_figures(rows_to_frame(only), tmp_path)
     assert {p.suffix for p in paths} == {".txt"}
-    assert (
-        "Not drawn: no finished run of a method with B and R" in (tmp_path / "p1_against_r.txt").read_text()
-    )
+    assert "Not drawn: no finished run of a method with B and R" in (tmp_path / "p1_against_r.txt").read_text()
 
 
 def test_hashed_rows_without_sizes_are_left_out_of_the_size_picture(rows: Rows) -> None:

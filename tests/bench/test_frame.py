@@ -94,9 +94,7 @@ def test_columns_are_those_of_the_contract_in_its_order() -> None:
 
 
 def test_missing_is_empty_and_never_zero(tmp_path: Path) -> None:
-    df = rows_to_frame(
-        [SMALL | {"B": 1024, "fit_s": None, "P@1": math.nan, "reason": ""}, SMALL | {"fit_s": 0.0}]
-    )
+    df = rows_to_frame([SMALL | {"B": 1024, "fit_s": None, "P@1": math.nan, "reason": ""}, SMALL | {"fit_s": 0.0}])
     path = write_table(df, tmp_path / "table.csv")
     header, first, second = (line.split(",") for line in path.read_text().splitlines())
     found = dict(zip(header, first, strict=True))
@@ -118,11 +116,7 @@ def test_round_trip_keeps_every_value_and_type(tmp_path: Path, rows: Rows) -> No
 def test_swept_keys_pass_through_typed_between_settings_and_data(tmp_path: Path) -> None:
     swept = {"train.lr": 1e-3, "methods.mach.B": 256, "train.loss": "bce"}
     df = rows_to_frame([SMALL | swept, SMALL])
-    assert (
-        list(df.columns).index("device")
-        < list(df.columns).index("train.lr")
-        < list(df.columns).index("n_train")
-    )
+    assert list(df.columns).index("device") < list(df.columns).index("train.lr") < list(df.columns).index("n_train")
     write_table(df, tmp_path / "table.csv")
     back = load_results(tmp_path)
     assert swept_columns(back) == list(swept)
@@ -199,9 +193,7 @@ def test_any_value_survives_the_file(tmp_path_factory: Any, p1: float, size: int
     assert back["reason"] == reason.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def test_write_atomic_leaves_the_old_file_when_it_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_atomic(tmp_path / "deep" / "file.txt", "old")
 
     def full_disk(_: int) -> None:

@@ -119,18 +119,15 @@ def test_win_and_cost_by_hand(rows: Rows) -> None:
     text = said(rows)
     assert "points above full_softmax (87.20 %)" in text
     least = min((r["params_output"], r["R"], r["B"]) for r in rows if r.get("B") and r.get("P@1", 0) >= 0.872)
-    assert (
-        f"The smallest output layer to reach full_softmax is mach (B = {least[2]:,}, R = {least[1]})" in text
-        or (f"by mach (B = {least[2]:,}, R = {least[1]})" in text)
+    assert f"The smallest output layer to reach full_softmax is mach (B = {least[2]:,}, R = {least[1]})" in text or (
+        f"by mach (B = {least[2]:,}, R = {least[1]})" in text
     )
     assert f"{least[0] / (46_881 * 257):.3g} times its output parameters" in text
     assert "One seed was run" in text
 
 
 def test_it_can_say_that_hashing_loses(rows: Rows) -> None:
-    worse = [
-        row | {"P@1": row["P@1"] - 0.1} if row.get("B") and row["status"] == "ok" else row for row in rows
-    ]
+    worse = [row | {"P@1": row["P@1"] - 0.1} if row.get("B") and row["status"] == "ok" else row for row in rows]
     worse = [row for row in worse if row.get("P@1", 1) >= 0]
     text = said(worse)
     assert "The highest P@1 is 87.20 %, by full_softmax" in text

@@ -66,11 +66,7 @@ def test_hashed_rows_are_the_largest_r_and_the_smallest_that_is_enough(rows: Row
 
 def test_hashed_is_told_by_b_and_r_and_not_by_name(rows: Rows) -> None:
     renamed = [row | {"method": row["method"].replace("mach", "my_variant")} for row in rows]
-    assert (
-        len(build_tables(rows_to_frame(renamed))[0].rows)
-        == len(build_tables(rows_to_frame(rows))[0].rows)
-        == 10
-    )
+    assert len(build_tables(rows_to_frame(renamed))[0].rows) == len(build_tables(rows_to_frame(rows))[0].rows) == 10
 
 
 def test_best_is_marked_with_its_ties(rows: Rows) -> None:
@@ -121,9 +117,7 @@ def test_sizes_relative_to_full_softmax_by_hand(rows: Rows) -> None:
     assert float(found["params_output_relative"]) == pytest.approx(16 * 1024 / 46_881)
     whole = 16 * (24_082 * 256 + 256 + 1024 * 257) / (24_082 * 256 + 256 + 46_881 * 257)
     assert float(found["params_total_relative"]) == pytest.approx(whole)
-    assert one(read(to_csv(cost)), B=16384, R=16)["params_output"] == str(
-        16 * 16384 * 257
-    )  # known though it failed
+    assert one(read(to_csv(cost)), B=16384, R=16)["params_output"] == str(16 * 16384 * 257)  # known though it failed
 
 
 def test_not_measured_is_a_dash_in_words_and_empty_in_csv(rows: Rows) -> None:

@@ -42,9 +42,7 @@ def test_twin_has_the_published_statistics() -> None:
         assert data.stats[key] == round(full * 0.02)
     assert data.stats["labels_per_point"] == pytest.approx(5.45, rel=0.01)
     assert data.stats["points_per_label"] == pytest.approx(3.99, rel=0.01)
-    assert data.stats["features_per_point"] == pytest.approx(
-        75.6, rel=0.15
-    )  # a small vocabulary repeats itself
+    assert data.stats["features_per_point"] == pytest.approx(75.6, rel=0.15)  # a small vocabulary repeats itself
     assert data.stats["labels_without_train_point"] == 0
     assert 0.8 < data.stats["share_labels_at_most_5_points"] < 0.95
     test_labels = data.test.Y.nnz / len(data.test)
@@ -71,9 +69,7 @@ def test_rows_are_not_sorted_by_label_or_topic() -> None:
     assert near < 1.5 * far
 
 
-@pytest.mark.parametrize(
-    "bad", [{"scale": -1}, {"scale": 0}, {"seed": "x"}, {"n_labels": 10_000}, {"seed": 0.5}]
-)
+@pytest.mark.parametrize("bad", [{"scale": -1}, {"scale": 0}, {"seed": "x"}, {"n_labels": 10_000}, {"seed": 0.5}])
 def test_bad_parameters(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match="synthetic"):
         load_dataset("tiny", **bad)
