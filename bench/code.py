@@ -38,11 +38,19 @@ def code_hash(target: str) -> str:
     return digest.hexdigest()
 
 
+def find_users_own() -> None:
+    """Let a method of the user's own be imported from the working folder, after everything that is installed.
+
+    Last, so that a file of theirs called like some package does not take its place.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+
+
 def _source(name: str) -> Path | None:
     """The file of a module, found through its top-level package without importing it."""
     top, _, rest = name.partition(".")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a user's own method beside the experiment
+    find_users_own()
     spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
         return None

@@ -23,6 +23,7 @@ import numba
 import torch
 
 from bench import measure
+from bench.code import find_users_own
 from bench.columns import QUALITY
 from bench.data import Dataset, load_dataset
 from bench.errors import InputError
@@ -180,6 +181,7 @@ def pick_device(name: str) -> torch.device:
 
 def method_class(target: str) -> type:
     """The class behind a dotted path. InputError when there is none."""
+    find_users_own()
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

@@ -66,13 +66,13 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
     progress.start(run.run_id)
     with (folder.path / "log.txt").open("w") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "bench.execute", str(folder.path)],
+            [sys.executable, "-P", "-m", "bench.execute", str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             start_new_session=True,  # its own process group, so that all of it can be killed
-            env=environment.THREADS | os.environ | {"MACHBENCH_ATTEMPT": attempt, "PYTHONPATH": _python_path()},
+            env=environment.THREADS | os.environ | {"MACHBENCH_ATTEMPT": attempt},
         )
     store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, shared=described(run.spec))
     expired = threading.Event()
@@ -147,8 +147,3 @@ def _death(code: int) -> str:
     if code == -signal.SIGKILL:
         return "killed by signal 9; the kernel does that when memory runs out"
     return f"killed by signal {-code}" if code < 0 else f"exit status {code} without a record; see log.txt"
-
-
-def _python_path() -> str:
-    """The child finds what the parent finds, and a user's own method in the working folder."""
-    return os.pathsep.join(dict.fromkeys([*(p for p in sys.path if p), str(Path.cwd())]))

@@ -25,7 +25,7 @@ def test_the_method_of_the_documentation_runs(tmp_path: Path) -> None:
     layer, _ = blocks("add_a_method.md", "python")
     settings, experiment = blocks("add_a_method.md", "yaml")
     (command,) = blocks("add_a_method.md", "bash")
-    for name, text in {"bottleneck.py": layer, "bottleneck.yaml": settings, "mine.yaml": experiment}.items():
+    for name, text in {"narrow.py": layer, "narrow.yaml": settings, "mine.yaml": experiment}.items():
         (tmp_path / name).write_text(text)
     words = command.split()
     assert words[0] == "machbench"
@@ -35,8 +35,8 @@ def test_the_method_of_the_documentation_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     table = load_results(tmp_path / "results" / "mine")
     assert table["status"].tolist() == ["ok"] * 3
-    ranks = table[table["method"] == "bottleneck"]
-    assert ranks["methods.bottleneck.rank"].tolist() == [4, 16]
+    ranks = table[table["method"] == "narrow"]
+    assert ranks["methods.narrow.rank"].tolist() == [4, 16]
     assert ranks["params_output"].tolist() == [rank * 32 + rank * 500 + 500 for rank in (4, 16)]
 
 
