@@ -36,7 +36,7 @@ class SampledSoftmax(nn.Module):
         seeds: dict[str, int],
         n_samples: int = 8192,
         alpha: float = 0.5,
-        bias: str = "prior",
+        bias: str = "zero",
     ) -> None:
         super().__init__()
         if n_samples < 1:
