@@ -106,7 +106,7 @@ def fit_network(
     def after_epoch(group: Group, epoch: int, mean_loss: float, seconds: float) -> None:
         point = {"repetitions": group.label, "epoch": epoch, "fit_s": seconds, "train_loss": mean_loss}
         if settings.holdout and settings.validate_every and epoch % settings.validate_every == 0:
-            point |= validate(group, data, settings.predict_batch, settings.top_k)
+            point |= validate(worlds, group, data)
         curve.append(point)
         folder.write_curve(curve)
         done = (worlds.groups.index(group) * settings.epochs + epoch) / (len(worlds.groups) * settings.epochs)
@@ -137,14 +137,12 @@ def fit_network(
     return [*smaller, *whole], rows, measured
 
 
-def validate(group: Group, data: Dataset, batch: int, k: int) -> dict[str, float]:
-    """P@k on the validation points of what one group has learned so far."""
-
-    def topk(X: Any) -> list[Any]:
-        return [group.network.output.topk(group.network.hidden(X), k)]
-
+def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:
+    """P@k on the validation points of all that is trained when ``group`` is being trained."""
     with torch.no_grad():
-        (prediction,) = predict(topk, data.validation.X, [None], batch)
+        (prediction,) = predict(
+            lambda X: [worlds.topk_so_far(X, group)], data.validation.X, [None], worlds.settings.predict_batch
+        )
     quality = evaluate(prediction.labels, data.validation.Y)
     return {name: quality[name] for name in ("P@1", "P@3", "P@5")}
 

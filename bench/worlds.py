@@ -108,6 +108,15 @@ class Worlds:
         scores, labels = self.layer.topk_prefixes(hidden, k, prefixes)
         return list(zip(scores, labels, strict=True))
 
+    def topk_so_far(self, X: sp.csr_matrix, group: Group) -> Ranking:
+        """(scores, labels) from the repetitions of the groups up to and including ``group``."""
+        k = self.settings.top_k
+        if group.end is None:
+            return self.layer.topk(group.network.hidden(X), k)
+        trained = self.groups[: self.groups.index(group) + 1]
+        hidden = [member.network.hidden(X) for member in trained]
+        return self.layer.subset(range(group.end)).topk(torch.cat(hidden), k)
+
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

@@ -62,9 +62,8 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
             if run["derived_from"] is not None or not path.is_file():
                 continue
             points = [r for r in read_curve(path) if _plottable(r)]
-            for repetitions in dict.fromkeys(r["repetitions"] for r in points):
-                piece = [(r["fit_s"], 100 * r["P@1"]) for r in points if r["repetitions"] == repetitions]
-                drawn.append((label, look, piece))
+            if points:
+                drawn.append((label, look, [(r["fit_s"], 100 * r["P@1"]) for r in points]))
                 used[id(group)] = group
             identity = {"dataset": group.dataset, "method": group.method, "B": group.B, "R": group.R}
             rows += [
@@ -74,8 +73,8 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
         return Picture(name, TITLE, reason="no finished run kept a learning curve with a P@1 (runs/*/curve.csv)")
     with matplotlib.rc_context(RC):
         figure, (ax,) = stack([3.6], right=0.74)
-        for _, look, piece in drawn:
-            xs, ys = zip(*piece, strict=True)
+        for _, look, curve in drawn:
+            xs, ys = zip(*curve, strict=True)
             color, marker = look.color, look.marker
             ax.plot(xs, ys, color=color, marker=marker, linestyle=look.line, markersize=3, linewidth=1.1)
         ax.set_ylim(bottom=0)
@@ -85,11 +84,10 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
         for label, look in {label: look for label, look, _ in drawn}.items():
             ax.plot([], [], color=look.color, marker=look.marker, linestyle=look.line, markersize=3.5, label=label)
         ax.legend(frameon=False, fontsize=SIZE, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    pieces = any(row["repetitions"] for row in rows)
     groups_told = (
-        "Repetitions are trained in groups, one after the other: each piece of such a curve is one group, "
-        "from its first epoch to its last (which one is in the csv). "
-        if pieces
+        "Repetitions are trained in groups, one after the other (which one is in the csv); P@1 is that of all "
+        "repetitions so far, so a curve may dip while a new group starts to learn. "
+        if any(row["repetitions"] for row in rows)
         else ""
     )
     how = "One line a run; markers are evaluations on the validation split."
