@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from bench.data.csr import Block
@@ -62,6 +63,14 @@ class CacheWriter:
     def label_names(self, names: list[str]) -> None:
         """Keep the names of the labels, line i for label i."""
         (self.folder / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+    def points(self, split: str) -> int:
+        """Points written so far."""
+        return sum(len(lengths) for lengths in self._lengths[f"{split}_X"])
+
+    def filter(self, split: str, pairs: NDArray[np.int64]) -> None:
+        """Keep (point, label) pairs [n, 2] that evaluation must ignore (reciprocal pairs of LF datasets)."""
+        np.save(self.folder / f"{split}_filter.npy", pairs, allow_pickle=False)
 
     def note(self, text: str) -> None:
         """Keep a remark on how the data were read (shown by `data show`)."""

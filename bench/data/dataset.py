@@ -62,6 +62,17 @@ class Dataset:
     notes: tuple[str, ...]
 
     @cached_property
+    def test_filter(self) -> csr_matrix | None:
+        """Labels that scoring must ignore for a test point [n_test, n_labels], or None when there is no
+        filter."""
+        path = self.folder / "test_filter.npy"
+        if not path.is_file():
+            return None
+        pairs = np.load(path, allow_pickle=False)
+        ones = np.ones(len(pairs), np.float32)
+        return csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=self.test.Y.shape)
+
+    @cached_property
     def validation(self) -> Split:
         """The points of train that are kept for choosing settings."""
         return self.train.take(self.validation_rows)
