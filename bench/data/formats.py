@@ -45,6 +45,8 @@ class Reading:
     labels_path: Path | None = None  # the other file of a pair
     label_offset: int = 0  # the file's smallest label id
     feature_offset: int = 0
+    threads: int = 2
+    fast: bool | None = None  # None: compiled parser for large files only
 
     def blocks(self) -> Iterator[Block]:
         """Yield the points in order. Raises DataError naming file and line."""
@@ -56,7 +58,7 @@ class Reading:
                 label_offset=self.label_offset,
                 parse=_parse_shifted if self.feature_offset or self.label_offset else None,
             )
-            yield from xmlrepo.read_blocks(self.path, dialect, 1, self.n_points)
+            yield from xmlrepo.read_blocks(self.path, dialect, 1, self.n_points, self.threads, self.fast)
         elif self.format == "matrix":
             yield from self._matrix_pair()
         elif self.format == "npz":
@@ -75,7 +77,7 @@ class Reading:
             label_offset=self.label_offset,
         )
         features, labels = self.n_features, self.n_labels
-        for block in xmlrepo.read_blocks(self.path, dialect):
+        for block in xmlrepo.read_blocks(self.path, dialect, threads=self.threads, fast=self.fast):
             features = max(features, int(block.x_indices.max(initial=-1)) + 1)
             labels = max(labels, int(block.y_indices.max(initial=-1)) + 1)
             yield block
@@ -224,9 +226,10 @@ def read_filter(path: Path, n_points: int, n_labels: int) -> NDArray[np.int64]:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def read_matrices(path: Path) -> tuple[csr_matrix, csr_matrix]:
+def read_matrices(path: Path, threads: int = 2, fast: bool | None = None) -> tuple[csr_matrix, csr_matrix]:
     """A whole file as X [n, n_features] and Y [n, n_labels] in memory, ids rising in each row."""
     reading = open_data(path)
+    reading.threads, reading.fast = threads, fast
     blocks = [block.canonical() for block in reading.blocks()]
     out = []
     for lengths, indices, values, columns in (
