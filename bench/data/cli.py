@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from bench.data.cards import known_datasets, load_card
-from bench.data.dataset import dataset_fingerprint, load_dataset, prepare_dataset
+from bench.data.dataset import dataset_fingerprint, load_dataset
+from bench.data.fetch import fetch_dataset, install
 
 app = typer.Typer(help="Datasets: what there is, what is on disk, getting more.", no_args_is_help=True)
 
@@ -58,7 +61,33 @@ def show(name: str = typer.Argument(help="a dataset's name or the path of a card
 @app.command()
 def fetch(name: str = typer.Argument(help="a dataset's name or the path of a card")) -> None:
     """Get a dataset and build its cache."""
-    folder = prepare_dataset(name, progress=typer.echo)
+    folder = fetch_dataset(name, progress=typer.echo)
+    typer.echo(f"{name}: {dataset_fingerprint(name)} in {folder}")
+
+
+@app.command("import")
+def import_files(
+    name: str = typer.Argument(help="a known dataset, or a name of your own"),
+    train: Path = typer.Option(help="train file, in any format that `docs/data.md` lists"),
+    test: Path = typer.Option(help="test file"),
+    train_labels: Path | None = typer.Option(None, help="label file of a pair, when not found by its name"),
+    test_labels: Path | None = typer.Option(None, help="the same for test"),
+    train_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out, train"),
+    test_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out of scoring"),
+    label_names: Path | None = typer.Option(None, help="text file, name of label i on line i"),
+) -> None:
+    """Take files at hand as a dataset, after checking them."""
+    given = {
+        "train": train,
+        "test": test,
+        "train_labels": train_labels,
+        "test_labels": test_labels,
+        "train_filter": train_filter,
+        "test_filter": test_filter,
+        "label_names": label_names,
+    }
+    files = {key: path for key, path in given.items() if path is not None}
+    folder = install(name, files, typer.echo)
     typer.echo(f"{name}: {dataset_fingerprint(name)} in {folder}")
 
 

@@ -126,6 +126,10 @@ def prepare_dataset(name: str, progress: Progress | None = None, **overrides: An
 def dataset_fingerprint(name: str, **overrides: Any) -> str | None:
     """Fingerprint from the cache's meta file, without touching the arrays; None when the cache is not
     built."""
+    card = load_card(name)
+    on_disk = installed_files(card) or card.parameters.get("train") or overrides.get("train")
+    if card.source == "files" and not on_disk:
+        return None
     card, parameters, _ = _resolve(name, overrides)
     key = _key(card, parameters)
     meta = cache.read_meta(_folder(card, key), key)
@@ -181,7 +185,7 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
     for key in card.parameters:
         if key not in defaults:
             raise unknown_name("parameter", key, defaults, where=f"{card.path}, parameters")
-    parameters = {**defaults, **card.parameters}
+    parameters = {**defaults, **card.parameters, **installed_files(card)}
     validation = card.validation_points
     for key, value in overrides.items():
         if key == "validation_points":
@@ -192,11 +196,32 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
             raise unknown_name(
                 "parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}"
             )
+    if card.source == "files" and not (parameters["train"] and parameters["test"]):
+        raise InputError(
+            f"dataset {card.name} is not on disk; run `machbench data fetch {card.name}`, "
+            f"or with files at hand `machbench data import {card.name} --train F --test F`"
+        )
     if validation is not None and (isinstance(validation, bool) or not isinstance(validation, int)):
         raise InputError(
             f"dataset {card.name}: validation_points: found {validation!r}; expected a whole number"
         )
     return card, parameters, validation
+
+
+def manifest_path(card: Card) -> Path:
+    """Where it is on record which files are the dataset."""
+    return cache_root() / "raw" / card.name / "files.json"
+
+
+def installed_files(card: Card) -> dict[str, str]:
+    """Files of the dataset that `data fetch` or `data import` put on record: {kind of file: path}."""
+    path = manifest_path(card)
+    if card.source != "files" or not path.is_file():
+        return {}
+    try:
+        return {str(key): str(value) for key, value in json.loads(path.read_text())["files"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: not readable ({error}); remove it and fetch or import again") from None
 
 
 def _key(card: Card, parameters: Mapping[str, Any]) -> dict[str, Any]:

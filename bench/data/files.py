@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from bench.data import formats
 from bench.data.cache import SPLITS, CacheWriter
 from bench.data.sources import Progress
 from bench.errors import DataError, InputError
+from bench.paths import cache_root
 
 VERSION = formats.PARSER_VERSION
 DEFAULTS: Mapping[str, Any] = {
@@ -27,12 +30,12 @@ DEFAULTS: Mapping[str, Any] = {
     "n_features": None,  # declared widths, for formats without a header
     "n_labels": None,
 }
-_FILES = ("train", "test", "train_labels", "test_labels", "train_filter", "test_filter", "label_names")
+FILES = ("train", "test", "train_labels", "test_labels", "train_filter", "test_filter", "label_names")
 
 
 def identity(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Content hashes of the files: a changed file is another dataset, a moved one is not."""
-    found: dict[str, Any] = dict.fromkeys(_FILES)
+    found: dict[str, Any] = dict.fromkeys(FILES)
     for split in SPLITS:
         path = _path(parameters, split)
         found[split] = file_sha256(path)
@@ -86,11 +89,32 @@ def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's content. Raises InputError when there is no such file."""
+    """Hex sha256 of a file's content. Raises InputError when there is no such file.
+
+    Kept in the cache folder for as long as size and time stamp stay the same: hashing tens of gigabytes
+    at every load would take longer than loading.
+    """
     if not path.is_file():
         raise InputError(f"data file {path} does not exist")
+    state = path.stat()
+    stamp = f"{state.st_size} {state.st_mtime_ns}"
+    memo = cache_root() / "hashes" / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    try:
+        noted, _, digest = memo.read_text().partition("\n")
+        if noted == stamp and len(digest) == 64:
+            return digest
+    except (OSError, UnicodeDecodeError):
+        pass
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if (
+        time.time_ns() - state.st_mtime_ns > 2_000_000_000
+    ):  # a file just written may change within its time stamp
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        temporary = memo.with_name(f"{memo.name}.{os.getpid()}")
+        temporary.write_text(f"{stamp}\n{digest}")
+        temporary.rename(memo)
+    return digest
 
 
 def _declared(parameters: Mapping[str, Any], reading: formats.Reading) -> None:

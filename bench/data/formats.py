@@ -148,11 +148,11 @@ def open_data(
 
 def detect(path: Path) -> str:
     """Name of the format by content. Raises DataError for content of no known format."""
-    start = head(path)
-    if start[:4] == b"PK\x03\x04" or zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if all(name.endswith(".npy") for name in archive.namelist()):
                 return "npz"
+    start = head(path)
     line = start.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].strip()
     if not line.isascii() or b"\0" in line:
         raise DataError(path, 1, "bytes that are not text", f"one of the formats {', '.join(FORMATS)}")

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 _POWERS = 10.0 ** np.arange(23)
+_LIMIT = 2.0**128 * (1 - 2.0**-25)  # what single precision rounds to infinity
 _SIGNATURE = (
     "UniTuple(int64, 6)(Array(uint8, 1, 'C', readonly=True), int64, int64, "
     "int32[::1], int32[::1], float32[::1], int32[::1], int32[::1], int64[:, ::1])"
@@ -132,7 +133,7 @@ def parse_lines(
             else:
                 value = float(mantissa)
                 value = value * _POWERS[power] if power >= 0 else value / _POWERS[-power]
-                if value > 3.4028234663852886e38:
+                if value >= _LIMIT:
                     return points, features, labels, left, rising, 0
                 x_values[features] = -value if negative else value
             features += 1

@@ -23,7 +23,7 @@ from bench.data.csr import Block
 from bench.data.streams import line_blocks
 from bench.errors import DataError
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_LIMIT = 2.0**128 * (1 - 2.0**-25)  # the smallest double that single precision rounds to infinity
 SMALL_BYTES = 1 << 18  # below this, compiling or loading the fast parser costs more than it saves
 
 
@@ -111,7 +111,7 @@ def number_value(token: str) -> float:
         value = float(token) if token.isascii() and "_" not in token else math.nan
     except ValueError:
         value = math.nan
-    if not abs(value) <= FLOAT32_MAX:
+    if not abs(value) < FLOAT32_LIMIT:
         raise Bad(f"value {token!r}", "a finite number")
     return value
 
@@ -234,7 +234,7 @@ def _parse_fast(text: bytes, dialect: Dialect) -> Outcome:
         return parse_reference(text, dialect)
     for begin, end, place in slow[:left].tolist():
         value = float(prepared[begin:end])
-        if not abs(value) <= FLOAT32_MAX:
+        if not abs(value) < FLOAT32_LIMIT:
             return parse_reference(text, dialect)
         x_values[place] = value
     block = Block(
