@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 from bench.data import cache
 from bench.data.cards import Card, load_card
+from bench.data.passport import passport, statistics
 from bench.data.sources import Progress, source
 from bench.errors import InputError, unknown_name
 from bench.paths import cache_root
@@ -52,6 +53,7 @@ class Dataset:
     test: Split
     validation_rows: NDArray[np.int64]  # rising row numbers within train
     stats: Mapping[str, float]
+    passport: Mapping[str, Any]  # order, duplicates and label groups: see `bench.data.passport`
     fingerprint: str  # first 16 hex digits of the sha256 over X and Y of train and test
     propensity: tuple[float, float]
     task: str
@@ -105,6 +107,7 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
         test=Split(matrices["test_X"], matrices["test_Y"]),
         validation_rows=validation_rows(len(train), validation_points),
         stats=MappingProxyType(meta["stats"]),
+        passport=MappingProxyType(meta["passport"]),
         fingerprint=meta["fingerprint"][:16],
         propensity=card.propensity,
         task=card.task,
@@ -152,30 +155,6 @@ def validation_rows(n_train: int, points: int | None) -> NDArray[np.int64]:
     digests = (hashlib.sha256(b"%d:%d" % (VALIDATION_SEED, row)).digest()[:8] for row in range(n_train))
     order = np.argsort(np.frombuffer(b"".join(digests), dtype=">u8"), kind="stable")
     return np.sort(order[:count])
-
-
-def statistics(matrices: Mapping[str, csr_matrix]) -> dict[str, float]:
-    """Counts and averages that tables and cards name; averages are over train points, as the field
-    reports them."""
-    X, Y, test_X, test_Y = (matrices[key] for key in ("train_X", "train_Y", "test_X", "test_Y"))
-    counts = np.bincount(Y.indices, minlength=Y.shape[1])
-    n_train, n_labels = max(X.shape[0], 1), max(Y.shape[1], 1)
-    return {
-        "n_train": X.shape[0],
-        "n_test": test_X.shape[0],
-        "n_features": X.shape[1],
-        "n_labels": Y.shape[1],
-        "labels_per_point": Y.nnz / n_train,
-        "features_per_point": X.nnz / n_train,
-        "points_per_label": Y.nnz / n_labels,
-        "labels_without_train_point": int((counts == 0).sum()),
-        "share_labels_at_most_5_points": float((counts <= 5).mean()) if Y.shape[1] else 0.0,
-        "most_frequent_label_points": int(counts.max(initial=0)),
-        "train_points_without_label": int((np.diff(Y.indptr) == 0).sum()),
-        "train_points_without_feature": int((np.diff(X.indptr) == 0).sum()),
-        "test_points_without_label": int((np.diff(test_Y.indptr) == 0).sum()),
-        "test_points_without_feature": int((np.diff(test_X.indptr) == 0).sum()),
-    }
 
 
 def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, Any], int | None]:
@@ -246,4 +225,8 @@ def _build(card: Card, parameters: Mapping[str, Any], progress: Progress) -> Pat
         module.build(parameters, out, progress)
         return {"name": card.name}
 
-    return cache.build_once(_folder(card, key), key, write, statistics)
+    return cache.build_once(_folder(card, key), key, write, _describe)
+
+
+def _describe(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
+    return {"stats": statistics(matrices), "passport": passport(matrices)}
