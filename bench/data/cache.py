@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from bench.data.csr import Block
 
-LAYOUT = 1  # raise when the files of a cache folder change meaning
+LAYOUT = 2  # raise when the files of a cache folder change meaning
 SPLITS = ("train", "test")
-Statistics = Callable[[Mapping[str, csr_matrix]], dict[str, Any]]
+Describe = Callable[[Mapping[str, csr_matrix]], dict[str, Any]]
 _PARTS = {"X_indices": "<i4", "X_data": "<f4", "Y_indices": "<i4"}
 
 
@@ -63,12 +64,20 @@ class CacheWriter:
         """Keep the names of the labels, line i for label i."""
         (self.folder / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
+    def points(self, split: str) -> int:
+        """Points written so far."""
+        return sum(len(lengths) for lengths in self._lengths[f"{split}_X"])
+
+    def filter(self, split: str, pairs: NDArray[np.int64]) -> None:
+        """Keep (point, label) pairs [n, 2] that evaluation must ignore (reciprocal pairs of LF datasets)."""
+        np.save(self.folder / f"{split}_filter.npy", pairs, allow_pickle=False)
+
     def note(self, text: str) -> None:
         """Keep a remark on how the data were read (shown by `data show`)."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def finish(self, meta: Mapping[str, Any], statistics: Statistics) -> None:
+    def finish(self, meta: Mapping[str, Any], describe: Describe) -> None:
         """Write index pointers and ``meta.json``, and sync everything to disk."""
         self.close()
         arrays: dict[str, dict[str, Any]] = {}
@@ -98,7 +107,7 @@ class CacheWriter:
             **meta,
         }
         matrices = open_matrices(self.folder, full)
-        full["fingerprint"], full["stats"] = _fingerprint(matrices), statistics(matrices)
+        full |= {"fingerprint": _fingerprint(matrices), **describe(matrices)}
         (self.folder / "meta.json").write_text(json.dumps(full, indent=1, sort_keys=True), encoding="utf-8")
         for path in self.folder.iterdir():
             _sync(path)
@@ -113,7 +122,7 @@ def build_once(
     folder: Path,
     key: Mapping[str, Any],
     write: Callable[[CacheWriter], Mapping[str, Any]],
-    statistics: Statistics,
+    describe: Describe,
 ) -> Path:
     """Return ``folder``, built by ``write`` (which returns what else the meta file should hold) unless a
     sound cache with the same ``key`` is already there.
@@ -133,7 +142,7 @@ def build_once(
             writer = CacheWriter(temporary)
             try:
                 extra = write(writer)
-                writer.finish({"key": dict(key), **extra}, statistics)
+                writer.finish({"key": dict(key), **extra}, describe)
             finally:
                 writer.close()
             if folder.exists():  # torn or foreign: it failed read_meta above

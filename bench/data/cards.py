@@ -36,6 +36,7 @@ class Card:
     recommended: Mapping[str, Any] = field(default_factory=dict)
     traps: tuple[str, ...] = ()
     fetch: tuple[Mapping[str, Any], ...] = ()  # ways to get the files, in order of preference
+    by_hand: bool = False  # the ways of `fetch` need a person's work before the files can be read
     path: str = ""
 
 
@@ -94,6 +95,7 @@ def read_card(path: Path) -> Card:
             raise unknown_name("key", str(key), EXPECTED_KEYS, where=f"{path}, expected")
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise InputError(f"{path}: key 'expected.{key}': found {value!r}; expected a number")
+    _check_ways(path, raw.get("fetch", []))
     return Card(
         **{
             **raw,
@@ -107,6 +109,26 @@ def read_card(path: Path) -> Card:
             "fetch": tuple(MappingProxyType(way) for way in raw.get("fetch", ())),
         }
     )
+
+
+WAY_KEYS = {
+    "kind", "url", "id", "resourcekey", "files", "sha256", "note",
+    "train", "test", "train_labels", "test_labels", "train_filter", "test_filter",
+}  # fmt: skip
+
+
+def _check_ways(path: Path, ways: Any) -> None:
+    if not isinstance(ways, list):
+        raise InputError(f"{path}: key 'fetch': found {ways!r}; expected a list of ways")
+    for number, way in enumerate(ways):
+        where = f"{path}, fetch[{number}]"
+        if not isinstance(way, dict) or way.get("kind") not in ("http", "gdrive"):
+            raise InputError(f"{where}: found {way!r}; expected keys and values with kind: http or gdrive")
+        for key in way:
+            if key not in WAY_KEYS:
+                raise unknown_name("key", str(key), WAY_KEYS, where=where)
+        if not ({"id"} if way["kind"] == "gdrive" else {"url", "files"}) & set(way):
+            raise InputError(f"{where}: found no address; expected id (gdrive), url or files (http)")
 
 
 def _propensity(path: Path, value: Any) -> tuple[float, float]:

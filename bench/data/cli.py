@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from bench.data.cards import known_datasets, load_card
-from bench.data.dataset import dataset_fingerprint, load_dataset, prepare_dataset
+from bench.data.dataset import dataset_fingerprint, load_dataset
+from bench.data.fetch import fetch_dataset, install
+from bench.data.passport import GROUPS
 
 app = typer.Typer(help="Datasets: what there is, what is on disk, getting more.", no_args_is_help=True)
 
@@ -17,7 +23,9 @@ def list_datasets() -> None:
     """Every known dataset, its size and whether it is on disk."""
     table = Table(box=None, pad_edge=False)
     for column in ("dataset", "task", "train", "test", "features", "labels", "on disk"):
-        table.add_column(column, justify="left" if column in ("dataset", "task", "on disk") else "right")
+        table.add_column(
+            column, no_wrap=True, justify="left" if column in ("dataset", "task", "on disk") else "right"
+        )
     for name in known_datasets():
         card = load_card(name)
         counts = [f"{int(card.expected[key]):,}" if key in card.expected else "" for key in _COUNTS]
@@ -29,7 +37,7 @@ def list_datasets() -> None:
 def show(name: str = typer.Argument(help="a dataset's name or the path of a card")) -> None:
     """A dataset's card and, when its cache is built, what is really in it."""
     card = load_card(name)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{card.name}[/bold]  {card.title}", markup=True)
     for key, value in (
         ("task", card.task),
@@ -51,6 +59,7 @@ def show(name: str = typer.Argument(help="a dataset's name or the path of a card
         expected = f"  (card: {card.expected[key]:,})" if key in card.expected else ""
         shown = f"{number:,.4g}" if number % 1 else f"{int(number):,}"
         console.print(f"  {key}: {shown}{expected}", markup=False)
+    _show_passport(console, data.passport)
     for note in data.notes:
         console.print(f"  note: {note}", markup=False)
 
@@ -58,8 +67,54 @@ def show(name: str = typer.Argument(help="a dataset's name or the path of a card
 @app.command()
 def fetch(name: str = typer.Argument(help="a dataset's name or the path of a card")) -> None:
     """Get a dataset and build its cache."""
-    folder = prepare_dataset(name, progress=typer.echo)
+    folder = fetch_dataset(name, progress=typer.echo)
+    typer.echo(f"{name}: {dataset_fingerprint(name)} in {folder}")
+
+
+@app.command("import")
+def import_files(
+    name: str = typer.Argument(help="a known dataset, or a name of your own"),
+    train: Path = typer.Option(help="train file, in any format that `docs/data.md` lists"),
+    test: Path = typer.Option(help="test file"),
+    train_labels: Path | None = typer.Option(None, help="label file of a pair, when not found by its name"),
+    test_labels: Path | None = typer.Option(None, help="the same for test"),
+    train_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out, train"),
+    test_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out of scoring"),
+    label_names: Path | None = typer.Option(None, help="text file, name of label i on line i"),
+) -> None:
+    """Take files at hand as a dataset, after checking them."""
+    given = {
+        "train": train,
+        "test": test,
+        "train_labels": train_labels,
+        "test_labels": test_labels,
+        "train_filter": train_filter,
+        "test_filter": test_filter,
+        "label_names": label_names,
+    }
+    files = {key: path for key, path in given.items() if path is not None}
+    folder = install(name, files, typer.echo)
     typer.echo(f"{name}: {dataset_fingerprint(name)} in {folder}")
 
 
 _COUNTS = ("n_train", "n_test", "n_features", "n_labels")
+
+
+def _show_passport(console: Console, passport: Mapping[str, Any]) -> None:
+    console.print("  labels by train points (unseen 0, tail 1 to 5, torso 6 to 100, head more):")
+    for group, _ in GROUPS:
+        found = passport["groups"][group]
+        share = found["share_of_test_pairs"]
+        console.print(
+            f"    {group}: {found['labels']:,} labels, {share:.1%} of the test (point, label) pairs"
+        )
+    for split, found in passport["order"].items():
+        if found["rising"] is not None:
+            looks = (
+                "looks SORTED: shuffle, never score a prefix" if found["looks_sorted"] else "looks shuffled"
+            )
+            near, far = found["neighbours_alike"], found["far_points_alike"]
+            alike = f"{near:.1%} of neighbours share a label, {far:.1%} of points far apart"
+            console.print(f"  order of {split}: {looks} ({alike})", markup=False)
+    for key, count in passport["duplicates"].items():
+        console.print(f"  {key}: {count:,}", markup=False)

@@ -22,16 +22,31 @@ class Block:
     x_values: Float
     y_lengths: Int
     y_indices: Int
+    rising: bool = False  # True when it is known that ids rise strictly within each point
+
+    def first(self, points: int) -> Block:
+        """The first points of the block (views)."""
+        x, y = int(self.x_lengths[:points].sum()), int(self.y_lengths[:points].sum())
+        return Block(
+            self.x_lengths[:points],
+            self.x_indices[:x],
+            self.x_values[:x],
+            self.y_lengths[:points],
+            self.y_indices[:y],
+            self.rising,
+        )
 
     def canonical(self) -> Block:
         """Ids rising within each point: duplicate features add up (in float64), duplicate labels collapse.
 
         Works on copies: the caller's arrays are never reordered or compacted in place.
         """
+        if self.rising:
+            return self
         x_lengths, x_indices, x_values = _sorted_rows(self.x_lengths, self.x_indices, self.x_values)
         y_lengths, y_indices, _ = _sorted_rows(self.y_lengths, self.y_indices, None)
         assert x_values is not None
-        return Block(x_lengths, x_indices, x_values, y_lengths, y_indices)
+        return Block(x_lengths, x_indices, x_values, y_lengths, y_indices, rising=True)
 
 
 def _sorted_rows(lengths: Int, indices: Int, values: Float | None) -> tuple[Int, Int, Float | None]:

@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 from bench.data import cache
 from bench.data.cards import Card, load_card
+from bench.data.passport import passport, statistics
 from bench.data.sources import Progress, source
 from bench.errors import InputError, unknown_name
 from bench.paths import cache_root
@@ -52,6 +53,7 @@ class Dataset:
     test: Split
     validation_rows: NDArray[np.int64]  # rising row numbers within train
     stats: Mapping[str, float]
+    passport: Mapping[str, Any]  # order, duplicates and label groups: see `bench.data.passport`
     fingerprint: str  # first 16 hex digits of the sha256 over X and Y of train and test
     propensity: tuple[float, float]
     task: str
@@ -60,6 +62,17 @@ class Dataset:
     label_names: Path | None
     folder: Path
     notes: tuple[str, ...]
+
+    @cached_property
+    def test_filter(self) -> csr_matrix | None:
+        """Labels that scoring must ignore for a test point [n_test, n_labels], or None when there is no
+        filter."""
+        path = self.folder / "test_filter.npy"
+        if not path.is_file():
+            return None
+        pairs = np.load(path, allow_pickle=False)
+        ones = np.ones(len(pairs), np.float32)
+        return csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=self.test.Y.shape)
 
     @cached_property
     def validation(self) -> Split:
@@ -94,6 +107,7 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
         test=Split(matrices["test_X"], matrices["test_Y"]),
         validation_rows=validation_rows(len(train), validation_points),
         stats=MappingProxyType(meta["stats"]),
+        passport=MappingProxyType(meta["passport"]),
         fingerprint=meta["fingerprint"][:16],
         propensity=card.propensity,
         task=card.task,
@@ -115,6 +129,10 @@ def prepare_dataset(name: str, progress: Progress | None = None, **overrides: An
 def dataset_fingerprint(name: str, **overrides: Any) -> str | None:
     """Fingerprint from the cache's meta file, without touching the arrays; None when the cache is not
     built."""
+    card = load_card(name)
+    on_disk = installed_files(card) or card.parameters.get("train") or overrides.get("train")
+    if card.source == "files" and not on_disk:
+        return None
     card, parameters, _ = _resolve(name, overrides)
     key = _key(card, parameters)
     meta = cache.read_meta(_folder(card, key), key)
@@ -137,30 +155,6 @@ def validation_rows(n_train: int, points: int | None) -> NDArray[np.int64]:
     return np.sort(order[:count])
 
 
-def statistics(matrices: Mapping[str, csr_matrix]) -> dict[str, float]:
-    """Counts and averages that tables and cards name; averages are over train points, as the field
-    reports them."""
-    X, Y, test_X, test_Y = (matrices[key] for key in ("train_X", "train_Y", "test_X", "test_Y"))
-    counts = np.bincount(Y.indices, minlength=Y.shape[1])
-    n_train, n_labels = max(X.shape[0], 1), max(Y.shape[1], 1)
-    return {
-        "n_train": X.shape[0],
-        "n_test": test_X.shape[0],
-        "n_features": X.shape[1],
-        "n_labels": Y.shape[1],
-        "labels_per_point": Y.nnz / n_train,
-        "features_per_point": X.nnz / n_train,
-        "points_per_label": Y.nnz / n_labels,
-        "labels_without_train_point": int((counts == 0).sum()),
-        "share_labels_at_most_5_points": float((counts <= 5).mean()) if Y.shape[1] else 0.0,
-        "most_frequent_label_points": int(counts.max(initial=0)),
-        "train_points_without_label": int((np.diff(Y.indptr) == 0).sum()),
-        "train_points_without_feature": int((np.diff(X.indptr) == 0).sum()),
-        "test_points_without_label": int((np.diff(test_Y.indptr) == 0).sum()),
-        "test_points_without_feature": int((np.diff(test_X.indptr) == 0).sum()),
-    }
-
-
 def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, Any], int | None]:
     """Card, parameters of its source (defaults, card, overrides) and validation size."""
     card = load_card(name)
@@ -168,7 +162,7 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
     for key in card.parameters:
         if key not in defaults:
             raise unknown_name("parameter", key, defaults, where=f"{card.path}, parameters")
-    parameters = {**defaults, **card.parameters}
+    parameters = {**defaults, **card.parameters, **installed_files(card)}
     validation = card.validation_points
     for key, value in overrides.items():
         if key == "validation_points":
@@ -176,10 +170,33 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
         elif key in defaults:
             parameters[key] = value
         else:
-            raise unknown_name("parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}")
+            raise unknown_name(
+                "parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}"
+            )
+    if card.source == "files" and not (parameters["train"] and parameters["test"]):
+        raise InputError(
+            f"dataset {card.name} is not on disk; run `machbench data fetch {card.name}`, "
+            f"or with files at hand `machbench data import {card.name} --train F --test F`"
+        )
     if validation is not None and (isinstance(validation, bool) or not isinstance(validation, int)):
         raise InputError(f"dataset {card.name}: validation_points: found {validation!r}; expected a whole number")
     return card, parameters, validation
+
+
+def manifest_path(card: Card) -> Path:
+    """Where it is on record which files are the dataset."""
+    return cache_root() / "raw" / card.name / "files.json"
+
+
+def installed_files(card: Card) -> dict[str, str]:
+    """Files of the dataset that `data fetch` or `data import` put on record: {kind of file: path}."""
+    path = manifest_path(card)
+    if card.source != "files" or not path.is_file():
+        return {}
+    try:
+        return {str(key): str(value) for key, value in json.loads(path.read_text())["files"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: not readable ({error}); remove it and fetch or import again") from None
 
 
 def _key(card: Card, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,4 +221,8 @@ def _build(card: Card, parameters: Mapping[str, Any], progress: Progress) -> Pat
         module.build(parameters, out, progress)
         return {"name": card.name}
 
-    return cache.build_once(_folder(card, key), key, write, statistics)
+    return cache.build_once(_folder(card, key), key, write, _describe)
+
+
+def _describe(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
+    return {"stats": statistics(matrices), "passport": passport(matrices)}

@@ -27,6 +27,9 @@ class Source(Protocol):
 
 SOURCES = {
     "icd10cm": "bench.data.icd10cm",
+    "moby": "bench.data.moby",
+    "wordnet": "bench.data.wordnet",
+    "gene-pubmed": "bench.data.gene_pubmed",
     "synthetic": "bench.data.synthetic",
     "files": "bench.data.files",
 }

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.data.cache import CacheWriter
 from bench.data.csr import Block
 
+POINTS_AT_ONCE = 10_000
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -67,3 +69,19 @@ class TfIdf:
             np.array([len(row) for row in labels], dtype=np.int64),
             np.array([label for row in labels for label in row], dtype=np.int32),
         )
+
+
+def write_tf_idf(points: Sequence[tuple[bool, Sequence[str], Sequence[str]]], out: CacheWriter) -> None:
+    """Write points given as (in test, feature names with repeats, label names), labels in alphabetical
+    order."""
+    names = sorted({label for _, _, labels in points for label in labels})
+    number = {name: label for label, name in enumerate(names)}
+    weights = TfIdf([tokens for test, tokens, _ in points if not test])
+    out.shape(len(weights.column), len(names))
+    for split, wanted in (("train", False), ("test", True)):
+        chosen = [(tokens, labels) for test, tokens, labels in points if test == wanted]
+        for start in range(0, len(chosen), POINTS_AT_ONCE):
+            part = chosen[start : start + POINTS_AT_ONCE]
+            ids = [sorted({number[label] for label in labels}) for _, labels in part]
+            out.append(split, weights.block([tokens for tokens, _ in part], ids))
+    out.label_names(names)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.data import dataset_fingerprint, known_datasets, load_card, load_dataset, prepare_dataset
-from bench.data.formats import read_blocks, read_header
+from bench.data.formats import open_data
 from bench.errors import DataError, InputError
 
 Write = Callable[[str, str], Path]
@@ -179,9 +179,12 @@ def test_icd10cm_equals_the_kept_build(shared: Path) -> None:
         assert round(data.stats[key], 1) == value
     for split, name in ((data.train, "train"), (data.test, "test")):
         path = shared / "icd10cm-terms" / f"{name}.txt.gz"
-        assert read_header(path) == (len(split), split.X.shape[1], split.Y.shape[1])
+        reading = open_data(path)
+        assert reading.format == "xmlrepo"
+        assert (reading.n_points, reading.n_features) == split.X.shape
+        assert (reading.n_points, reading.n_labels) == split.Y.shape
         start = 0
-        for block in read_blocks(path):
+        for block in reading.blocks():
             rows = slice(start, start + len(block.x_lengths))
             X, Y = split.X[rows], split.Y[rows]
             np.testing.assert_array_equal(np.diff(Y.indptr), block.y_lengths)

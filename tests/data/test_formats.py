@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.data.csr import Block
-from bench.data.formats import read_blocks, read_header
+from bench.data.formats import open_data, read_header
 from bench.errors import DataError, InputError
 
 Write = Callable[[str, str], Path]
@@ -16,8 +16,9 @@ GOOD = "4 3 5\n0,4 0:0.5 2:1e-3\n 1:2\n3\n\n"
 
 
 def _read(path: Path) -> Block:
-    blocks = [block.canonical() for block in read_blocks(path)]
-    return Block(*(np.concatenate([getattr(b, f) for b in blocks]) for f in Block.__dataclass_fields__))
+    blocks = [block.canonical() for block in open_data(path, format="xmlrepo").blocks()]
+    fields = ("x_lengths", "x_indices", "x_values", "y_lengths", "y_indices")
+    return Block(*(np.concatenate([getattr(block, field) for block in blocks]) for field in fields))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])

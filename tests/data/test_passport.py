@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix, vstack
+
+from bench.data import load_dataset
+from bench.data.passport import passport, row_hashes
+
+
+def _matrices(train_Y: csr_matrix, test_Y: csr_matrix) -> dict[str, csr_matrix]:
+    generator = np.random.default_rng(0)
+    train_X = csr_matrix(generator.random((train_Y.shape[0], 5)).astype(np.float32))
+    test_X = csr_matrix(generator.random((test_Y.shape[0], 5)).astype(np.float32))
+    return {"train_X": train_X, "train_Y": train_Y, "test_X": test_X, "test_Y": test_Y}
+
+
+def _labels(ids: np.ndarray, n_labels: int) -> csr_matrix:
+    return csr_matrix(
+        (np.ones(len(ids), np.float32), ids, np.arange(len(ids) + 1)), shape=(len(ids), n_labels)
+    )
+
+
+def test_groups_and_order() -> None:
+    ids = np.repeat([0, 1, 2, 3], [101, 100, 5, 6])
+    found = passport(_matrices(_labels(ids, 6), _labels(np.array([0, 0, 2, 5]), 6)))
+    labels = {group: entry["labels"] for group, entry in found["groups"].items()}
+    assert labels == {"unseen": 2, "tail": 1, "torso": 2, "head": 1}
+    assert found["groups"]["head"]["share_of_test_pairs"] == 0.5
+    assert found["groups"]["unseen"]["share_of_test_pairs"] == 0.25
+    assert found["order"]["train"]["looks_sorted"]
+    assert found["order"]["test"]["looks_sorted"] is False  # too small to tell
+    shuffled = np.random.default_rng(1).permutation(ids)
+    assert not passport(_matrices(_labels(shuffled, 6), _labels(ids, 6)))["order"]["train"]["looks_sorted"]
+
+
+def test_duplicates() -> None:
+    matrices = _matrices(_labels(np.arange(30) % 7, 7), _labels(np.arange(10) % 7, 7))
+    matrices["test_X"] = vstack([matrices["train_X"][[3, 4]], matrices["test_X"][2:]]).tocsr()
+    matrices["test_Y"] = vstack([matrices["train_Y"][[3, 9]], matrices["test_Y"][2:]]).tocsr()
+    matrices["train_X"] = vstack([matrices["train_X"][:29], matrices["train_X"][[1]]]).tocsr()
+    matrices["train_Y"] = vstack([matrices["train_Y"][:29], matrices["train_Y"][[1]]]).tocsr()
+    assert passport(matrices)["duplicates"] == {
+        "test_points_with_features_of_a_train_point": 2,
+        "test_points_equal_to_a_train_point": 1,
+        "train_points_equal_to_an_earlier_one": 1,
+    }
+
+
+def test_row_hashes_do_not_depend_on_the_chunk() -> None:
+    X = load_dataset("tiny").train.X
+    np.testing.assert_array_equal(row_hashes(X), row_hashes(X, 7))
+    assert len(np.unique(row_hashes(X))) == pytest.approx(X.shape[0], abs=5)
