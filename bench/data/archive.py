@@ -38,18 +38,14 @@ def extract(path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> Path:
         for name, source in _members(path):
             parts = PurePosixPath(name.replace("\\", "/")).parts
             if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
-                raise DataError(
-                    path, None, f"a member {name!r} that leaves the folder", "relative paths inside it"
-                )
+                raise DataError(path, None, f"a member {name!r} that leaves the folder", "relative paths inside it")
             target = temporary.joinpath(*parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
                 while chunk := source.read(CHUNK):
                     written += len(chunk)
                     if written > max_bytes:
-                        raise DataError(
-                            path, None, "contents above the size limit", f"at most {max_bytes:,} bytes"
-                        )
+                        raise DataError(path, None, "contents above the size limit", f"at most {max_bytes:,} bytes")
                     file.write(chunk)
         if folder.exists():
             shutil.rmtree(folder)

@@ -23,9 +23,7 @@ def list_datasets() -> None:
     """Every known dataset, its size and whether it is on disk."""
     table = Table(box=None, pad_edge=False)
     for column in ("dataset", "task", "train", "test", "features", "labels", "on disk"):
-        table.add_column(
-            column, no_wrap=True, justify="left" if column in ("dataset", "task", "on disk") else "right"
-        )
+        table.add_column(column, no_wrap=True, justify="left" if column in ("dataset", "task", "on disk") else "right")
     for name in known_datasets():
         card = load_card(name)
         counts = [f"{int(card.expected[key]):,}" if key in card.expected else "" for key in _COUNTS]
@@ -105,14 +103,10 @@ def _show_passport(console: Console, passport: Mapping[str, Any]) -> None:
     for group, _ in GROUPS:
         found = passport["groups"][group]
         share = found["share_of_test_pairs"]
-        console.print(
-            f"    {group}: {found['labels']:,} labels, {share:.1%} of the test (point, label) pairs"
-        )
+        console.print(f"    {group}: {found['labels']:,} labels, {share:.1%} of the test (point, label) pairs")
     for split, found in passport["order"].items():
         if found["rising"] is not None:
-            looks = (
-                "looks SORTED: shuffle, never score a prefix" if found["looks_sorted"] else "looks shuffled"
-            )
+            looks = "looks SORTED: shuffle, never score a prefix" if found["looks_sorted"] else "looks shuffled"
             near, far = found["neighbours_alike"], found["far_points_alike"]
             alike = f"{near:.1%} of neighbours share a label, {far:.1%} of points far apart"
             console.print(f"  order of {split}: {looks} ({alike})", markup=False)

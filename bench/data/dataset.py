@@ -170,9 +170,7 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
         elif key in defaults:
             parameters[key] = value
         else:
-            raise unknown_name(
-                "parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}"
-            )
+            raise unknown_name("parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}")
     if card.source == "files" and not (parameters["train"] and parameters["test"]):
         raise InputError(
             f"dataset {card.name} is not on disk; run `machbench data fetch {card.name}`, "

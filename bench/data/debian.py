@@ -47,9 +47,7 @@ def package_files(package: str, inner: list[str], deb: str | None, progress: Pro
 
 
 def _download(package: str, folder: Path, progress: Progress) -> Path:
-    remedy = (
-        f"get the package's .deb from packages.debian.org/{package} and give its path as the parameter `deb`"
-    )
+    remedy = f"get the package's .deb from packages.debian.org/{package} and give its path as the parameter `deb`"
     if shutil.which("apt-get") is None:
         raise InputError(f"no apt-get on this system; {remedy}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -53,9 +53,7 @@ def download(
             now = part.stat().st_size if part.exists() else 0
             fruitless = 0 if now > before else fruitless + 1
             if fruitless >= retries:
-                raise DownloadError(
-                    f"{url}: gave up after {retries} tries without progress: {error}"
-                ) from None
+                raise DownloadError(f"{url}: gave up after {retries} tries without progress: {error}") from None
             progress(f"{target.name}: {error}; trying again")
             time.sleep(wait_s * 2 ** max(fruitless - 1, 0))
     _refuse_html(url, part)
@@ -140,9 +138,7 @@ def _refuse_html(url: str, part: Path) -> None:
         start = file.read(1024).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
         _forget(part)
-        raise DownloadError(
-            f"{url}: found an HTML page (a login, quota or error page?), expected the data file"
-        )
+        raise DownloadError(f"{url}: found an HTML page (a login, quota or error page?), expected the data file")
     if not start:
         _forget(part)
         raise DownloadError(f"{url}: found an empty file")

@@ -66,9 +66,7 @@ def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -
             out.append(split, block)
         widths[split] = (reading.n_features, reading.n_labels)
         out.shape(*widths[split])
-        out.note(
-            f"{split}: {reading.format}" + ("" if reading.n_points else ", no header: widths from the ids")
-        )
+        out.note(f"{split}: {reading.format}" + ("" if reading.n_points else ", no header: widths from the ids"))
         _declared(parameters, reading)
     if widths["train"] != widths["test"]:
         out.note(
@@ -82,9 +80,7 @@ def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -
     if parameters["label_names"]:
         names = Path(parameters["label_names"]).read_text(encoding="utf-8").splitlines()
         if len(names) != out.n_labels:
-            raise DataError(
-                parameters["label_names"], None, f"{len(names)} lines", f"{out.n_labels} label names"
-            )
+            raise DataError(parameters["label_names"], None, f"{len(names)} lines", f"{out.n_labels} label names")
         out.label_names(names)
 
 
@@ -107,9 +103,7 @@ def file_sha256(path: Path) -> str:
         pass
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if (
-        time.time_ns() - state.st_mtime_ns > 2_000_000_000
-    ):  # a file just written may change within its time stamp
+    if time.time_ns() - state.st_mtime_ns > 2_000_000_000:  # a file just written may change within its time stamp
         memo.parent.mkdir(parents=True, exist_ok=True)
         temporary = memo.with_name(f"{memo.name}.{os.getpid()}")
         temporary.write_text(f"{stamp}\n{digest}")
@@ -120,9 +114,7 @@ def file_sha256(path: Path) -> str:
 def _declared(parameters: Mapping[str, Any], reading: formats.Reading) -> None:
     for key, found in (("n_features", reading.n_features), ("n_labels", reading.n_labels)):
         if (declared := parameters[key]) is not None and found > declared:
-            raise DataError(
-                reading.path, None, f"{found} {key[2:]}", f"at most {declared}, as the card declares"
-            )
+            raise DataError(reading.path, None, f"{found} {key[2:]}", f"at most {declared}, as the card declares")
 
 
 def _path(parameters: Mapping[str, Any], split: str) -> Path:

@@ -132,9 +132,7 @@ def open_data(
     other = labels_path or labels_beside(path)
     if other is None or not other.is_file():
         what = "two counts, as in the matrix files `trn_X_Xf.txt`" if found == "matrix" else "a .npz matrix"
-        name = (
-            f"the labels in {other or 'a second file'} beside it (or name them with the labels file option)"
-        )
+        name = f"the labels in {other or 'a second file'} beside it (or name them with the labels file option)"
         raise DataError(path, 1 if found == "matrix" else None, what, name)
     if found == "matrix":
         (rows, columns), (label_rows, n_labels) = read_matrix_header(path), read_matrix_header(other)
@@ -158,9 +156,7 @@ def detect(path: Path) -> str:
         raise DataError(path, 1, "bytes that are not text", f"one of the formats {', '.join(FORMATS)}")
     fields = line.decode("ascii").split()
     if line[:1] == b"<":
-        raise DataError(
-            path, 1, "an HTML or XML page", "data; was a download page saved instead of the file?"
-        )
+        raise DataError(path, 1, "an HTML or XML page", "data; was a download page saved instead of the file?")
     if fields and all(field.isdigit() for field in fields) and len(fields) in (2, 3):
         return "xmlrepo" if len(fields) == 3 else "matrix"
     if "|" in fields or (len(fields) > 1 and fields[1].startswith("|")):
@@ -240,11 +236,7 @@ def read_matrices(path: Path, threads: int = 2, fast: bool | None = None) -> tup
         ids = np.concatenate([getattr(block, indices) for block in blocks] or [np.zeros(0, np.int32)])
         indptr = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=indptr[1:])
-        data = (
-            np.concatenate([b.x_values for b in blocks])
-            if values and blocks
-            else np.ones(len(ids), np.float32)
-        )
+        data = np.concatenate([b.x_values for b in blocks]) if values and blocks else np.ones(len(ids), np.float32)
         out.append(csr_matrix((data, ids, indptr), shape=(len(counts), columns)))
     return out[0], out[1]
 
@@ -297,9 +289,7 @@ def _parse_vw(line: str, dialect: Dialect) -> tuple[list[int], list[int], list[f
     if len(namespaces) != 1 or len(tokens) > 1:
         raise Bad(repr(line[:40]), "`label | feature:value ...` with one namespace")
     labels = (
-        [whole(t, dialect.n_labels + dialect.label_offset, "label") for t in tokens[0].split(",")]
-        if tokens
-        else []
+        [whole(t, dialect.n_labels + dialect.label_offset, "label") for t in tokens[0].split(",")] if tokens else []
     )
     features, values = [], []
     fields = namespaces[0].split()

@@ -66,9 +66,7 @@ def _points(path: Path) -> list[tuple[bool, list[str], list[str]]]:
                 if value:
                     features[gene].append(f"{prefix}:{value}")
         points = []
-        for gene, symbol, name in database.execute(
-            "SELECT _id, symbol, gene_name FROM gene_info ORDER BY _id"
-        ):
+        for gene, symbol, name in database.execute("SELECT _id, symbol, gene_name FROM gene_info ORDER BY _id"):
             if gene in articles:
                 tokens = features[gene] + [f"name:{word}" for word in words(name or "")]
                 points.append((in_test(symbol), tokens, articles[gene]))

@@ -48,36 +48,26 @@ def _from_npz(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels]
         with np.load(path, allow_pickle=False) as archive:
             parts = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            path, None, f"not readable ({error})", "arrays in .npz, without pickled objects"
-        ) from None
+        raise DataError(path, None, f"not readable ({error})", "arrays in .npz, without pickled objects") from None
     if {"indptr", "indices", "data", "shape"} <= set(parts):
         return _from_csr(path, parts, n_points, n_labels)
     if "labels" in parts:
         labels = parts["labels"]
         scores = parts.get("scores", -np.arange(labels.shape[-1] if labels.ndim else 0, dtype=np.float64))
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
-            raise DataError(
-                path, None, f"labels of shape {labels.shape} {labels.dtype}", "whole numbers [N, k]"
-            )
+            raise DataError(path, None, f"labels of shape {labels.shape} {labels.dtype}", "whole numbers [N, k]")
         try:
             scores = np.array(np.broadcast_to(scores, labels.shape), dtype=np.float64)
         except ValueError:
-            raise DataError(
-                path, None, f"scores of shape {scores.shape}", f"{labels.shape}, as labels"
-            ) from None
+            raise DataError(path, None, f"scores of shape {scores.shape}", f"{labels.shape}, as labels") from None
         return _ranked(path, labels.astype(np.int64), scores, n_points, n_labels)
-    raise DataError(
-        path, None, f"arrays {', '.join(sorted(parts))}", "a scipy CSR matrix, or labels and scores"
-    )
+    raise DataError(path, None, f"arrays {', '.join(sorted(parts))}", "a scipy CSR matrix, or labels and scores")
 
 
 def _from_csr(path: Path, parts: dict[str, Any], n_points: int, n_labels: int) -> tuple[Scores, Labels]:
     kind = parts.get("format", np.array("csr")).item()
     if kind not in (b"csr", "csr"):
-        raise DataError(
-            path, None, f"a sparse matrix in format {kind!r}", "csr, which keeps the order of a row"
-        )
+        raise DataError(path, None, f"a sparse matrix in format {kind!r}", "csr, which keeps the order of a row")
     indptr, indices, data = (np.asarray(parts[name]) for name in ("indptr", "indices", "data"))
     shape = tuple(np.asarray(parts["shape"]).tolist())
     if shape != (n_points, n_labels):
@@ -136,9 +126,7 @@ def _pair(token: str, n_labels: int) -> tuple[int, float]:
     return whole(label, n_labels, "label"), value
 
 
-def _ranked(
-    path: Path, labels: Labels, scores: Scores, n_points: int, n_labels: int
-) -> tuple[Scores, Labels]:
+def _ranked(path: Path, labels: Labels, scores: Scores, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
     """Check, and sort rows by falling score and rising label; rows already falling keep their order."""
     if len(labels) != n_points:
         raise DataError(path, None, f"{len(labels)} points", f"{n_points} points")
@@ -155,9 +143,7 @@ def _ranked(
     scores = np.where(real, scores, -np.inf)
     if labels.shape[1] > 1:
         order = np.lexsort((labels, -scores), axis=1)
-        order = np.take_along_axis(
-            order, np.argsort(~np.take_along_axis(real, order, 1), axis=1, kind="stable"), 1
-        )
+        order = np.take_along_axis(order, np.argsort(~np.take_along_axis(real, order, 1), axis=1, kind="stable"), 1)
         flat = (scores[:, 1:] == scores[:, :-1]) | ~real[:, 1:]
         constant = flat.all(axis=1) & (real.sum(axis=1) > 1)  # no score to sort by: the row is in rank order
         order[constant] = np.arange(labels.shape[1])
@@ -166,7 +152,5 @@ def _ranked(
         twice = (by_label[:, 1:] == by_label[:, :-1]) & (by_label[:, 1:] >= 0)
         if twice.any():
             point, place = np.argwhere(twice)[0].tolist()
-            raise DataError(
-                path, None, f"label {by_label[point, place]} twice at point {point}", "distinct labels"
-            )
+            raise DataError(path, None, f"label {by_label[point, place]} twice at point {point}", "distinct labels")
     return scores, labels

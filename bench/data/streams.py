@@ -38,9 +38,7 @@ def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
                     raise DataError(path, None, f"a line above {MAX_LINE_BYTES} bytes", "lines of text")
     except Broken as error:
         # counted only now, in a second pass, so that sound files do not pay for it
-        raise DataError(
-            path, _lines_until_break(path) + 1, str(error), "a complete compressed file"
-        ) from None
+        raise DataError(path, _lines_until_break(path) + 1, str(error), "a complete compressed file") from None
     if carry:
         yield carry + b"\n"
 
@@ -138,9 +136,7 @@ def _zip(path: Path, size: int) -> Iterator[bytes]:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
             if len(names) != 1:
-                raise DataError(
-                    path, None, f"a zip archive of {len(names)} files", "one file; unpack it first"
-                )
+                raise DataError(path, None, f"a zip archive of {len(names)} files", "one file; unpack it first")
             with archive.open(names[0]) as file:
                 while chunk := file.read(size):
                     yield chunk

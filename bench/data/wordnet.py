@@ -19,9 +19,7 @@ from bench.data.text import in_test, words, write_tf_idf
 from bench.errors import DataError
 
 VERSION = 1
-DEFAULTS: Mapping[str, Any] = {
-    "deb": None
-}  # path of the Debian package, when neither installed nor downloadable
+DEFAULTS: Mapping[str, Any] = {"deb": None}  # path of the Debian package, when neither installed nor downloadable
 PACKAGE = "wordnet-base"
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 
@@ -55,9 +53,7 @@ def _synsets(path: Path, part: str) -> Iterator[tuple[str, list[str], list[str]]
             n_lemmas = int(fields[3], 16)
             lemmas = fields[4 : 4 + 2 * n_lemmas : 2]
             start = 5 + 2 * n_lemmas
-            links = [
-                fields[at + 2] + fields[at + 1] for at in range(start, start + 4 * int(fields[start - 1]), 4)
-            ]
+            links = [fields[at + 2] + fields[at + 1] for at in range(start, start + 4 * int(fields[start - 1]), 4)]
         except (IndexError, ValueError):
             raise DataError(path, number, repr(line[:60]), "a synset as wndb(5WN) describes it") from None
         features = [f"g:{word}" for word in words(gloss)] + [f"p:{part}"]

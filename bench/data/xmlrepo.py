@@ -42,9 +42,7 @@ class Dialect:
     n_features: int
     n_labels: int
     prepare: Callable[[bytes], bytes | None] | None = None  # rewrites a block for the fast parser, if it can
-    parse: Callable[[str, Dialect], tuple[list[int], list[int], list[float]]] | None = (
-        None  # reference for a line
-    )
+    parse: Callable[[str, Dialect], tuple[list[int], list[int], list[float]]] | None = None  # reference for a line
     feature_offset: int = 0
     label_offset: int = 0
 

@@ -48,9 +48,7 @@ numbers = st.one_of(
     st.floats(width=32, allow_nan=False, allow_infinity=False).map(repr),
     st.floats(-1e30, 1e30).map(repr),
     st.decimals(-1000, 1000, allow_nan=False, places=4).map(str),
-    st.sampled_from(
-        ["1", "0", "-0", "1.", ".5", "1e5", "1E-7", "+3", "00.10", "1e-400", "9007199254740993", "0.1e+2"]
-    ),
+    st.sampled_from(["1", "0", "-0", "1.", ".5", "1e5", "1E-7", "+3", "00.10", "1e-400", "9007199254740993", "0.1e+2"]),
 )
 features = st.lists(st.tuples(st.integers(0, 199), numbers), max_size=6)
 lines = st.tuples(labels, features).map(
@@ -139,9 +137,7 @@ def test_equals_sklearn_on_every_file_at_hand(shared: Path, tmp_path: Path) -> N
             np.testing.assert_array_equal(ours.indptr, theirs.indptr)
             np.testing.assert_array_equal(ours.indices, theirs.indices)
             np.testing.assert_array_equal(ours.data, theirs.data)
-            assert [
-                tuple(row) for row in np.split(our_labels.indices, our_labels.indptr[1:-1])
-            ] == their_labels
+            assert [tuple(row) for row in np.split(our_labels.indices, our_labels.indptr[1:-1])] == their_labels
 
 
 @pytest.mark.parametrize("pack", ["plain", "gz", "two gz members", "bz2", "zip"])

@@ -16,9 +16,7 @@ def _matrices(train_Y: csr_matrix, test_Y: csr_matrix) -> dict[str, csr_matrix]:
 
 
 def _labels(ids: np.ndarray, n_labels: int) -> csr_matrix:
-    return csr_matrix(
-        (np.ones(len(ids), np.float32), ids, np.arange(len(ids) + 1)), shape=(len(ids), n_labels)
-    )
+    return csr_matrix((np.ones(len(ids), np.float32), ids, np.arange(len(ids) + 1)), shape=(len(ids), n_labels))
 
 
 def test_groups_and_order() -> None:

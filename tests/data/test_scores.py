@@ -16,9 +16,7 @@ from bench.errors import DataError, InputError
 Write = Callable[[str, str], Path]
 
 
-def _npz(
-    path: Path, indptr: list[int], indices: list[int], data: list[float], shape: tuple[int, int]
-) -> Path:
+def _npz(path: Path, indptr: list[int], indices: list[int], data: list[float], shape: tuple[int, int]) -> Path:
     np.savez(path, indptr=indptr, indices=indices, data=np.array(data), shape=shape, format=b"csr")
     return path
 

@@ -72,18 +72,14 @@ def no_system_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wordnet_from_a_package(tmp_path: Path) -> None:
     count = 60
     nouns = "  licence\n" + "".join(
-        _synset(
-            i, "blind_alley" if i % 2 else "road", [(i + 1) % count, (i + 7) % count][: i % 3], "a way ahead"
-        )
+        _synset(i, "blind_alley" if i % 2 else "road", [(i + 1) % count, (i + 7) % count][: i % 3], "a way ahead")
         for i in range(count)
     )
     files = {f"/usr/share/wordnet/data.{part}": b"  licence\n" for part in ("verb", "adj", "adv")}
     deb = _deb(tmp_path / "w.deb", **{"/usr/share/wordnet/data.noun": nouns.encode()}, **files)
     data = load_dataset("wordnet", deb=str(deb))
     assert len(data.train) + len(data.test) == 40  # those with a link
-    linked = {(i + 1) % count for i in range(count) if i % 3} | {
-        (i + 7) % count for i in range(count) if i % 3 == 2
-    }
+    linked = {(i + 1) % count for i in range(count) if i % 3} | {(i + 7) % count for i in range(count) if i % 3 == 2}
     assert data.label_names is not None
     assert data.label_names.read_text().split() == sorted(f"n{i:08d}" for i in linked)
     np.testing.assert_allclose(np.asarray(data.train.X.power(2).sum(axis=1)), 1, atol=1e-3)
@@ -136,9 +132,7 @@ def test_gene_pubmed_from_a_package(tmp_path: Path) -> None:
         database.execute("INSERT INTO gene_info VALUES (?, 'zinc finger', ?)", (gene, f"G{gene}"))
         database.execute("INSERT INTO genetype VALUES (?, ?)", (gene, "protein" if gene % 2 else None))
         if gene >= 5:
-            database.executemany(
-                "INSERT INTO pubmed VALUES (?, ?)", [(gene, str(gene)), (gene, "7"), (gene, "7")]
-            )
+            database.executemany("INSERT INTO pubmed VALUES (?, ?)", [(gene, str(gene)), (gene, "7"), (gene, "7")])
     database.commit()
     database.close()
     inner = "/usr/lib/R/site-library/org.Hs.eg.db/extdata/org.Hs.eg.sqlite"
