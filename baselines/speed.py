@@ -14,7 +14,7 @@ from baselines.full_softmax import FullSoftmax, loss_reference
 N_POINTS, N_LABELS, HIDDEN = 256, 131_073, 128
 
 
-def softmax() -> dict[str, Callable[[], npt.NDArray[np.float32]]]:
+def softmax() -> dict[str, Callable[[], tuple[npt.NDArray[np.float32]]]]:
     """Loss and gradient of one batch of 256 over 131,073 labels (the hidden gradient); the reference first."""
     rng = np.random.default_rng(0)
     columns = rng.integers(0, N_LABELS, size=(N_POINTS, 5))
@@ -26,12 +26,12 @@ def softmax() -> dict[str, Callable[[], npt.NDArray[np.float32]]]:
     at_rows = torch.from_numpy(np.repeat(np.arange(N_POINTS), np.diff(Y.indptr)))
     at_columns = torch.from_numpy(Y.indices.astype(np.int64))
 
-    def step(loss_of: Callable[[torch.Tensor], torch.Tensor]) -> npt.NDArray[np.float32]:
+    def step(loss_of: Callable[[torch.Tensor], torch.Tensor]) -> tuple[npt.NDArray[np.float32]]:
         layer.zero_grad(set_to_none=True)
         leaf = hidden.clone().requires_grad_()
         loss_of(leaf).backward()
         assert leaf.grad is not None
-        return leaf.grad.numpy()
+        return (leaf.grad.numpy(),)
 
     return {
         "plain log_softmax": lambda: step(

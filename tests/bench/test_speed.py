@@ -8,7 +8,7 @@ from bench.speed import compare, known, measure
 
 
 def test_ratio_is_reference_over_variant() -> None:
-    rows = compare("sum", {"plain": lambda: np.arange(3), "same": lambda: np.arange(3)}, repeats=3)
+    rows = compare("sum", {"plain": lambda: [np.arange(3)], "same": lambda: [np.arange(3)]}, repeats=3)
     assert [r["variant"] for r in rows] == ["plain", "same"]
     assert rows[0]["ratio"] == 1.0
     assert rows[1]["ratio"] == pytest.approx(rows[0]["median_s"] / rows[1]["median_s"])
@@ -19,7 +19,7 @@ def test_ratio_is_reference_over_variant() -> None:
 def test_a_variant_with_other_results_is_no_measurement(wrong: np.ndarray) -> None:
     right = np.arange(2).astype(wrong.dtype)
     with pytest.raises(RuntimeError, match="different results"):
-        compare("sum", {"plain": lambda: right, "wrong": lambda: wrong}, repeats=1)
+        compare("sum", {"plain": lambda: [right], "wrong": lambda: [wrong]}, repeats=1)
 
 
 def test_unknown_measurements_are_named() -> None:
