@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.errors import DataError, InputError
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 22
 MAX_LINE_BYTES = 256 << 20
 
 

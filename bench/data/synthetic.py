@@ -5,8 +5,9 @@ How a twin comes about (everything from integer draws, see `bench.data.draws`):
 * Every label has one train point plus a Zipf share of the rest, so the train labels hold exactly the
   published number of (point, label) pairs, a long tail, and no label without a point, like the published
   splits.
-* The occurrences of a label are cut into pieces of at most 8 and the pieces are shuffled into *topics* of 128
-  points: a tail label lives in one topic, a head label in many, and labels of a topic occur together.
+* The occurrences of a label are cut into pieces of at most 8 and the pieces are shuffled into *topics* of
+  at most 128 points: a tail label lives in one topic, a head label in many, and labels of a topic occur
+  together.
 * A point draws features from three places: its topic's, its labels' own signatures, and Zipf noise. One
   occurrence in eight leaves no signature and one point in twelve has noise features only, so no method
   can get 100 %.
@@ -30,7 +31,7 @@ from bench.data.draws import Draws, zipf_table
 from bench.data.sources import Progress
 from bench.errors import InputError
 
-VERSION = 1
+VERSION = 2
 DEFAULTS: Mapping[str, Any] = {
     "n_train": None,
     "n_test": None,
@@ -39,11 +40,11 @@ DEFAULTS: Mapping[str, Any] = {
     "labels_per_point": None,
     "features_per_point": None,
     "label_zipf_offset": 100,  # larger: a flatter head
-    "scale": 1.0,  # multiplies points, features and labels; averages a point stay
+    "scale": 1.0,  # multiplies points, labels and features (not below 1024); averages a point stay
     "seed": 0,
 }
 
-POINTS_PER_TOPIC, PIECE, TOPIC_FEATURES = 128, 8, 32
+TOPIC_SLOTS, PIECE, TOPIC_FEATURES = 700, 8, 32
 PATTERN = 1000  # label counts of points repeat with this period, which makes any point's place computable
 CHUNK = 8192
 # streams of the generator
@@ -91,15 +92,20 @@ def _size(parameters: Mapping[str, Any]) -> Size:
     if numbers["scale"] <= 0 or int(numbers["seed"]) != numbers["seed"]:
         raise InputError("synthetic data: expected scale above 0 and a whole seed")
     counts = [
-        max(round(numbers[key] * numbers["scale"]), least)
-        for key, least in (("n_train", 20), ("n_test", 5), ("n_features", 64), ("n_labels", 8))
+        max(round(numbers[key] * numbers["scale"]), min(least, int(numbers[key])))
+        for key, least in (("n_train", 20), ("n_test", 5), ("n_features", 1024), ("n_labels", 8))
     ]
     labels, features = round(numbers["labels_per_point"] * 100), round(numbers["features_per_point"] * 100)
-    if labels < 100 or features < 400 or counts[0] * labels // 100 < counts[3]:
+    if (
+        min(counts[0], counts[2], counts[3]) < 8
+        or labels < 100
+        or features < 400
+        or counts[0] * labels // 100 < counts[3]
+    ):
         raise InputError(
-            "synthetic data: expected at least 1 label and 4 features a point, and at least as many train "
-            f"(point, label) pairs as labels; found {labels / 100:g}, {features / 100:g}, "
-            f"{counts[0] * labels // 100} pairs for {counts[3]} labels"
+            "synthetic data: expected at least 8 points, features and labels, 1 label and 4 features each, "
+            f"and no more labels than train (point, label) pairs; found {labels / 100:g} labels and "
+            f"{features / 100:g} features a point, {counts[0] * labels // 100} pairs for {counts[3]} labels"
         )
     return Size(counts[0], counts[1], counts[2], counts[3], labels, features)
 
@@ -112,7 +118,9 @@ class _World:
         self.counts = _pattern(size.labels_x100)  # labels of a point, by its rank modulo PATTERN
         self.offsets = np.concatenate([[0], np.cumsum(self.counts)])
         self.n_slots = self._slot(np.array([size.n_train]))[0]
-        self.n_topics = -(-size.n_train // POINTS_PER_TOPIC)
+        # as many points as share about 700 label slots, so that labels of a topic meet again
+        self.topic_points = min(max(TOPIC_SLOTS * 100 // size.labels_x100, 10), 128)
+        self.n_topics = -(-size.n_train // self.topic_points)
         self.piece_ends, self.piece_labels = self._pieces(zipf_offset)
         self.features = zipf_table(size.n_features, 10)
         # shares of a point's features: a quarter from its topic, 45 % from its labels, noise for the rest
@@ -131,10 +139,11 @@ class _World:
         weights = np.int64(1 << 24) // (np.arange(1, n_labels + 1, dtype=np.int64) + zipf_offset)
         ends = _share(extra, np.cumsum(weights))
         frequency = 1 + np.diff(ends, prepend=0)
-        pieces = -(-frequency // PIECE)
+        piece = min(PIECE, self.topic_points // 5)  # larger ones would meet themselves in a point
+        pieces = -(-frequency // piece)
         rank = np.repeat(np.arange(n_labels, dtype=np.int64), pieces)
-        lengths = np.full(len(rank), PIECE, dtype=np.int64)
-        lengths[np.cumsum(pieces) - 1] = frequency - (pieces - 1) * PIECE
+        lengths = np.full(len(rank), piece, dtype=np.int64)
+        lengths[np.cumsum(pieces) - 1] = frequency - (pieces - 1) * piece
         order = np.argsort(self.draws.bits(_PIECES, np.arange(len(rank))), kind="stable")
         labels = self.draws.permute(_LABEL_ID, rank[order], n_labels)
         return np.cumsum(lengths[order]), labels
@@ -177,9 +186,9 @@ class _World:
             counts = self.counts[draws.below(_TEST_COUNT, point, PATTERN)]
         else:
             rank = draws.permute(_ORDER, point, self.size.n_train)
-            topic, counts = rank // POINTS_PER_TOPIC, self.counts[rank % PATTERN]
-        first = self._slot(topic * POINTS_PER_TOPIC)
-        last = self._slot(np.minimum((topic + 1) * POINTS_PER_TOPIC, self.size.n_train))
+            topic, counts = rank // self.topic_points, self.counts[rank % PATTERN]
+        first = self._slot(topic * self.topic_points)
+        last = self._slot(np.minimum((topic + 1) * self.topic_points, self.size.n_train))
         owner = np.repeat(np.arange(len(point)), counts)
         within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         width = (last - first)[owner]

@@ -49,6 +49,23 @@ def test_twin_has_the_published_statistics() -> None:
     assert test_labels == pytest.approx(5.45, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("name", "scale", "full"),
+    [
+        ("amazon3m-style", 0.005, (1_717_899, 742_507, 337_067, 2_812_281, 36.17)),
+        ("amazon-search-style", 0.001, (70_000_000, 20_000, 80_000, 49_460_000, 2.0)),
+    ],
+)
+def test_the_other_twins_scale(name: str, scale: float, full: tuple[float, ...]) -> None:
+    data = load_dataset(name, scale=scale)
+    assert data.stats["n_train"] == round(full[0] * scale)
+    assert data.stats["n_test"] == round(full[1] * scale)
+    assert data.stats["n_features"] == max(round(full[2] * scale), 1024)
+    assert data.stats["n_labels"] == round(full[3] * scale)
+    assert data.stats["labels_per_point"] == pytest.approx(full[4], rel=0.05)
+    assert data.stats["labels_without_train_point"] == 0
+
+
 def test_a_linear_model_learns_and_none_is_perfect() -> None:
     data = load_dataset("tiny")
     centroids = (data.train.Y.T @ data.train.X).toarray()
