@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 from rich.console import Console
 
 from bench.data.cli import app as data_app
+from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
 from bench.figures import write_figures
 from bench.files import write_atomic
@@ -19,8 +21,10 @@ from bench.frame import load_results
 from bench.launch import RETRY, run_experiment
 from bench.progress import Progress
 from bench.report import write_report
+from bench.score import score_experiment, score_file
 from bench.spec import load_experiment
 from bench.status import status_table
+from bench.store import Store
 from bench.tables import render_table, write_tables
 
 app = typer.Typer(
@@ -71,6 +75,26 @@ def status(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> 
 
 
 @app.command()
+def score(
+    experiment: ExperimentArgument,
+    file: Annotated[Path | None, typer.Option(help="Predictions made elsewhere: .npz or text pairs.")] = None,
+    method: Annotated[str, typer.Option(help="With --file: what to call them.")] = "foreign",
+    dataset: Annotated[str | None, typer.Option(help="With --file: the dataset whose test points they rank.")] = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Metrics again from kept predictions; with --file, a ranking made elsewhere becomes a row."""
+    store = Store(results / Path(experiment).stem if file else experiment_folder(experiment, results))
+    with store.lock():
+        if file is not None:
+            if dataset is None:
+                raise InputError("--file: also give --dataset, the dataset whose test points the file ranks")
+            print(f"{score_file(store, file, method, dataset)}: scored")
+        for run_id, moved in score_experiment(store).items():
+            print(f"{run_id}: {'unchanged' if moved == 0 else f'changed by up to {moved:.2g}'}")
+        store.write_table()
+
+
+@app.command()
 def table(
     experiment: ExperimentArgument,
     format: Annotated[str, typer.Option(help="md, csv or latex.")] = "md",
@@ -103,7 +127,8 @@ def speed(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
 ) -> None:
     """Own speed beside plain references, as ratios of medians of interleaved repeats."""
-    from bench.speed import measure  # torch comes with it
+    os.environ.update(THREADS | os.environ)  # before torch is loaded
+    from bench.speed import measure
 
     rows = []
     for row in measure(what):

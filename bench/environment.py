@@ -14,11 +14,12 @@ from typing import Any
 
 from bench.files import write_atomic
 
-# Threads of two pools (torch's and the compiled kernels') meet on the same cores: those that wait must sleep, not spin.
-# On a busy machine spinning made small training steps some fifty times slower. Set them yourself to choose otherwise.
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# How long (in turns of a loop) OpenMP threads spin before they sleep when they wait. Two thread pools, torch's and the
+# compiled kernels', meet on the same cores: with the default, small training steps became some fifty times slower as
+# soon as other work ran on the machine; without any spinning they are half as fast on a quiet one.
+THREADS = {"GOMP_SPINCOUNT": "5000"}
 
-THREAD_VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 PACKAGES = ("machbench", "torch", "numpy", "scipy", "numba", "pandas", "matplotlib")
 
 

@@ -24,11 +24,11 @@ import torch
 
 from bench import measure
 from bench.code import find_users_own
-from bench.columns import QUALITY
 from bench.data import Dataset, load_dataset
 from bench.errors import InputError
 from bench.metrics import evaluate
 from bench.predict import Prediction, predict
+from bench.score import quality_of
 from bench.spec import RunSpec, derive_seed
 from bench.store import RunFolder, described
 from bench.train import Diverged
@@ -55,10 +55,8 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     predictions, rows, whole = fit(method, spec, data, device, report, folder)
 
     report({"phase": "metrics"})
-    A, B = data.propensity
     for prediction, row in zip(predictions, rows, strict=True):
-        quality = evaluate(prediction.labels, data.test.Y, data.train.Y, A=A, B=B)
-        row.update({name: quality[name] for name in QUALITY})
+        row.update(quality_of(prediction.labels, data))
     folder.write_predictions(predictions)
     # What was measured on the whole run belongs to the row of the largest R alone.
     rows[-1] |= whole | measure.gpu_peaks(device)

@@ -55,7 +55,7 @@ def run_experiment(
             for run in todo:
                 statuses[run.run_id] = _run_one(run, store, experiment.time_limit_s, progress)
         finally:
-            store.write_table(run.run_id for run in runs)
+            store.write_table()
     return 0 if all(status == "ok" for status in statuses.values()) else 1
 
 

@@ -13,10 +13,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from bench.predict import Ranking
+
 INPUT_STD = 0.1
 MIN_STRIP = 64  # columns a thread takes at a time in the backward pass of the feature bag
-
-Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
 
 class OutputLayer(Protocol):

@@ -9,11 +9,11 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,8 @@ from bench import environment
 from bench.errors import InputError
 from bench.files import write_atomic
 from bench.frame import rows_to_frame, write_table
+from bench.predict import Prediction
 from bench.spec import RunSpec
-
-if TYPE_CHECKING:  # torch stays out of the launching process
-    from bench.predict import Prediction
 
 RECORD_VERSION = 1
 ENDS = ("finished", "failed", "interrupted", "skipped")
@@ -39,10 +37,19 @@ class RunFolder:
     @classmethod
     def create(cls, runs: Path, run_id: str, spec: RunSpec) -> RunFolder:
         """A fresh folder under a temporary name, holding spec.json."""
+        return cls._create(runs, run_id, spec.to_json())
+
+    @classmethod
+    def create_foreign(cls, runs: Path, run_id: str, origin: Mapping[str, str]) -> RunFolder:
+        """A folder for predictions made elsewhere; its spec.json names where they come from."""
+        return cls._create(runs, run_id, json.dumps({"foreign": dict(origin)}, indent=1) + "\n")
+
+    @classmethod
+    def _create(cls, runs: Path, run_id: str, spec: str) -> RunFolder:
         path = runs / f".{run_id}.{os.getpid()}.tmp"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-        write_atomic(path / "spec.json", spec.to_json())
+        write_atomic(path / "spec.json", spec)
         return cls(path)
 
     @property
@@ -193,9 +200,9 @@ class Store:
             _restore_or_drop(leftover)
         return interrupted
 
-    def write_table(self, order: Iterable[str] = ()) -> Path:
-        """table.csv from all records; runs in ``order`` first, in that order."""
-        place = {run_id: at for at, run_id in enumerate(order)}
+    def write_table(self) -> Path:
+        """table.csv from all records, in the order in which the ledger first names the runs."""
+        place = {run_id: at for at, run_id in enumerate(dict.fromkeys(e["run_id"] for e in self.ledger.events()))}
         records = sorted(self.records(), key=lambda record: place.get(record["run_id"], len(place)))
         rows = [row for record in records for row in record_rows(self.root.name, record)]
         rows += self._open_rows({record["run_id"] for record in records})

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from bench.measure import Clock
-from bench.network import Encoder, Network, Ranking
+from bench.network import Encoder, Network
+from bench.predict import Ranking
 from bench.spec import TrainSettings, derive_seed
 from bench.train import train
 

@@ -4,5 +4,8 @@ from __future__ import annotations
 
 import os
 
+from bench.environment import THREADS
+
 # Before torch is imported: as runs have it, see bench.environment.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+for name, value in THREADS.items():
+    os.environ.setdefault(name, value)

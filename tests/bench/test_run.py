@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 
 from bench.data import load_dataset
+from bench.data.export import write_score_pairs
 from bench.frame import load_results
 from bench.metrics import evaluate
 from bench.store import Ledger
@@ -344,3 +346,44 @@ def test_a_malformed_data_file_is_named_and_leaves_no_cache(tmp_path: Path, bad:
 def test_the_launching_process_imports_no_torch(tmp_path: Path) -> None:
     code = "import sys, bench.__main__; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_score_finds_again_what_was_measured(ran: Path, tmp_path: Path) -> None:
+    shutil.copytree(ran / "results", tmp_path / "results")
+    before = results(tmp_path)
+    assert machbench("score", "small", cwd=tmp_path).stdout.count("unchanged") == 4
+    pd.testing.assert_frame_equal(results(tmp_path), before)
+
+    (run,) = (tmp_path / "results" / "small" / "runs").glob("full_softmax-*")
+    record = json.loads((run / "record.json").read_text())
+    right = record["rows"][0]["P@5"]
+    record["rows"][0]["P@5"] = 0.999  # as a metric bug of an earlier version would have left it
+    (run / "record.json").write_text(json.dumps(record))
+    assert "changed by up to" in machbench("score", "small", cwd=tmp_path).stdout
+    repaired = results(tmp_path).set_index("method").loc["full_softmax"]
+    assert repaired["P@5"] == right
+    assert repaired["fit_s"] == record["rows"][0]["fit_s"]
+
+    (run / "topk.npz").write_bytes(b"PK\x03\x04 cut")
+    assert "topk.npz: not readable predictions" in machbench("score", "small", cwd=tmp_path, check=2).stderr
+
+
+@pytest.mark.slow
+def test_predictions_made_elsewhere_become_a_row(ran: Path, tmp_path: Path) -> None:
+    """Our own ranking, written as text pairs and as npz, scores what it scored as a run."""
+    shutil.copytree(ran / "results", tmp_path / "results")
+    kept = predictions(tmp_path, "full_softmax")
+    write_score_pairs(tmp_path / "pairs.txt", kept["scores"][0], kept["labels"][0])
+    np.savez(tmp_path / "arrays.npz", labels=kept["labels"][0], scores=kept["scores"][0])
+    for name, method in {"pairs.txt": "text", "arrays.npz": "arrays"}.items():
+        machbench("score", "small", "--file", name, "--method", method, "--dataset", "tiny", cwd=tmp_path)
+    table = results(tmp_path).set_index("method")
+    for method in ("text", "arrays"):
+        for metric in ("P@1", "P@5", "PSP@3", "nDCG@5"):
+            assert table.loc[method, metric] == table.loc["full_softmax", metric]
+        assert pd.isna(table.loc[method, "fit_s"])
+        assert pd.isna(table.loc[method, "epochs"])
+    machbench("report", "small", cwd=tmp_path)
+    wrong = ["--file", "pairs.txt", "--method", "text", "--dataset", "icd10cm"]
+    assert "pairs.txt" in machbench("score", "small", *wrong, cwd=tmp_path, check=2).stderr

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bench.errors import InputError
-from bench.speed import compare, known, measure
+from bench.speed import compare, known, measure, parse
 
 
 def test_ratio_is_reference_over_variant() -> None:
@@ -26,3 +28,14 @@ def test_unknown_measurements_are_named() -> None:
     assert {"decode", "softmax"} <= set(known())
     with pytest.raises(InputError, match="unknown measurement 'decod'; did you mean 'decode'"):
         next(measure("decod"))
+
+
+def test_parse_compares_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reader is timed against scikit-learn's; unequal arrays would have raised."""
+    pytest.importorskip("sklearn")
+    monkeypatch.setenv("MACHBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(parse, "SCALE", 0.002)
+    rows = compare("parse", parse.parse(), repeats=1)
+    assert next(row["variant"] for row in rows) == "sklearn load_svmlight_file"
+    assert len(rows) == 4
+    assert all(row["median_s"] > 0 for row in rows)

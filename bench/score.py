@@ -1,0 +1,112 @@
+"""Metrics again from kept predictions, and the metrics of rankings made elsewhere. No run is repeated; no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import environment
+from bench.columns import QUALITY
+from bench.data import Dataset, load_dataset
+from bench.data.scores import read_scores
+from bench.errors import InputError
+from bench.files import write_atomic
+from bench.metrics import evaluate
+from bench.predict import Prediction
+from bench.spec import RunSpec
+from bench.store import RunFolder, Store
+
+
+def score_experiment(store: Store) -> dict[str, float]:
+    """Evaluate the kept top-k of every finished run again and rewrite its record where a metric moved.
+
+    Returns, for each run that has predictions, the largest absolute change of a metric. Raises InputError when the
+    predictions cannot be read or the dataset on disk is not the one that was predicted.
+    """
+    datasets: dict[str, Dataset] = {}
+    changes = {}
+    for record in store.records():
+        folder = store.runs / record["run_id"]
+        if record["status"] != "ok":
+            continue
+        name, overrides = _predicted_data(folder)
+        key = json.dumps([name, overrides], sort_keys=True)
+        if key not in datasets:
+            datasets[key] = load_dataset(name, **overrides)
+        data = datasets[key]
+        found = record["shared"]["data_fingerprint"]
+        if found != data.fingerprint:
+            raise InputError(f"{folder}: predictions are for data {found}; {name} on disk is {data.fingerprint}")
+        rankings = _kept(folder / "topk.npz", len(record["rows"]), len(data.test))
+        moved = 0.0
+        for row, labels in zip(record["rows"], rankings, strict=True):
+            quality = quality_of(labels, data)
+            moved = max([moved, *(abs(quality[name] - row.get(name, 0.0)) for name in QUALITY)])
+            row.update(quality)
+        if moved > 0.0:
+            write_atomic(folder / "record.json", json.dumps(record, indent=1) + "\n")
+        changes[record["run_id"]] = moved
+    return changes
+
+
+def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
+    """Add a ranking made elsewhere as a run of its own, without times or sizes; returns its run id.
+
+    The file is a CSR matrix in .npz, arrays ``labels`` and ``scores`` in .npz, or text pairs; see
+    `bench.data.scores.read_scores` for its checks.
+    """
+    data = load_dataset(dataset)
+    scores, labels = read_scores(path, len(data.test), data.test.Y.shape[1])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:6]
+    run_id = f"{method}-{data.name}-{digest}"
+    folder = RunFolder.create_foreign(store.runs, run_id, {"method": method, "dataset": dataset, "file": path.name})
+    folder.write_predictions([Prediction(None, scores.astype(np.float32), labels.astype(np.int32))])
+    shared = {
+        "method": method,
+        "dataset": data.name,
+        "data_fingerprint": data.fingerprint,
+        "env_id": environment.env_id(),
+        "n_train": len(data.train),
+        "n_test": len(data.test),
+        "n_features": data.train.X.shape[1],
+        "n_labels": data.train.Y.shape[1],
+    }
+    folder.write_record({"status": "ok", "shared": shared, "rows": [quality_of(labels, data)]})
+    folder.complete()
+    store.ledger.append("finished", run_id, status="ok", reason=f"scored from {path.name}")
+    return run_id
+
+
+def quality_of(labels: npt.NDArray[np.integer[Any]], data: Dataset) -> dict[str, float]:
+    """The contract's metrics of ranked labels [n_test, k] for the test points of a dataset."""
+    A, B = data.propensity
+    quality = evaluate(labels, data.test.Y, data.train.Y, A=A, B=B)
+    return {name: quality[name] for name in QUALITY}
+
+
+def _predicted_data(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of the dataset that a run predicts."""
+    text = (folder / "spec.json").read_text()
+    foreign = json.loads(text).get("foreign")
+    if foreign:
+        return foreign["dataset"], {}
+    spec = RunSpec.from_json(text)
+    return spec.dataset, dict(spec.dataset_overrides)
+
+
+def _kept(path: Path, n_rows: int, n_points: int) -> npt.NDArray[np.int32]:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            labels = kept["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: not readable predictions: {error}") from error
+    if labels.ndim != 3 or labels.shape[:2] != (n_rows, n_points):
+        raise InputError(f"{path}, key labels: found shape {labels.shape}; expected ({n_rows}, {n_points}, k)")
+    return np.asarray(labels, dtype=np.int32)
