@@ -26,10 +26,11 @@ from bench import measure
 from bench.code import find_users_own
 from bench.data import Dataset, load_dataset
 from bench.errors import InputError
+from bench.files import write_atomic
 from bench.metrics import evaluate
-from bench.predict import Prediction, predict
+from bench.predict import Prediction, Ranking, predict
 from bench.score import quality_of
-from bench.spec import RunSpec, derive_seed
+from bench.spec import RunSpec, TrainSettings, derive_seed
 from bench.store import RunFolder, described
 from bench.train import Diverged
 from bench.worlds import Group, Worlds
@@ -58,6 +59,7 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     for prediction, row in zip(predictions, rows, strict=True):
         row.update(quality_of(prediction.labels, data))
     folder.write_predictions(predictions)
+    write_passport(folder.path.parents[2], data)
     # What was measured on the whole run belongs to the row of the largest R alone.
     rows[-1] |= whole | measure.gpu_peaks(device)
     rows[-1] |= {
@@ -76,6 +78,21 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
         "n_labels": data.train.Y.shape[1],
     }
     return {"status": "ok", "shared": described(spec, device.type) | sizes, "rows": rows}
+
+
+def write_passport(results: Path, data: Dataset) -> None:
+    """results/data/<fingerprint>.json: what is in the data that the results are about, once for each dataset."""
+    path = results / "data" / f"{data.fingerprint}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content: dict[str, Any] = {
+            "name": data.name,
+            "source": data.source,
+            "licence": data.licence,
+            "notes": list(data.notes),
+        }
+        content |= {**data.stats, **data.passport}
+        write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
 def fit_network(
@@ -117,10 +134,10 @@ def fit_network(
     last = worlds.prefixes[-1:]
     with torch.no_grad():
         with measure.Clock(device).running() as predict_clock:
-            whole = predict(lambda X: worlds.topk(X, last), data.test.X, last, settings.predict_batch)
+            whole = predict_test(lambda X, k: worlds.topk(X, last, k), data, last, settings)
         # Off the clock: the smaller R come from the same model in one more pass.
         rest = worlds.prefixes[:-1]
-        smaller = predict(lambda X: worlds.topk(X, rest), data.test.X, rest, settings.predict_batch)
+        smaller = predict_test(lambda X, k: worlds.topk(X, rest, k), data, rest, settings)
     rows: list[dict[str, Any]] = []
     facts = layer.facts() if hasattr(layer, "facts") else [{} for _ in worlds.prefixes]
     for R, fact in zip(worlds.prefixes, facts, strict=True):
@@ -135,11 +152,22 @@ def fit_network(
     return [*smaller, *whole], rows, measured
 
 
+def predict_test(
+    topk: Callable[[Any, int], list[Ranking]], data: Dataset, prefixes: list[int | None], settings: TrainSettings
+) -> list[Prediction]:
+    """Rankings of the test points, without the pairs that the dataset leaves out of scoring."""
+    return predict(topk, data.test.X, prefixes, settings.top_k, settings.predict_batch, data.test_filter)
+
+
 def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:
     """P@k on the validation points of all that is trained when ``group`` is being trained."""
     with torch.no_grad():
         (prediction,) = predict(
-            lambda X: [worlds.topk_so_far(X, group)], data.validation.X, [None], worlds.settings.predict_batch
+            lambda X, k: [worlds.topk_so_far(X, group, k)],
+            data.validation.X,
+            [None],
+            worlds.settings.top_k,
+            worlds.settings.predict_batch,
         )
     quality = evaluate(prediction.labels, data.validation.Y)
     return {name: quality[name] for name in ("P@1", "P@3", "P@5")}
@@ -157,9 +185,7 @@ def fit_classifier(
         classifier.fit(split.X, split.Y)
     report({"phase": "predict"})
     with measure.Clock(device).running() as predict_clock:
-        predictions = predict(
-            lambda X: [classifier.topk(X, spec.train.top_k)], data.test.X, [None], spec.train.predict_batch
-        )
+        predictions = predict_test(lambda X, k: [classifier.topk(X, k)], data, [None], spec.train)
     times = {
         "fit_s": fit_clock.seconds,
         "device_seconds": fit_clock.seconds,

@@ -36,7 +36,8 @@ def write_report(experiment_dir: Path | str) -> Path:
     df = load_results(folder)
     groups, rows = grouped(df), records(df)
     runs = [row for row in rows if row["derived_from"] is None]
-    environments = _environments(folder.parent / "env", rows)
+    environments = _described(folder.parent / "env", [row["env_id"] for row in rows])
+    passports = _described(folder.parent / "data", [row["data_fingerprint"] for row in rows])
     experiment = next((row["experiment"] for row in rows), folder.resolve().name)
     page = _template().render(
         experiment=experiment,
@@ -47,6 +48,7 @@ def write_report(experiment_dir: Path | str) -> Path:
         figures=[_figure(picture) for picture in build_figures(df, folder / "runs")],
         tables=build_tables(df),
         datasets=_datasets(rows),
+        passports=passports,
         environments=environments,
         command=f"machbench report {shlex.quote(experiment)}",
     )
@@ -105,13 +107,13 @@ def _datasets(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
     return found
 
 
-def _environments(folder: Path, rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, str]] | None]:
-    """The keys and values of each env_id's file, nested keys dotted; None where the file is not at hand."""
+def _described(folder: Path, ids: list[str | None]) -> dict[str, list[tuple[str, str]] | None]:
+    """The keys and values of ``<id>.json`` for each id, nested keys dotted; None where the file is not at hand."""
     found: dict[str, list[tuple[str, str]] | None] = {}
-    for env_id in dict.fromkeys(row["env_id"] for row in rows if row["env_id"]):
-        path = folder / f"{env_id}.json"
-        if Path(env_id).name != env_id or not path.is_file():
-            found[env_id] = None
+    for name in dict.fromkeys(name for name in ids if name):
+        path = folder / f"{name}.json"
+        if Path(name).name != name or not path.is_file():
+            found[name] = None
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +121,7 @@ def _environments(folder: Path, rows: list[dict[str, Any]]) -> dict[str, list[tu
             raise DataError(path, getattr(error, "lineno", None), f"no JSON ({error})", "a JSON object") from None
         if not isinstance(content, dict):
             raise DataError(path, 1, f"a JSON {type(content).__name__}", "a JSON object")
-        found[env_id] = _flat(content)
+        found[name] = _flat(content)
     return found
 
 

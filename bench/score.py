@@ -19,7 +19,7 @@ from bench.data.scores import read_scores
 from bench.errors import InputError
 from bench.files import write_atomic
 from bench.metrics import evaluate
-from bench.predict import Prediction
+from bench.predict import Prediction, without
 from bench.spec import RunSpec
 from bench.store import RunFolder, Store
 
@@ -63,11 +63,14 @@ def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
     `bench.data.scores.read_scores` for its checks.
     """
     data = load_dataset(dataset)
-    scores, labels = read_scores(path, len(data.test), data.test.Y.shape[1])
+    read = read_scores(path, len(data.test), data.test.Y.shape[1])
+    scores, labels = read[0].astype(np.float32), read[1].astype(np.int32)
+    if data.test_filter is not None:
+        scores, labels = without((scores, labels), data.test_filter, labels.shape[1])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:6]
     run_id = f"{method}-{data.name}-{digest}"
     folder = RunFolder.create_foreign(store.runs, run_id, {"method": method, "dataset": dataset, "file": path.name})
-    folder.write_predictions([Prediction(None, scores.astype(np.float32), labels.astype(np.int32))])
+    folder.write_predictions([Prediction(None, scores, labels)])
     shared = {
         "method": method,
         "dataset": data.name,

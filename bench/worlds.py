@@ -81,7 +81,7 @@ class Worlds:
             group.network.loss(X[some], Y[some]).backward()
             group.network.zero_grad(set_to_none=True)
         with torch.no_grad():
-            self.topk(X[some][:2], self.prefixes)
+            self.topk(X[some][:2], self.prefixes, self.settings.top_k)
 
     def train(self, X: sp.csr_matrix, Y: sp.csr_matrix, after_epoch: AfterEpoch) -> dict[int | None, float]:
         """Train group after group; returns the seconds of training behind the prefix that each group completes.
@@ -100,18 +100,16 @@ class Worlds:
             fit_s[group.end] = clock.seconds
         return fit_s
 
-    def topk(self, X: sp.csr_matrix, prefixes: list[int | None]) -> list[Ranking]:
+    def topk(self, X: sp.csr_matrix, prefixes: list[int | None], k: int) -> list[Ranking]:
         """(scores, labels) from the first R repetitions for each R asked for; of the one network for [None]."""
-        k = self.settings.top_k
         if prefixes == [None]:
             return [self.layer.topk(self.groups[0].network.hidden(X), k)]
         hidden = torch.cat([group.network.hidden(X) for group in self.groups])
         scores, labels = self.layer.topk_prefixes(hidden, k, prefixes)
         return list(zip(scores, labels, strict=True))
 
-    def topk_so_far(self, X: sp.csr_matrix, group: Group) -> Ranking:
+    def topk_so_far(self, X: sp.csr_matrix, group: Group, k: int) -> Ranking:
         """(scores, labels) from the repetitions of the groups up to and including ``group``."""
-        k = self.settings.top_k
         if group.end is None:
             return self.layer.topk(group.network.hidden(X), k)
         trained = self.groups[: self.groups.index(group) + 1]

@@ -84,6 +84,10 @@ def test_everything_the_contract_promises_is_there(ran: Path) -> None:
         assert (run / "curve.csv").exists() != run.name.startswith("label_frequency")
     (environment_file,) = (ran / "results" / "env").glob("*.json")
     assert set(results(ran)["env_id"]) == {environment_file.stem}
+    (passport,) = (ran / "results" / "data").glob("*.json")
+    assert set(results(ran)["data_fingerprint"]) == {passport.stem}
+    assert json.loads(passport.read_text())["groups"]["tail"]["labels"] > 0
+    assert "groups.tail.labels" in (root / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -346,6 +350,21 @@ def test_a_malformed_data_file_is_named_and_leaves_no_cache(tmp_path: Path, bad:
 def test_the_launching_process_imports_no_torch(tmp_path: Path) -> None:
     code = "import sys, bench.__main__; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_filtered_pairs_are_never_predicted(tmp_path: Path) -> None:
+    """The most frequent label is left out for the first point, so its ranking starts with the second."""
+    (tmp_path / "train.txt").write_text("4 2 3\n0 0:1\n0,1 0:1\n0,1 1:1\n2 1:1\n")
+    (tmp_path / "test.txt").write_text("2 2 3\n1 0:1\n0 1:1\n")
+    (tmp_path / "filter.txt").write_text("0 0\n")
+    parameters = "{train: train.txt, test: test.txt, test_filter: filter.txt}"
+    card = f"title: filtered\nsource: files\nparameters: {parameters}\nvalidation_points: 0\n"
+    (tmp_path / "mine.yaml").write_text(card)
+    experiment = write_experiment(tmp_path, "dataset: mine.yaml\nmethods: {label_frequency: {}}\n")
+    machbench("run", experiment, cwd=tmp_path, MACHBENCH_CACHE=str(tmp_path / "cache"))
+    assert predictions(tmp_path, "label_frequency")["labels"][0, :, :2].tolist() == [[1, 2], [0, 1]]
+    assert results(tmp_path)["P@1"].tolist() == [1.0]
 
 
 @pytest.mark.slow
