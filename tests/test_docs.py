@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bench.frame import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -44,3 +46,14 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "results" / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_readmes_table_is_the_reference_result() -> None:
+    table = load_results(ROOT / "results" / "reference" / "quickstart")
+    own = table[table["derived_from"].isna()]
+    shown = re.findall(r"^\| (\w+) \| ([\d–]+) \| [\d–]+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", README, re.MULTILINE)
+    assert len(shown) == len(own)
+    for (method, B, *quality), row in zip(shown, own.to_dict("records"), strict=True):
+        assert method == row["method"]
+        assert ("–" if pd.isna(row["B"]) else str(int(row["B"]))) == B
+        assert quality == [f"{100 * row[name]:.2f}" for name in ("P@1", "P@3", "P@5")]
