@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.code import code_hash
-from bench.data import dataset_fingerprint, prepare_dataset
+from bench.data import dataset_fingerprint, load_card, prepare_dataset
 from bench.spec import Experiment, RunSpec
 from bench.store import Store
 
@@ -48,4 +48,5 @@ def _fingerprint(spec: RunSpec, on_build: Callable[[str], None]) -> str:
         found = dataset_fingerprint(spec.dataset, **spec.dataset_overrides)
     if found is None:
         raise RuntimeError(f"dataset {spec.dataset} was built but has no fingerprint")
-    return found
+    # The card decides how many train points are held out; that changes the run, but not the data's fingerprint.
+    return f"{found} {load_card(spec.dataset).validation_points}"

@@ -102,6 +102,8 @@ def test_the_table_holds_what_was_measured(ran: Path) -> None:
     assert own["peak_gpu_allocated_bytes"].isna().all()  # not measured is empty, never 0
     floor = own.set_index("method").loc["label_frequency", "P@1"]
     assert (neural["P@1"] > floor).all()
+    mach = table[table["method"] == "mach"].set_index("R")["P@1"]
+    assert mach[4] > mach[1]  # more repetitions, better predictions
 
 
 @pytest.mark.slow
