@@ -131,6 +131,13 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
         if isinstance(value, Mapping) and value:
             flat += _flat(value, f"{prefix}{key}.")
         else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            flat.append((f"{prefix}{key}", text))
+            flat.append((f"{prefix}{key}", _said(value)))
     return flat
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return json.dumps(value, ensure_ascii=False) if value != [] else "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else f"{value:,}"
