@@ -72,7 +72,7 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
             stderr=log,
             text=True,
             start_new_session=True,  # its own process group, so that all of it can be killed
-            env=environment.THREADS | os.environ | {"MACHBENCH_ATTEMPT": attempt},
+            env=environment.THREADS | os.environ | {"MACHBENCH_ATTEMPT": attempt, "PYTHONPATH": _python_path()},
         )
     store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, shared=described(run.spec))
     expired = threading.Event()
@@ -93,10 +93,9 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
         raise
     finally:
         watch.cancel()
-    if expired.is_set():
-        _record_failure(folder, run, "timeout", f"killed at the limit of {time_limit_s:g} s", attempt)
-    elif not (folder.path / "record.json").is_file():
-        _record_failure(folder, run, "crashed", _death(code), attempt)
+    if not (folder.path / "record.json").is_file():
+        limit = f"killed at the limit of {time_limit_s:g} s" if expired.is_set() else None
+        _record_failure(folder, run, "timeout" if limit else "crashed", limit or _death(code), attempt)
     record = json.loads((folder.path / "record.json").read_text())
     status: str = record["status"]
     folder.complete()
@@ -147,3 +146,8 @@ def _death(code: int) -> str:
     if code == -signal.SIGKILL:
         return "killed by signal 9; the kernel does that when memory runs out"
     return f"killed by signal {-code}" if code < 0 else f"exit status {code} without a record; see log.txt"
+
+
+def _python_path() -> str:
+    """What the parent was given, and this package's own place, so that an uninstalled checkout works too."""
+    return os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).resolve().parents[1])]))

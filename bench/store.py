@@ -84,15 +84,21 @@ class RunFolder:
         write_atomic(self.path / "record.json", json.dumps(content, indent=1) + "\n")
 
     def complete(self) -> Path:
-        """Move the folder to its final name; an earlier result of the same run is moved aside first."""
+        """Move the folder to its final name.
+
+        An earlier result of the same run gives way, moved aside first; but a failure never takes the place of a
+        success: then the new folder is dropped, and the ledger alone tells of the attempt.
+        """
         final = self.path.parent / self.run_id
-        if final.exists():
+        if not final.exists():
+            self.path.rename(final)
+        elif _status(final) == "ok" and _status(self.path) != "ok":
+            shutil.rmtree(self.path)
+        else:
             aside = self.path.parent / f".{self.run_id}.{os.getpid()}.old"
             final.rename(aside)
             self.path.rename(final)
             shutil.rmtree(aside)
-        else:
-            self.path.rename(final)
         _sync_folder(self.path.parent)
         return final
 
@@ -248,6 +254,14 @@ def record_rows(experiment: str, record: Mapping[str, Any]) -> list[dict[str, An
         name = {"run_id": run_id} if own else {"run_id": f"{run_id}@R{row['R']}", "derived_from": run_id}
         rows.append({**identity, **record["shared"], **row, **name})
     return rows
+
+
+def _status(folder: Path) -> str | None:
+    try:
+        status = json.loads((folder / "record.json").read_text()).get("status")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return str(status)
 
 
 def _restore_or_drop(leftover: Path) -> None:

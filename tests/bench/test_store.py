@@ -47,6 +47,17 @@ def test_a_repeated_run_replaces_the_old_one(tmp_path: Path) -> None:
     assert [p.name for p in store.runs.iterdir()] == [RUN_ID]
 
 
+def test_a_failure_does_not_take_the_place_of_a_success(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    complete(store, reason="measured")
+    complete(store, status="crashed")
+    assert store.record(RUN_ID)["reason"] == "measured"  # type: ignore[index]
+    assert [p.name for p in store.runs.iterdir()] == [RUN_ID]
+    complete(store, "other-run", status="crashed")
+    complete(store, "other-run", status="ok")
+    assert store.record("other-run")["status"] == "ok"  # type: ignore[index]
+
+
 def test_a_replacement_that_was_killed_half_way_is_undone(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
     complete(store).rename(store.runs / f".{RUN_ID}.77.old")
