@@ -187,6 +187,20 @@ def test_import_command(tmp_path: Path) -> None:
     assert load_dataset("demo").stats["n_train"] == 3  # the good import is still there
 
 
+def test_label_names_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(TRAIN)
+    files = {"train": tmp_path / "a", "test": tmp_path / "a", "label_names": tmp_path / "names"}
+    files["label_names"].write_bytes("a\r\né\nc\nd\ne".encode())
+    install("mine", files, lambda _: None)
+    names = load_dataset("mine").label_names
+    assert names is not None
+    assert names.read_text(encoding="utf-8") == "a\né\nc\nd\ne\n"
+    for content, words in ((b"a\n\xff\n", r"line 2: found .*not text"), (b"a\nb\n", "found 2 lines; expected 5")):
+        files["label_names"].write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            install("other", files, lambda _: None)
+
+
 def test_failed_import_of_a_new_name_leaves_no_card(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "a").write_text("rubbish")
     with pytest.raises(DataError):
