@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -13,7 +11,7 @@ from rich.table import Table
 from bench.data.cards import known_datasets, load_card
 from bench.data.dataset import dataset_fingerprint, load_dataset
 from bench.data.fetch import fetch_dataset, install
-from bench.data.passport import GROUPS
+from bench.data.passport import passport_lines
 
 app = typer.Typer(help="Datasets: what there is, what is on disk, getting more.", no_args_is_help=True)
 
@@ -57,7 +55,8 @@ def show(name: str = typer.Argument(help="a dataset's name or the path of a card
         expected = f"  (card: {card.expected[key]:,})" if key in card.expected else ""
         shown = f"{number:,.4g}" if number % 1 else f"{int(number):,}"
         console.print(f"  {key}: {shown}{expected}", markup=False)
-    _show_passport(console, data.passport)
+    for line in passport_lines(data.passport):
+        console.print(f"  {line}", markup=False)
     for note in data.notes:
         console.print(f"  note: {note}", markup=False)
 
@@ -96,19 +95,3 @@ def import_files(
 
 
 _COUNTS = ("n_train", "n_test", "n_features", "n_labels")
-
-
-def _show_passport(console: Console, passport: Mapping[str, Any]) -> None:
-    console.print("  labels by train points (unseen 0, tail 1 to 5, torso 6 to 100, head more):")
-    for group, _ in GROUPS:
-        found = passport["groups"][group]
-        share = found["share_of_test_pairs"]
-        console.print(f"    {group}: {found['labels']:,} labels, {share:.1%} of the test (point, label) pairs")
-    for split, found in passport["order"].items():
-        if found["rising"] is not None:
-            looks = "looks SORTED: shuffle, never score a prefix" if found["looks_sorted"] else "looks shuffled"
-            near, far = found["neighbours_alike"], found["far_points_alike"]
-            alike = f"{near:.1%} of neighbours share a label, {far:.1%} of points far apart"
-            console.print(f"  order of {split}: {looks} ({alike})", markup=False)
-    for key, count in passport["duplicates"].items():
-        console.print(f"  {key}: {count:,}", markup=False)

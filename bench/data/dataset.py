@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -52,8 +51,8 @@ class Dataset:
     train: Split
     test: Split
     validation_rows: NDArray[np.int64]  # rising row numbers within train
-    stats: Mapping[str, float]
-    passport: Mapping[str, Any]  # order, duplicates and label groups: see `bench.data.passport`
+    stats: dict[str, float]
+    passport: dict[str, Any]  # order, duplicates and label groups, in JSON types: see `bench.data.passport`
     fingerprint: str  # first 16 hex digits of the sha256 over X and Y of train and test
     propensity: tuple[float, float]
     task: str
@@ -106,8 +105,8 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
         train=train,
         test=Split(matrices["test_X"], matrices["test_Y"]),
         validation_rows=validation_rows(len(train), validation_points),
-        stats=MappingProxyType(meta["stats"]),
-        passport=MappingProxyType(meta["passport"]),
+        stats=meta["stats"],
+        passport=meta["passport"],
         fingerprint=meta["fingerprint"][:16],
         propensity=card.propensity,
         task=card.task,

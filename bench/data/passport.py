@@ -40,7 +40,7 @@ def statistics(matrices: Mapping[str, csr_matrix]) -> dict[str, float]:
 
 
 def passport(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
-    """Findings beyond the counts:
+    """Findings beyond the counts, in plain JSON types:
 
     * ``groups``: for unseen, tail (1 to 5 train points), torso (6 to 100) and head labels, how many there
       are and which share of the test (point, label) pairs they make;
@@ -71,6 +71,24 @@ def passport(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
             "train_points_equal_to_an_earlier_one": len(train_both) - len(np.unique(train_both)),
         },
     }
+
+
+def passport_lines(found: Mapping[str, Any]) -> list[str]:
+    """A passport in words, a finding a line, for `data show` and for reports."""
+    lines = ["labels by train points (unseen 0, tail 1 to 5, torso 6 to 100, head more):"]
+    for group, _ in GROUPS:
+        counts = found["groups"][group]
+        share = counts["share_of_test_pairs"]
+        lines.append(f"  {group}: {counts['labels']:,} labels, {share:.1%} of the test (point, label) pairs")
+    for split in ("train", "test"):
+        order = found["order"][split]
+        if order["rising"] is not None:
+            looks = "looks SORTED: shuffle, never score a prefix" if order["looks_sorted"] else "looks shuffled"
+            near, far = order["neighbours_alike"], order["far_points_alike"]
+            alike = f"{near:.1%} of neighbours share a label, {far:.1%} of points far apart"
+            lines.append(f"order of {split}: {looks} ({alike})")
+    lines += [f"{key.replace('_', ' ')}: {count:,}" for key, count in found["duplicates"].items()]
+    return lines
 
 
 def label_counts(Y: csr_matrix) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ How a twin comes about (everything from integer draws, see `bench.data.draws`):
   can get 100 %.
 * Values are term weight times a rank-based idf, both integers, l2-normalised (one exact division).
 
+Repeats within a point are drawn again, so that the counts a point are those of the published statistics.
 Labels of test points come from the same topics, so what train teaches is what test asks.
 """
 
@@ -28,10 +29,11 @@ from numpy.typing import NDArray
 from bench.data.cache import CacheWriter
 from bench.data.csr import Block
 from bench.data.draws import Draws, zipf_table
+from bench.data.integers import PATTERN, distinct, label_pattern, running_shares, strided
 from bench.data.sources import Progress
 from bench.errors import InputError
 
-VERSION = 2
+VERSION = 3
 DEFAULTS: Mapping[str, Any] = {
     "n_train": None,
     "n_test": None,
@@ -45,11 +47,11 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 TOPIC_SLOTS, PIECE, TOPIC_FEATURES = 700, 8, 32
-PATTERN = 1000  # label counts of points repeat with this period, which makes any point's place computable
 CHUNK = 8192
 # streams of the generator
 _ORDER, _PLACE, _LABEL_ID, _FEATURE_ID, _PIECES, _TEST_TOPIC, _TEST_PLACE, _TEST_COUNT = range(8)
 _SILENT, _SIGNED, _SIGNATURE, _SHOWN, _TOPIC, _TOPIC_SHOWN, _NOISE, _NOISE_COUNT, _WEIGHT = range(8, 17)
+_MORE_LABELS, _MORE_FEATURES = 17, 18
 _TEST = 32  # added to the per-point streams for test
 
 
@@ -115,7 +117,7 @@ class _World:
 
     def __init__(self, size: Size, seed: int, zipf_offset: int) -> None:
         self.size, self.draws = size, Draws(seed)
-        self.counts = _pattern(size.labels_x100)  # labels of a point, by its rank modulo PATTERN
+        self.counts = label_pattern(size.labels_x100)  # labels of a point, by its rank modulo PATTERN
         self.offsets = np.concatenate([[0], np.cumsum(self.counts)])
         self.n_slots = self._slot(np.array([size.n_train]))[0]
         # as many points as share about 700 label slots, so that labels of a topic meet again
@@ -137,7 +139,7 @@ class _World:
         extra = int(self.n_slots) - n_labels
         # integer weights small enough that extra * weight stays below 2^63
         weights = np.int64(1 << 24) // (np.arange(1, n_labels + 1, dtype=np.int64) + zipf_offset)
-        ends = _share(extra, np.cumsum(weights))
+        ends = running_shares(extra, np.cumsum(weights))
         frequency = 1 + np.diff(ends, prepend=0)
         piece = min(PIECE, self.topic_points // 5)  # larger ones would meet themselves in a point
         pieces = -(-frequency // piece)
@@ -152,7 +154,6 @@ class _World:
         """Points ``start`` to ``stop - 1`` of a split."""
         point = np.arange(start, stop, dtype=np.int64)
         topic, owner, labels = self._labels(test, point)
-        owner, labels = _unique_pairs(owner, labels, self.size.n_labels)
         side = _TEST if test else 0
         loud = ~self.draws.chance(_SILENT + side, point, 1, 12)
         parts = [
@@ -161,10 +162,14 @@ class _World:
             self._noise(side, point),
         ]
         rows, ranks = (np.concatenate(column) for column in zip(*parts, strict=True))
-        rows, ranks = _unique_pairs(rows, ranks, self.size.n_features)
-        # a point without any feature would be a dead row: give it one
-        empty = np.flatnonzero(np.bincount(rows, minlength=len(point)) == 0)
-        rows, ranks = np.concatenate([rows, empty]), np.concatenate([ranks, np.zeros_like(empty)])
+        # a small vocabulary repeats itself: noise takes the places of repeats
+        rows, ranks = distinct(
+            rows,
+            ranks,
+            self.size.n_features,
+            np.bincount(rows, minlength=len(point)),
+            lambda row, number: self._rank(_MORE_FEATURES + side, point[row] * 65536 + number),
+        )
         columns = self.draws.permute(_FEATURE_ID, ranks, self.size.n_features)
         order = np.lexsort((columns, rows))
         rows, columns, ranks = rows[order], columns[order], ranks[order]
@@ -178,8 +183,7 @@ class _World:
         )
 
     def _labels(self, test: bool, point: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """Topic of each point, and for each label slot its point (counted from the chunk's start) and
-        label."""
+        """Topic of each point, and the (point, label) pairs, the points counted from the chunk's start."""
         draws = self.draws
         if test:
             topic = draws.below(_TEST_TOPIC, point, self.n_topics)
@@ -198,9 +202,23 @@ class _World:
             # a train slot is used once: step through the topic's slots with a stride that is prime to
             # their number
             slot = self._slot(rank)[owner] + within - first[owner]
-            place = _stride(slot, width)
-        piece = np.searchsorted(self.piece_ends, first[owner] + place, side="right")
-        return topic, owner, self.piece_labels[piece]
+            place = strided(slot, width)
+        # a label may meet itself in a point: other labels of the topic take the places of repeats
+        side = _TEST if test else 0
+        owner, labels = distinct(
+            owner,
+            self._label_at(first[owner] + place),
+            self.size.n_labels,
+            counts,
+            lambda row, number: self._label_at(
+                first[row] + draws.below(_MORE_LABELS + side, point[row] * 65536 + number, (last - first)[row])
+            ),
+        )
+        return topic, owner, labels
+
+    def _label_at(self, slot: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The label that occupies each slot."""
+        return self.piece_labels[np.searchsorted(self.piece_ends, slot, side="right")]
 
     def _topic_features(
         self, side: int, point: NDArray[np.int64], topic: NDArray[np.int64], loud: NDArray[np.bool_]
@@ -236,7 +254,7 @@ class _World:
     def _noise(self, side: int, point: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         # what the other two places leave open on average: 30 %, and what silence took from them
         mean_x100 = self.size.features_x100 * (300 + 700 - 250 * 11 // 12 - 450 * 11 * 7 // 96) // 1000
-        counts = 1 + self.draws.below(_NOISE_COUNT + side, point, max(2 * mean_x100 // 100 - 1, 1))
+        counts = 1 + self.draws.below(_NOISE_COUNT + side, point, max(2 * mean_x100 - 100, 1)) // 100
         rows = np.repeat(np.arange(len(point)), counts)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         return rows, self._rank(_NOISE + side, point[rows] * 65536 + within)
@@ -263,49 +281,6 @@ class _World:
         squares = np.add.reduceat(weights * weights, starts)
         norms = np.sqrt(squares.astype(np.float64))  # exact integer, correctly rounded root
         return (weights / np.repeat(norms, lengths)).astype(np.float32)
-
-
-def _pattern(mean_x100: int) -> NDArray[np.int64]:
-    """Label counts [PATTERN], evenly spread from 1 to about twice the mean, with exactly that mean."""
-    counts = 1 + np.arange(PATTERN, dtype=np.int64) * (2 * (mean_x100 - 100)) // (100 * PATTERN)
-    missing = PATTERN * mean_x100 // 100 - int(counts.sum())
-    counts += missing // PATTERN
-    counts[: missing % PATTERN] += 1
-    # 367 is prime to 1000: neighbours in rank differ in count
-    return counts[np.arange(PATTERN) * 367 % PATTERN]
-
-
-def _share(total: int, cumulative: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Running integer shares of ``total`` in proportion to cumulative weights; the last one is ``total``."""
-    weight = int(cumulative[-1])
-    high, low = divmod(total, weight)
-    return high * cumulative + _scaled(low, cumulative, weight)
-
-
-def _scaled(part: int, cumulative: NDArray[np.int64], whole: int) -> NDArray[np.int64]:
-    """floor(part * cumulative / whole), in steps that stay within 63 bits."""
-    shift = max(part.bit_length() + whole.bit_length() - 62, 0)
-    return (part >> shift) * cumulative // max(whole >> shift, 1) if shift else part * cumulative // whole
-
-
-def _stride(slot: NDArray[np.int64], width: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A permutation of 0..width-1: slot times a stride near width's golden section that is prime to it."""
-    stride_of = {}
-    for size in np.unique(width).tolist():
-        stride = max(size * 618 // 1000, 1)
-        while np.gcd(stride, size) != 1:
-            stride += 1
-        stride_of[size] = stride
-    strides = np.array([stride_of[size] for size in width.tolist()], dtype=np.int64)
-    return slot * strides % np.maximum(width, 1)
-
-
-def _unique_pairs(
-    rows: NDArray[np.int64], columns: NDArray[np.int64], n_columns: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct (row, column) pairs, sorted."""
-    pairs = np.unique(rows * n_columns + columns)
-    return pairs // n_columns, pairs % n_columns
 
 
 def iterate(parameters: Mapping[str, Any], split: str) -> Iterator[Block]:

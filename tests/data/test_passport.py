@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, vstack
+from typer.testing import CliRunner
 
 from bench.data import load_dataset
-from bench.data.passport import passport, row_hashes
+from bench.data.cli import app
+from bench.data.passport import passport, passport_lines, row_hashes
 
 
 def _matrices(train_Y: csr_matrix, test_Y: csr_matrix) -> dict[str, csr_matrix]:
@@ -49,3 +55,24 @@ def test_row_hashes_do_not_depend_on_the_chunk() -> None:
     X = load_dataset("tiny").train.X
     np.testing.assert_array_equal(row_hashes(X), row_hashes(X, 7))
     assert len(np.unique(row_hashes(X))) == pytest.approx(X.shape[0], abs=5)
+
+
+def test_plain_types_and_words() -> None:
+    data = load_dataset("tiny")
+    for kept in (data.passport, data.stats):
+        assert json.loads(json.dumps(kept)) == kept
+    fresh = passport({f"{s}_{m}": getattr(getattr(data, s), m) for s in ("train", "test") for m in "XY"})
+    assert json.loads(json.dumps(fresh)) == data.passport
+    lines = passport_lines(data.passport)
+    shown = CliRunner().invoke(app, ["show", "tiny"]).output
+    assert all(line in shown for line in lines)
+    text = "\n".join(lines)
+    for part in ("unseen: 0 labels", "order of train: looks shuffled", "test points equal to a train point: 0"):
+        assert part in text
+    sorted_labels = _labels(np.repeat(np.arange(6), 10), 6)
+    assert "order of test: looks SORTED" in "\n".join(passport_lines(passport(_matrices(sorted_labels, sorted_labels))))
+
+
+def test_readers_can_show_it_without_the_compiler() -> None:
+    code = "import sys, bench.data.passport; sys.exit(bool({'numba', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.data import load_dataset
+from bench.data import load_dataset, synthetic
 from bench.data.draws import Draws
+from bench.data.integers import distinct
 from bench.errors import InputError
 
 
@@ -27,43 +28,78 @@ PINNED_BITS = [17733249479207213591, 15758274217352940697]
 PINNED_BELOW = [31, 35, 47, 10, 3]
 
 
-def test_bytes_are_pinned() -> None:
-    assert load_dataset("tiny").fingerprint == "bc68162096ef0e8f"
+TINY = "b6aedb179549881a"  # the fingerprint that the generator's version 3 gave
 
 
-def test_twin_has_the_published_statistics() -> None:
-    data = load_dataset("amazon670k-style", scale=0.02)
-    for key, full in (
-        ("n_train", 490_449),
-        ("n_test", 153_025),
-        ("n_features", 135_909),
-        ("n_labels", 670_091),
-    ):
-        assert data.stats[key] == round(full * 0.02)
-    assert data.stats["labels_per_point"] == pytest.approx(5.45, rel=0.01)
-    assert data.stats["points_per_label"] == pytest.approx(3.99, rel=0.01)
-    assert data.stats["features_per_point"] == pytest.approx(75.6, rel=0.15)  # a small vocabulary repeats itself
-    assert data.stats["labels_without_train_point"] == 0
-    assert 0.8 < data.stats["share_labels_at_most_5_points"] < 0.95
-    test_labels = data.test.Y.nnz / len(data.test)
-    assert test_labels == pytest.approx(5.45, rel=0.03)
+# counts of train and test, features, labels, and train's labels a point, nnz(X), nnz(Y), as published
+PUBLISHED = {
+    "amazon670k-style": (490_449, 153_025, 135_909, 670_091, 5.45, 37.1e6, 2_674_356),
+    "amazon3m-style": (1_717_899, 742_507, 337_067, 2_812_281, 36.17, 84.6e6, 61_916_857),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "scale", "full"),
-    [
-        ("amazon3m-style", 0.005, (1_717_899, 742_507, 337_067, 2_812_281, 36.17)),
-        ("amazon-search-style", 0.001, (70_000_000, 20_000, 80_000, 49_460_000, 2.0)),
-    ],
-)
-def test_the_other_twins_scale(name: str, scale: float, full: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(("name", "scale"), [("amazon670k-style", 0.02), ("amazon3m-style", 0.005)])
+def test_twins_have_the_published_statistics(name: str, scale: float) -> None:
     data = load_dataset(name, scale=scale)
-    assert data.stats["n_train"] == round(full[0] * scale)
-    assert data.stats["n_test"] == round(full[1] * scale)
-    assert data.stats["n_features"] == max(round(full[2] * scale), 1024)
-    assert data.stats["n_labels"] == round(full[3] * scale)
-    assert data.stats["labels_per_point"] == pytest.approx(full[4], rel=0.05)
+    n_train, n_test, n_features, n_labels, labels_per_point, nnz_X, nnz_Y = PUBLISHED[name]
+    counts = {"n_train": n_train, "n_test": n_test, "n_features": n_features, "n_labels": n_labels}
+    for key, full in counts.items():
+        assert data.stats[key] == round(full * scale)
+    assert data.stats["labels_per_point"] == pytest.approx(labels_per_point, rel=0.01)
+    assert data.stats["features_per_point"] == pytest.approx(nnz_X / n_train, rel=0.01)
+    assert data.train.X.nnz == pytest.approx(nnz_X * scale, rel=0.01)
+    assert data.train.Y.nnz == pytest.approx(nnz_Y * scale, rel=0.01)
+    assert data.test.Y.nnz / len(data.test) == pytest.approx(labels_per_point, rel=0.03)  # few points: drawn counts
+    assert data.test.X.nnz / len(data.test) == pytest.approx(nnz_X / n_train, rel=0.03)
     assert data.stats["labels_without_train_point"] == 0
+
+
+def test_points_a_label_are_the_published_ones() -> None:
+    """The XML Repository counts train points for Amazon-670K, and train and test points for Amazon-3M."""
+    data = load_dataset("amazon670k-style", scale=0.02)
+    assert data.stats["points_per_label"] == pytest.approx(3.99, rel=0.01)
+    assert 0.8 < data.stats["share_labels_at_most_5_points"] < 0.95
+    data = load_dataset("amazon3m-style", scale=0.005)
+    assert (data.train.Y.nnz + data.test.Y.nnz) / data.stats["n_labels"] == pytest.approx(31.64, rel=0.01)
+
+
+def test_the_product_search_twin_scales() -> None:
+    data = load_dataset("amazon-search-style", scale=0.001)
+    found = [data.stats[key] for key in ("n_train", "n_test", "n_features", "n_labels")]
+    assert found == [70_000, 20, 1024, 49_460]
+    assert data.stats["labels_per_point"] == pytest.approx(2.0, rel=0.01)
+    assert data.stats["features_per_point"] == pytest.approx(10, rel=0.01)
+    assert data.stats["labels_without_train_point"] == 0
+
+
+@pytest.mark.parametrize("chunk", [8192, 333])
+def test_bytes_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(synthetic, "CHUNK", chunk)
+    assert load_dataset("tiny").fingerprint == TINY
+
+
+@given(
+    columns=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8), min_size=1, max_size=5),
+    seed=st.integers(0, 99),
+)
+def test_distinct_fills_what_repeats_left(columns: list[list[int]], seed: int) -> None:
+    lengths = np.array([len(row) for row in columns])
+    owner = np.repeat(np.arange(len(columns)), lengths)
+    rows, found = distinct(
+        owner, np.concatenate(columns), 50, lengths, lambda row, number: Draws(seed).below(0, row * 999 + number, 50)
+    )
+    assert np.array_equal(np.bincount(rows, minlength=len(columns)), lengths)
+    assert (np.diff(rows * 50 + found) > 0).all()
+    for row, given_columns in enumerate(columns):
+        assert set(given_columns) <= set(found[rows == row].tolist())
+
+
+def test_distinct_stops_when_there_is_nothing_more_to_draw() -> None:
+    rows, found = distinct(
+        np.zeros(4, dtype=np.int64), np.array([1, 1, 0, 0]), 2, np.array([4]), lambda row, number: number % 2 + 0 * row
+    )
+    assert rows.tolist() == [0, 0]
+    assert found.tolist() == [0, 1]
 
 
 def test_a_linear_model_learns_and_none_is_perfect() -> None:
