@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mach import theory
 from mach.cost import cost, cost_ratios, full_softmax_cost, parameters
 
-# features, hidden, B, R, labels of the authors' configurations; the last is inferred from the 6.4e9 parameters published
+# features, hidden, B, R, labels of the authors' configurations; the last is inferred from its published size
 RECIPES = {
     "Wiki10-31K": (101_938, [500, 500], 2_000, 32, 30_938),
     "Delicious-200K": (782_585, [500, 500], 5_000, 32, 205_443),
@@ -121,7 +121,7 @@ def test_full_softmax_is_one_network_with_an_output_for_each_label() -> None:
     [
         ("Wiki10-31K", 25.0),
         ("Delicious-200K", 25.5),
-        ("Amazon-670K", 5.79),
+        ("Amazon-670K", 5.8),
         ("Amazon-3M", 0.604),
         ("Amazon search", 0.0646),
     ],
