@@ -63,6 +63,15 @@ def test_remainders_at_both_ends_of_the_range(B: int) -> None:
     assert out.tolist() == [hash_reference.signed_32(h) % B for h in hashed]
 
 
+@pytest.mark.parametrize("B", [49, 98, 103])
+def test_remainders_where_the_reciprocal_rounds_down(B: int) -> None:
+    """1/49 · 49 is below 1 in double precision: multiples of B would get the bucket B, which does not exist."""
+    assert 1 / B * B < 1
+    out = np.empty(1000, dtype=np.int32)
+    hash_kernels.universal(out, 0, 1, 0, B)
+    assert out.tolist() == [x % B for x in range(1000)]
+
+
 @families
 def test_a_table_of_several_chunks_and_blocks(family: str) -> None:
     n_labels = 2 * hashing.CHUNK + 5
