@@ -16,6 +16,7 @@ from mach.gpu_torch import top_k_chunked
 
 COMBINE = ("sum", "min", "median")
 METHODS = ("auto", "triton", "torch")
+LARGEST_K = 128  # of the kernel: lists are in registers while labels enter, 64 registers of each thread at this k
 TABLES = (torch.int16, torch.uint16, torch.int32)
 
 
@@ -36,16 +37,19 @@ def top_k_prefixes_device(
     ModuleNotFoundError for ``triton`` without the package.
     """
     _check(bucket_scores, lookup, k, prefixes, combine, method)
-    if method == "auto":
-        able = bucket_scores.is_cuda and combine != "median" and importlib.util.find_spec("triton") is not None
-        method = "triton" if able else "torch"
     if lookup.dtype == torch.uint16:
         lookup = lookup.view(torch.int16)  # torch computes little with uint16
-    if method == "torch" or bucket_scores.shape[0] == 0 or lookup.shape[1] == 0:
+    empty = bucket_scores.shape[0] == 0 or lookup.shape[1] == 0
+    if method == "torch" or empty or (method == "auto" and not _kernel_fits(bucket_scores, k, combine)):
         return top_k_chunked(bucket_scores, lookup, k, prefixes, combine)
     from mach.gpu_kernel import top_k_triton  # here, because triton is optional
 
     return top_k_triton(bucket_scores, lookup, k, prefixes, combine)
+
+
+def _kernel_fits(bucket_scores: Tensor, k: int, combine: str) -> bool:
+    able = bucket_scores.is_cuda and importlib.util.find_spec("triton") is not None
+    return able and k <= LARGEST_K and combine != "median"
 
 
 def _check(scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine: str, method: str) -> None:
@@ -58,13 +62,14 @@ def _check(scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine:
         shapes = f"{tuple(scores.shape)}, {tuple(lookup.shape)}"
         raise ValueError(f"bucket_scores [N, R, B] and lookup [R, n_labels] do not fit: {shapes}")
     if scores.dtype != torch.float32 or lookup.dtype not in TABLES:
-        raise ValueError(
-            f"expected float32 scores and an int16 (as uint16), uint16 or int32 table, got {scores.dtype}, {lookup.dtype}"
-        )
+        types = f"{scores.dtype}, {lookup.dtype}"
+        raise ValueError(f"expected float32 scores and a table in int16 (read as uint16), uint16 or int32, got {types}")
     if scores.device != lookup.device:
         raise ValueError(f"bucket_scores on {scores.device}, but lookup on {lookup.device}")
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    if method == "triton" and k > LARGEST_K:
+        raise ValueError(f"the kernel keeps at most {LARGEST_K} labels a point, got k = {k}; use method='torch'")
     if not prefixes or sorted(set(prefixes)) != list(prefixes) or not 1 <= prefixes[0] <= prefixes[-1] <= len(lookup):
         raise ValueError(f"prefixes must ascend within 1..{len(lookup)}, got {prefixes}")
     if lookup.shape[1] > LABEL_LIMIT:

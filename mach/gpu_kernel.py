@@ -41,12 +41,12 @@ def top_k_triton(
     n_labels, n_blocks, k_padded = lookup.shape[1], triton.cdiv(n_points, POINTS), triton.next_power_of_2(k)
     if splits is None:
         bytes_a_split = 8 * len(prefixes) * n_blocks * POINTS * k_padded
-        splits = _splits(n_labels, n_blocks, k, bytes_a_split, device)
+        processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+        splits = splits_to_fill(processors, n_labels, n_blocks, k, bytes_a_split)
     labels_per_split = triton.cdiv(triton.cdiv(n_labels, splits), TILE) * TILE
     splits = triton.cdiv(n_labels, labels_per_split)
 
-    table = torch.zeros(n_blocks * POINTS, R, B, device=device)
-    table[:n_points] = bucket_scores[:, :R]
+    table = torch.nn.functional.pad(bucket_scores[:, :R], (0, 0, 0, 0, 0, n_blocks * POINTS - n_points))
     table = table.view(n_blocks, POINTS, R, B).permute(0, 2, 3, 1).contiguous()
     if lookup.dtype == torch.int16:
         lookup = lookup.view(torch.uint16)
@@ -83,11 +83,9 @@ def top_k_triton(
     return unpack(candidates[:, :n_points].topk(k, dim=2).values)
 
 
-def _splits(n_labels: int, n_blocks: int, k: int, bytes_a_split: int, device: torch.device) -> int:
-    wanted = 1
-    if device.type == "cuda":
-        processors = torch.cuda.get_device_properties(device).multi_processor_count
-        wanted = triton.cdiv(PROGRAMS_PER_PROCESSOR * processors, n_blocks)
+def splits_to_fill(processors: int, n_labels: int, n_blocks: int, k: int, bytes_a_split: int) -> int:
+    """Splits of the labels that fill the multiprocessors, each with labels enough and the scratch within its bound."""
+    wanted = triton.cdiv(PROGRAMS_PER_PROCESSOR * processors, n_blocks)
     worth = n_labels // max(LABELS_PER_SPLIT, 32 * k)
     return max(1, min(wanted, worth, SCRATCH_BYTES // bytes_a_split))
 
@@ -129,28 +127,24 @@ def scan(  # type: ignore[no-untyped-def]
                 row = tl.cast(r, tl.int64)
                 bucket = tl.load(lookup + row * n_labels + tile + t, mask=inside, other=0).to(tl.int64)
                 line = tl.load(lines + (row * B + bucket)[:, None] * POINTS)
-                if MINIMUM:
-                    total = tl.minimum(total, line)
-                else:
-                    total = total + line
+                total = tl.minimum(total, line) if MINIMUM else total + line
             start = end
             entry = (split.to(tl.int64) * n_prefixes + p) * n_blocks + block
-            scores = tl.where(inside[:, None], total, float("-inf"))
-            _feed(scores, tile, keys + entry * K * POINTS, thresholds + entry * POINTS, K, POINTS, TILE)
+            _feed(total, inside, tile, keys + entry * K * POINTS, thresholds + entry * POINTS, K, POINTS, TILE)
 
 
 @triton.jit
-def _feed(scores, tile, keys, thresholds, K: tl.constexpr, POINTS: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _feed(total, inside, tile, keys, thresholds, K: tl.constexpr, POINTS: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Put a tile's scores [TILE, POINTS] into the lists [K, POINTS], the best of each point first, while one enters."""
     q = tl.arange(0, POINTS)
     places = keys + tl.arange(0, K)[:, None] * POINTS + q[None, :]
     threshold = tl.load(thresholds + q)
-    best, at = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    enters = best > threshold
-    more = tl.max(enters.to(tl.int32), axis=0)
-    if more > 0:
+    if tl.max((tl.max(total, axis=0) > threshold).to(tl.int32), axis=0) > 0:
         kept = tl.load(places)
-        while more > 0:
+        scores = tl.where(inside[:, None], total, float("-inf"))
+        best, at = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
+        enters = best > threshold
+        while tl.max(enters.to(tl.int32), axis=0) > 0:
             worst = tl.min(kept, axis=0)
             replaced = (kept == worst[None, :]) & enters[None, :]
             kept = tl.where(replaced, _key(best, tile + at)[None, :], kept)
@@ -159,7 +153,6 @@ def _feed(scores, tile, keys, thresholds, K: tl.constexpr, POINTS: tl.constexpr,
             scores = tl.where(taken, float("-inf"), scores)
             best, at = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
             enters = best > threshold
-            more = tl.max(enters.to(tl.int32), axis=0)
         # What one thread wrote, another reads at the next tile: all have read before, all have written after.
         tl.debug_barrier()
         tl.store(places, kept)

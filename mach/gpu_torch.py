@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from mach.gpu_keys import empty_places, pack, unpack
 
-CELLS = 2**22  # points × labels × (1, or R for the median) of a chunk; a cell takes some 30 bytes while it is ranked
+CELLS = 2**22  # points × labels × (1, or R for the median) of a chunk
 
 
 def top_k_chunked(
@@ -19,12 +21,13 @@ def top_k_chunked(
     """
     n_points, n_labels = len(bucket_scores), lookup.shape[1]
     width = max(1, cells // max(1, n_points * (prefixes[-1] if combine == "median" else 1)))
+    table = bucket_scores[:, : prefixes[-1]].permute(1, 2, 0).contiguous()  # points innermost: whole rows are gathered
     best = [empty_places(k, bucket_scores.device).expand(n_points, k) for _ in prefixes]
     for low in range(0, n_labels, width):
         buckets = bucket_ids(lookup[: prefixes[-1], low : low + width])
         labels = torch.arange(low, low + buckets.shape[1], device=bucket_scores.device)
-        for p, scores in enumerate(_combined(bucket_scores, buckets, prefixes, combine)):
-            keys = torch.cat([best[p], pack(scores, labels)], dim=1)
+        for p, scores in enumerate(_combined(table, buckets, prefixes, combine)):
+            keys = torch.cat([best[p], pack(scores.T, labels)], dim=1)
             best[p] = keys.topk(k, dim=1).values
     return unpack(torch.stack(best))
 
@@ -36,20 +39,19 @@ def bucket_ids(lookup: Tensor) -> Tensor:
     return lookup.to(torch.int64)
 
 
-def _combined(bucket_scores: Tensor, buckets: Tensor, prefixes: list[int], combine: str) -> list[Tensor]:
-    """Scores [N, chunk] after each prefix; buckets [R, chunk]."""
-    lines = (bucket_scores[:, r].index_select(1, buckets[r]) for r in range(len(buckets)))
+def _combined(table: Tensor, buckets: Tensor, prefixes: list[int], combine: str) -> Iterator[Tensor]:
+    """Scores [chunk, N] after each prefix; table [R, B, N], buckets [R, chunk]."""
+    lines = (table[r].index_select(0, buckets[r]) for r in range(prefixes[-1]))
     if combine == "median":
         every = torch.stack(list(lines))
-        return [_median(every[:R]) for R in prefixes]
-    found = []
-    total = torch.zeros(()) if combine == "sum" else torch.full((), torch.inf)
-    total = total.to(bucket_scores.device)
-    for r, line in enumerate(lines):
-        total = total + line if combine == "sum" else torch.minimum(total, line)
-        if r + 1 in prefixes:
-            found.append(total)
-    return found
+        yield from (_median(every[:R]) for R in prefixes)
+        return
+    total = next(lines)
+    for R in range(1, prefixes[-1] + 1):
+        if R > 1:
+            total = total + next(lines) if combine == "sum" else torch.minimum(total, next(lines))
+        if R in prefixes:
+            yield total
 
 
 def _median(scores: Tensor) -> Tensor:
