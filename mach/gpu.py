@@ -17,7 +17,7 @@ from mach.gpu_torch import top_k_chunked
 COMBINE = ("sum", "min", "median")
 METHODS = ("auto", "triton", "torch")
 LARGEST_K = 128  # of the kernel: lists are in registers while labels enter, 64 registers of each thread at this k
-TABLES = (torch.int16, torch.uint16, torch.int32)
+TABLES = (torch.int16, torch.int32)
 
 
 def top_k_prefixes_device(
@@ -36,9 +36,9 @@ def top_k_prefixes_device(
     Raises ValueError for shapes, types or devices that do not fit, NaN or infinite scores, and unknown names; and
     ModuleNotFoundError for ``triton`` without the package.
     """
-    _check(bucket_scores, lookup, k, prefixes, combine, method)
     if lookup.dtype == torch.uint16:
         lookup = lookup.view(torch.int16)  # torch computes little with uint16
+    _check(bucket_scores, lookup, k, prefixes, combine, method)
     empty = bucket_scores.shape[0] == 0 or lookup.shape[1] == 0
     if method == "torch" or empty or (method == "auto" and not _kernel_fits(bucket_scores, k, combine)):
         return top_k_chunked(bucket_scores, lookup, k, prefixes, combine)
@@ -84,9 +84,10 @@ def _check(scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine:
 
 
 def _range(lookup: Tensor) -> tuple[int, int]:
-    """Lowest and highest bucket id, a repetition at a time, so that no second table is made."""
-    if lookup.dtype == torch.int32:
-        return int(lookup.min()), int(lookup.max())
-    # Flipping the sign bit makes the order of signed 16-bit integers that of unsigned ones.
-    flipped = [(row.view(torch.int16) ^ -0x8000).aminmax() for row in lookup]
-    return min(int(low) for low, _ in flipped) + 0x8000, max(int(high) for _, high in flipped) + 0x8000
+    """Lowest and highest bucket id; no second table is made."""
+    lowest, highest = torch.stack(lookup.aminmax()).tolist()
+    if lookup.dtype == torch.int32 or lowest >= 0:
+        return lowest, highest
+    # Ids from 32,768 on: flipping the sign bit makes the order of signed integers that of unsigned ones.
+    flipped = torch.stack([torch.stack((row ^ -0x8000).aminmax()) for row in lookup]).to(torch.int32) + 0x8000
+    return int(flipped[:, 0].min()), int(flipped[:, 1].max())

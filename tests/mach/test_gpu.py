@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mach.decode import top_k_prefixes
 from mach.gpu import top_k_prefixes_device
 from mach.gpu_keys import empty_places, pack, unpack
-from mach.gpu_speed import decode_gpu
+from mach.gpu_speed import K, decode_gpu, variants
 from mach.gpu_torch import top_k_chunked
 from mach.hashing import hash_labels
 
@@ -83,7 +84,8 @@ def test_chunks_equal_reference(
 ) -> None:
     """Random and heavily tied scores, fewer labels than k, one bucket, any chunk: scores and ids bit for bit."""
     rng = np.random.default_rng(seed)
-    scores = (rng.integers(-levels, levels, size=(n_points, R, B)) / 7).astype(np.float32)
+    shape = (n_points, R, B)
+    scores = (rng.integers(-levels, levels, size=shape) / rng.choice([-7, 7], size=shape)).astype(np.float32)  # −0 too
     lookup = hash_labels(n_labels, B, R, seed=seed)
     table = on_device(lookup.astype(np.int32) if wide else lookup)
     prefixes = sorted(set(rng.integers(1, R + 1, size=R).tolist()))
@@ -104,6 +106,25 @@ def test_tables_of_many_buckets() -> None:
         if lookup.dtype == np.uint16:
             as_uint16 = top_k_prefixes_device(torch.from_numpy(scores), torch.from_numpy(lookup), 5, [1, 2])
             assert_same(as_uint16, plainly(scores, lookup, 5, [1, 2], "sum"))
+
+
+def test_nothing_of_size_points_times_labels_exists() -> None:
+    class Sizes(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            made = func(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, (tuple, list)) else [made]:
+                if isinstance(tensor, Tensor):
+                    self.largest = max(self.largest, tensor.numel())
+            return made
+
+    n_points, n_labels, R, k, cells = 50, 4000, 4, 5, 1000
+    for combine in ("sum", "min", "median"):
+        scores, table = torch.rand(n_points, R, 6), on_device(hash_labels(n_labels, 6, R))
+        with Sizes() as sizes:
+            top_k_chunked(scores, table, k, [R], combine, cells=cells)
+        assert cells <= sizes.largest <= max(cells, scores.numel()) + n_points * k
 
 
 def test_no_points_and_no_labels() -> None:
@@ -175,6 +196,15 @@ def test_the_kernel_refuses_tensors_of_the_host() -> None:
 def test_the_measurement_says_that_it_needs_a_gpu() -> None:
     with pytest.raises(NotImplementedError, match="CUDA device"):
         decode_gpu()
+
+
+def test_the_measured_reference_finds_the_raised_labels() -> None:
+    reference, kernel = variants("cpu", 4, 3000).values()
+    scores, labels = reference()
+    assert scores.shape == labels.shape == (4, K)
+    assert (scores > -6.0 * 32).all()  # the background's expectation
+    with pytest.raises((ValueError, ModuleNotFoundError), match=r"CUDA device|triton"):
+        kernel()
 
 
 @needs_gpu

@@ -118,7 +118,8 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("interpreted")
     for seed, (name, case) in enumerate(CASES.items()):
         rng = np.random.default_rng(seed)
-        scores = rng.integers(-case.levels, case.levels, size=(case.n_points, case.R, case.B)) / 7
+        shape = (case.n_points, case.R, case.B)
+        scores = rng.integers(-case.levels, case.levels, size=shape) / rng.choice([-7, 7], size=shape)  # −0 too
         lookup = hash_labels(case.n_labels, case.B, case.R, seed=seed)
         table = lookup.astype(np.int32) if case.wide else lookup.view(np.int16)
         np.savez(folder / f"{name}.npz", scores=scores.astype(np.float32), lookup=table)
