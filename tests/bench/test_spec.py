@@ -7,6 +7,7 @@ import pytest
 
 from bench.code import code_hash
 from bench.errors import InputError
+from bench.paths import config_root
 from bench.spec import RunSpec, TrainSettings, derive_seed, load_experiment
 
 EXPERIMENT = """
@@ -218,3 +219,15 @@ def test_the_paper_must_exist(experiment: str) -> None:
     paper = load_experiment(experiment, ["paper=mach-pytorch"]).paper
     assert paper is not None
     assert paper.name == "mach-pytorch.yaml"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (config_root() / "experiment").glob("*.yaml")))
+def test_every_experiment_unfolds(name: str) -> None:
+    experiment = load_experiment(name)
+    assert len({run.canonical() + run.method for run in experiment.runs}) == len(experiment.runs) > 0
+
+
+def test_the_reproduction_runs_both_datasets_over_ten_splits() -> None:
+    runs = load_experiment("reproduce_mach_pytorch").runs
+    found = [(run.dataset, run.settings["B"], run.dataset_overrides["split"]) for run in runs]
+    assert found == [(name, B, split) for name, B in (("delicious-983", 200), ("bibtex", 100)) for split in range(10)]
