@@ -78,7 +78,7 @@ def split(rows: Rows, splits: int) -> Rows:
         (70.0, 70.0, "reproduced"),
         (71.0, 70.0, "reproduced"),
         (69.0, 70.0, "reproduced"),
-        (100 * 0.713, 70.3, "reproduced"),  # 1.0000000000000142 apart in floating point
+        (100 * 0.513, 50.3, "reproduced"),  # 1.000000000000007 apart in floating point
         (71.001, 70.0, "above"),
         (68.999, 70.0, "below"),
     ],

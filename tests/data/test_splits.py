@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bench.data import dataset_fingerprint, load_dataset
+from bench.data import dataset_fingerprint, formats, load_dataset
 from bench.data.cli import app
 from bench.data.fetch import install
 from bench.data.formats import read_matrices
@@ -112,6 +112,16 @@ def test_matrix_files_are_split_as_well(write: Write) -> None:
     before = data.folder
     write("mine_Y.txt", "3 2\n0:1\n1:1\n1:1\n")
     assert load_dataset("pair").folder != before
+
+
+def test_a_file_of_several_blocks(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats.xmlrepo, "line_blocks", lambda path: (line + b"\n" for line in lines(path)))
+
+    def lines(path: Path) -> list[bytes]:
+        return path.read_bytes().splitlines()
+
+    install("mine", split_files(write), lambda _: None)
+    assert load_dataset("mine", split=1).train.X.toarray().tolist() == [[1, 0, 0, 0], [5, 0, 0, 0]]
 
 
 def test_import_command_takes_splits(write: Write) -> None:
