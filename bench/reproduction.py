@@ -47,11 +47,11 @@ def build_reproduction(df: pd.DataFrame, paper: Paper) -> Table:
     rules: list[int] = []
     notes = [("", f"Theirs: {paper.source}."), ("", f"Metrics: {paper.metrics}.")]
     for published in paper.results:
-        group, reason = _ours(groups, published)
+        group, failed, reason = _ours(groups, published)
         rules.append(len(rows))
         rows += [_row(published, metric, paper.tolerance[metric], group, reason) for metric in published.values]
-        if group is not None and group.failed:
-            notes.append(("", f"{published.dataset}: {_failures(group)}; ours is the mean of the others."))
+        if group is not None and failed:
+            notes.append(("", f"{published.dataset}: {failed}; ours is the mean of the others."))
     notes.append(
         ("", "Ours: mean ± sample standard deviation over n runs, which differ in the random split or the seed.")
     )
@@ -67,21 +67,23 @@ def verdict(ours: float, theirs: float, tolerance: float) -> str:
     return "above" if difference > 0 else "below"
 
 
-def _ours(groups: list[Group], published: Published) -> tuple[Group | None, str]:
-    """The one configuration that the published values are compared with, or why there is none."""
+def _ours(groups: list[Group], published: Published) -> tuple[Group | None, str, str]:
+    """The one configuration that the published values are compared with, what failed, and why there is none."""
     here = [group for group in groups if group.dataset == published.dataset]
     if not here:
-        return None, "not run"
+        return None, "", "not run"
     found = [group for group in here if _matches(group, published)]
     if not found:
         wanted = ", ".join(f"{name} {value}" for name, value in published.rows.items())
-        return None, f"not run with {wanted}"
-    if len(found) > 1:
-        sizes = [name for name in ("method", "B", "R") if len({getattr(group, name) for group in found}) > 1]
-        apart = ", ".join([*sizes, *varying(found)])
-        return None, f"{len(found)} configurations fit; the paper's rows must say which {apart}"
-    (group,) = found
-    return (group, "") if group.ok else (None, f"no run finished: {_failures(group)}")
+        return None, "", f"not run with {wanted}"
+    # A failed run may not know all its settings, its device for one, and so stand apart from those that finished.
+    failed = _failures(found)
+    finished = [group for group in found if group.ok]
+    if len(finished) > 1:
+        sizes = [name for name in ("method", "B", "R") if len({getattr(group, name) for group in finished}) > 1]
+        apart = ", ".join([*sizes, *varying(finished)])
+        return None, failed, f"{len(finished)} configurations fit; the paper's rows must say which {apart}"
+    return (finished[0], failed, "") if finished else (None, failed, f"no run finished: {failed}")
 
 
 def _matches(group: Group, published: Published) -> bool:
@@ -89,9 +91,13 @@ def _matches(group: Group, published: Published) -> bool:
     return all(str(own.get(name)) == str(value) for name, value in published.rows.items())
 
 
-def _failures(group: Group) -> str:
-    words = dict.fromkeys(STATUS_WORDS[row["status"]] for row in group.failed)
-    return f"{len(group.failed)} of {len(group.rows)} runs failed ({', '.join(words)})"
+def _failures(groups: list[Group]) -> str:
+    """How many of the runs failed and how; empty when none did."""
+    failed = [row for group in groups for row in group.failed]
+    words = dict.fromkeys(STATUS_WORDS[row["status"]] for row in failed)
+    return f"{len(failed)} of {sum(len(group.rows) for group in groups)} runs failed ({', '.join(words)})" * bool(
+        failed
+    )
 
 
 def _row(published: Published, metric: str, tolerance: float, group: Group | None, reason: str) -> list[Cell]:
