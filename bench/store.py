@@ -62,7 +62,9 @@ class RunFolder:
     def write_curve(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The learning curve so far, one row an epoch."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(
+            text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(self.path / "curve.csv", text.getvalue())
