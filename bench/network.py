@@ -26,7 +26,7 @@ class OutputLayer(Protocol):
     (one dict for an ordinary layer); ``feature_lookup(n_features)``, an array [R, n_features] of hashed features, below
     the attribute ``feature_hash``, that each encoder shall see in place of the features, or None; ``precisions``, the
     names of the precisions that it knows beside fp32, of which its attribute ``precision`` is then set to the run's;
-    ``lap``, None or a function that the loss shall call with the name of each part of its work when that ends.
+    ``tell``, None or a function that the loss shall call with the name of each part of its work and its seconds.
     """
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:

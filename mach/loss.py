@@ -7,11 +7,12 @@ no array of size R × N × B exists, and autograd, which would keep several, is 
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
@@ -19,11 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mach.loss_kernels import distinct_buckets, loss_and_gradient
+from mach.loss_kernels import distinct_buckets, loss_and_gradient, loss_and_gradient_shared
 from mach.product import DTYPES, product
+from mach.workers import workers
 
 LOSSES = ("bce", "softmax")
-Lap = Callable[[str], None]
+Tell = Callable[[str, float], None]
+PARTS = ("output forward", "loss and gradient", "output backward")
 BLOCK_BYTES = 256 * 2**20  # logits worked on at a time where repetitions go through one batched product
 
 
@@ -57,16 +60,16 @@ def bucket_losses(
     targets: Targets,
     kind: str,
     precision: str = "fp32",
-    lap: Lap | None = None,
+    tell: Tell | None = None,
 ) -> Tensor:
     """Sum over repetitions of their losses: hidden [G, N, H], kernel [G, H, B], bias [G, B]; a scalar.
 
     ``bce``: Σ over buckets of the binary cross-entropy, mean over points (official code up to a constant factor).
     ``softmax``: cross-entropy against 1/|buckets of the point|, mean over points; points without labels count 0.
-    ``precision`` is that of the matrix products; weights, losses and gradients are float32 all the same. ``lap`` is
-    told the name of each part of the work when it ends.
+    ``precision`` is that of the matrix products; weights, losses and gradients are float32 all the same. ``tell``
+    hears of each part of the work (`PARTS`) how many seconds it took, all threads' time divided by their number.
     """
-    return _BucketLosses.apply(hidden, kernel, bias, targets, kind, precision, lap or _no_lap)
+    return _BucketLosses.apply(hidden, kernel, bias, targets, kind, precision, tell or _ignore)
 
 
 def bucket_loss_reference(
@@ -92,12 +95,12 @@ class _BucketLosses(torch.autograd.Function):
         targets: Targets,
         kind: str,
         precision: str,
-        lap: Lap,
+        tell: Tell,
     ) -> Tensor:
         compiled = hidden.device.type == "cpu" and hidden.dtype == torch.float32
         work = _one_by_one if compiled else _in_blocks
         tensors = (hidden.detach(), kernel.detach(), bias.detach())
-        loss, *ctx.gradients = work(*tensors, targets, kind, DTYPES[precision], lap)
+        loss, *ctx.gradients = work(*tensors, targets, kind, DTYPES[precision], tell)
         return loss
 
     @staticmethod
@@ -109,39 +112,53 @@ class _BucketLosses(torch.autograd.Function):
         return (*gradients, None, None, None, None)
 
 
-def _no_lap(part: str) -> None:
-    del part
+def _ignore(part: str, seconds: float) -> None:
+    del part, seconds
 
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _one_by_one(
-    hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, kind: str, dtype: torch.dtype, lap: Lap
+    hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, kind: str, dtype: torch.dtype, tell: Tell
 ) -> Gradients:
-    """(loss, gradients of hidden, kernel, bias), a repetition at a time; float32 on the CPU."""
+    """(loss, gradients of hidden, kernel, bias), float32 on the CPU.
+
+    A thread takes whole repetitions; when there are fewer than threads, all threads share in one after the other.
+    """
     grad_hidden, grad_kernel, grad_bias = torch.empty(hidden.shape), torch.empty(kernel.shape), torch.empty(bias.shape)
-    total = 0.0
-    parts = min(numba.get_num_threads(), hidden.shape[1])
-    for g in range(len(kernel)):
+    threads = torch.get_num_threads()
+    each_alone = 1 < threads <= len(kernel)
+
+    def repetition(g: int) -> tuple[float, ...]:
+        moments = [time.perf_counter()]
         points, weight = hidden[g].contiguous().to(dtype), kernel[g].to(dtype)
         logits = product(points, weight.T, bias[g].to(dtype)).float()
-        lap("output forward")
-        total += loss_and_gradient(
-            logits.numpy(), targets.starts[g], targets.columns[g], kind == "softmax", grad_bias[g].numpy(), parts
-        )
-        lap("loss and gradient")
+        moments.append(time.perf_counter())
+        arguments = (logits.numpy(), targets.starts[g], targets.columns[g], kind == "softmax", grad_bias[g].numpy())
+        shared = threads > 1 and not each_alone
+        loss = loss_and_gradient_shared(*arguments, threads) if shared else loss_and_gradient(*arguments)
+        moments.append(time.perf_counter())
         gradient = logits.to(dtype)
         grad_hidden[g] = product(gradient, weight)
         grad_kernel[g] = product(points.T, gradient.T)
-        lap("output backward")
+        moments.append(time.perf_counter())
+        return loss, *(after - before for before, after in itertools.pairwise(moments))
+
+    everywhere = workers(threads).map if each_alone else map
+    total = 0.0
+    for loss, *seconds in everywhere(repetition, range(len(kernel))):
+        total += loss
+        for part, spent in zip(PARTS, seconds, strict=True):
+            tell(part, spent / threads if each_alone else spent)
     return torch.tensor(total, dtype=torch.float32), grad_hidden, grad_kernel, grad_bias
 
 
 def _in_blocks(
-    hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, kind: str, dtype: torch.dtype, lap: Lap
+    hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, kind: str, dtype: torch.dtype, tell: Tell
 ) -> Gradients:
-    """The same by batched products over blocks of repetitions; any device and type."""
+    """The same by batched products over blocks of repetitions; any device and type. Its parts are not timed."""
+    del tell
     grad_hidden, grad_kernel, grad_bias = torch.empty_like(hidden), torch.empty_like(kernel), torch.empty_like(bias)
     n_points, n_buckets = hidden.shape[1], kernel.shape[2]
     dtype = hidden.dtype if dtype == torch.float32 else dtype
@@ -151,15 +168,12 @@ def _in_blocks(
         block = slice(low, low + size)
         points, weight = hidden[block].to(dtype), kernel[block].to(dtype)
         logits = torch.baddbmm(bias[block, None].to(dtype), points, weight).to(hidden.dtype)
-        lap("output forward")
         loss, gradient = _loss_and_gradient_torch(logits, targets, low, kind)
         total += loss
         torch.sum(gradient, 1, out=grad_bias[block])
-        lap("loss and gradient")
         gradient = gradient.to(dtype)
         grad_hidden[block] = torch.bmm(gradient, weight.transpose(1, 2))
         grad_kernel[block] = torch.bmm(points.transpose(1, 2), gradient)
-        lap("output backward")
     return total, grad_hidden, grad_kernel, grad_bias
 
 

@@ -114,29 +114,44 @@ def _softmax_row(row, columns, grad_bias, scale):  # type: ignore[no-untyped-def
     return np.log(total) + highest - share * positive
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
-def loss_and_gradient(logits, indptr, columns, softmax, grad_bias, parts):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, nogil=True)
+def loss_and_gradient(logits, indptr, columns, softmax, grad_bias):  # type: ignore[no-untyped-def]
     """Turn logits [N, B] into their gradient of the mean loss over points; fills grad_bias [B], returns the loss.
 
-    Point n has the buckets columns[indptr[n] : indptr[n + 1]], each once. Points are cut into ``parts`` for threads.
+    Point n has the buckets columns[indptr[n] : indptr[n + 1]], each once.
     """
-    n_points, n_buckets = logits.shape
-    scale = np.float32(1.0 / n_points)
+    grad_bias[:] = _ZERO
+    return _some_points(logits, indptr, columns, softmax, grad_bias, 0, len(logits)) / len(logits)
+
+
+@numba.njit(parallel=True, cache=True)
+def loss_and_gradient_shared(logits, indptr, columns, softmax, grad_bias, parts):  # type: ignore[no-untyped-def]
+    """The same by all threads, the points cut into ``parts`` for them."""
+    n_points = len(logits)
     losses = np.zeros(parts, dtype=np.float64)
-    sums = np.zeros((parts, n_buckets), dtype=np.float32)
+    sums = np.zeros((parts, logits.shape[1]), dtype=np.float32)
     for part in numba.prange(parts):
-        for n in range(part * n_points // parts, (part + 1) * n_points // parts):
-            mine = columns[indptr[n] : indptr[n + 1]]
-            if softmax:
-                losses[part] += _softmax_row(logits[n], mine, sums[part], scale)
-            else:
-                losses[part] += _bce_row(logits[n], mine, sums[part], scale)
-    for b in range(n_buckets):
+        low, high = part * n_points // parts, (part + 1) * n_points // parts
+        losses[part] = _some_points(logits, indptr, columns, softmax, sums[part], low, high)
+    for b in range(logits.shape[1]):
         total = _ZERO
         for part in range(parts):
             total += sums[part, b]
         grad_bias[b] = total
     return losses.sum() / n_points
+
+
+@numba.njit(cache=True)
+def _some_points(logits, indptr, columns, softmax, grad_bias, low, high):  # type: ignore[no-untyped-def]
+    scale = np.float32(1.0 / len(logits))
+    total = 0.0
+    for n in range(low, high):
+        mine = columns[indptr[n] : indptr[n + 1]]
+        if softmax:
+            total += _softmax_row(logits[n], mine, grad_bias, scale)
+        else:
+            total += _bce_row(logits[n], mine, grad_bias, scale)
+    return total
 
 
 @numba.njit(parallel=True, cache=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mach.decode import ESTIMATORS, top_k_prefixes
 from mach.hashing import hash_features, hash_labels
-from mach.loss import LOSSES, Lap, Targets, bucket_losses
+from mach.loss import LOSSES, Targets, Tell, bucket_losses
 from mach.product import PRECISIONS
 from mach.theory import unresolved_pairs
 
@@ -70,7 +70,7 @@ class MachOutput(nn.Module):
         self.B, self.R, self.loss_kind, self.estimator = B, R, loss, estimator
         self.share_encoder, self.feature_hash = share_encoder, feature_hash
         self.precision = "fp32"
-        self.lap: Lap | None = None
+        self.tell: Tell | None = None
         self.lookup = hash_labels(n_labels, B, R, family=hash, seed=seeds["hashing"])
         self._hashing_seed = seeds["hashing"]
         bound = 1.0 / math.sqrt(hidden)
@@ -122,7 +122,7 @@ class MachOutput(nn.Module):
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """Sum over repetitions of their losses: hidden [R, N, H], labels CSR [N, n_labels]."""
         targets = Targets.of(labels, self.lookup, self.B)
-        return bucket_losses(hidden, self.kernel, self.biases, targets, self.loss_kind, self.precision, self.lap)
+        return bucket_losses(hidden, self.kernel, self.biases, targets, self.loss_kind, self.precision, self.tell)
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Exact top-k from all repetitions: (scores [N, k], labels [N, k])."""
@@ -166,7 +166,7 @@ class MachSubset(nn.Module):
         """Sum over these repetitions of their losses: hidden [G, N, H]."""
         (whole,) = self._whole
         targets = Targets.of(labels, whole.lookup[self.worlds.start : self.worlds.stop], whole.B)
-        return bucket_losses(hidden, self.kernel, self.biases, targets, whole.loss_kind, whole.precision, whole.lap)
+        return bucket_losses(hidden, self.kernel, self.biases, targets, whole.loss_kind, whole.precision, whole.tell)
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Exact top-k from these repetitions alone: (scores [N, k], labels [N, k])."""

@@ -128,29 +128,21 @@ def parts(step: Step, repeats: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {}
     for X, Y in itertools.islice(itertools.cycle(step.data), repeats):
         optimiser.zero_grad()
-        laps = Laps()
+        told: dict[str, float] = {}
+        started = time.perf_counter()
         hidden = network.hidden(X)
-        laps("input forward")
-        network.output.lap = laps
+        told["input forward"] = time.perf_counter() - started
+        network.output.tell = lambda part, spent, told=told: told.update({part: told.get(part, 0.0) + spent})
         loss = network.output.loss(hidden, Y)
-        network.output.lap = None
+        network.output.tell = None
+        passed = time.perf_counter()
+        told["targets and waiting"] = passed - started - sum(told.values())
         loss.backward()
         sparse.step()
-        laps("input backward and update")
+        reached = time.perf_counter()
+        told["input backward and update"] = reached - passed
         dense.step()
-        laps("output update")
-        for name, value in laps.seconds.items():
+        told["output update"] = time.perf_counter() - reached
+        for name, value in told.items():
             seconds.setdefault(name, []).append(value)
     return seconds
-
-
-class Laps:
-    """A stopwatch that is told the name of what has just ended."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._now = time.perf_counter()
-
-    def __call__(self, part: str) -> None:
-        then, self._now = self._now, time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + self._now - then

@@ -145,3 +145,24 @@ def test_bf16_is_near_single_precision(kind: str, dtype: torch.dtype) -> None:
         assert right.grad is not None
         assert mine.grad.dtype == dtype
         assert (mine.grad - right.grad).norm() < 0.02 * right.grad.norm()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("G", [1, 2, 5])
+def test_threads_do_not_change_the_result(kind: str, G: int) -> None:
+    """Repetitions a thread each, all threads on one repetition, or one thread for all."""
+    targets = Targets.of(sparse_labels(33, 40, 1), np.random.default_rng(0).integers(0, 9, (G, 40)), 9)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            mine = tensors(G, 33, 6, 9, torch.float32)
+            loss = bucket_losses(*mine, targets, kind)
+            loss.backward()
+            assert torch.get_num_threads() == threads
+            found.append([loss.detach(), *(t.grad for t in mine)])
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        for a, b in zip(others, found[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
