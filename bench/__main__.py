@@ -136,7 +136,8 @@ def speed(
     rows = []
     for row in measure(what):
         rows.append(row)
-        print(f"{row['what']:10} {row['variant']:40} {row['median_s']:10.4f} s {row['ratio']:8.2f}×", flush=True)
+        numbers = f"{row['median_s']:10.4f} s {row['ratio']:8.2f}×"
+        print(f"{row['what']:10} {row['variant']:40} {numbers}  {row.get('note', '')}", flush=True)
     if json_file:
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 

@@ -31,12 +31,13 @@ class TrainSettings:
     batch_size: int = 256
     lr: float = 0.01
     lr_schedule: str = "linear"  # from lr down to 0 over the run, or constant
-    repetitions_at_a_time: int = 0  # train repetitions in groups of this size, 0 = all in one network
+    optimiser: str = "adam"  # of the input layer's rows: adam or rowwise_adagrad; adam everywhere else
+    repetitions_at_a_time: int = 0  # train repetitions in groups of this size, 0 = as many as memory holds
     holdout: bool = True  # keep the validation points out of training; False trains on the whole train split
     validate_every: int = 1  # epochs between points of the learning curve, 0 = none
     top_k: int = 10  # predictions kept for each test point
     predict_batch: int = 1024
-    precision: str = "fp32"
+    precision: str = "fp32"  # of the output layer's matrix products: fp32, or bf16 where layer and hardware have it
     device: str = "auto"  # auto, cpu or cuda
     threads: int = 0  # 0 = all cores
 
@@ -63,7 +64,8 @@ class TrainSettings:
             raise InputError(f"lr: found {self.lr}; expected a positive number")
         choices = {
             "lr_schedule": ("constant", "linear"),
-            "precision": ("fp32",),
+            "optimiser": ("adam", "rowwise_adagrad"),
+            "precision": ("fp32", "bf16"),
             "device": ("auto", "cpu", "cuda"),
         }
         for name, known in choices.items():

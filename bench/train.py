@@ -41,7 +41,7 @@ def train(
     X [N, n_features] and Y [N, n_labels] CSR. ``after_epoch(epoch, mean_loss)`` is called after each, counted from 1.
     Raises Diverged when the mean loss of an epoch is not finite.
     """
-    optimiser = Optimiser(network, settings.lr)
+    optimiser = Optimiser(network, settings.lr, settings.optimiser)
     n_points = X.shape[0]
     n_steps = settings.epochs * math.ceil(n_points / settings.batch_size)
     step, last_finite = 0, math.nan

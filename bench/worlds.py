@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 from torch import nn
 
 from bench.measure import Clock
+from bench.memory import available_bytes, largest_group
 from bench.network import Encoder, Network
+from bench.optim import Optimiser
+from bench.precision import has_bf16
 from bench.predict import Ranking
 from bench.spec import TrainSettings, derive_seed
 from bench.train import train
@@ -39,29 +43,61 @@ class Worlds:
     """Encoders and output layer of a run.
 
     A repetition's encoder is seeded by the run's seed and its number alone, and groups share no parameter, so how
-    repetitions are grouped changes time and memory but not the model.
+    repetitions are grouped changes time and memory but not the model. NotImplementedError for what the layer or the
+    hardware does not offer.
     """
 
     def __init__(self, layer: Any, n_features: int, settings: TrainSettings, seed: int, device: torch.device) -> None:
         self.layer, self.settings, self.seed, self.device = layer, settings, seed, device
-        sizes = settings.hidden_sizes()
+        set_precision(layer, settings.precision, device)
+        layer.to(device)  # before its repetitions are handed out: they share its memory
         total: int | None = getattr(layer, "repetitions", None)
-        size = settings.repetitions_at_a_time or (total or 1)
+        self.shared = total is not None and bool(getattr(layer, "share_encoder", False))
+        if self.shared and settings.repetitions_at_a_time:
+            raise NotImplementedError(
+                f"repetitions_at_a_time: found {settings.repetitions_at_a_time}; expected 0 with share_encoder, "
+                "because all repetitions train the one encoder at the same time"
+            )
+        lookup = layer.feature_lookup(n_features) if total and hasattr(layer, "feature_lookup") else None
+        n_hashed = 0 if lookup is None else layer.feature_hash
+        sizes = settings.hidden_sizes()
+        self.group_size = self._group_size(total, n_hashed or n_features)
         self.groups: list[Group] = []
-        for low in range(0, total or 1, size):
-            members = range(low, min(low + size, total or 1))
-            encoder = Encoder(n_features, sizes, [derive_seed(seed, "encoder", r) for r in members])
-            output = layer if total is None else layer.subset(members)
+        for low in range(0, total or 1, self.group_size):
+            members = range(low, min(low + self.group_size, total or 1))
+            seeds = [derive_seed(seed, "encoder", r) for r in (members[:1] if self.shared else members)]
+            rows = None if lookup is None else lookup[members.start : members.stop]
+            encoder = Encoder(n_features, sizes, seeds, rows, n_hashed)
+            output = layer if total is None or self.shared else layer.subset(members)
             self.groups.append(Group(Network(encoder, output).to(device), None if total is None else members))
         self.prefixes: list[int | None] = [None] if total is None else list(range(1, total + 1))
 
+    def _group_size(self, total: int | None, n_rows: int) -> int:
+        """Repetitions to train at a time: as many as the settings say or, for 0, as fit into the memory now free."""
+        if total is None or self.shared:
+            return total or 1
+        if self.settings.repetitions_at_a_time:
+            return self.settings.repetitions_at_a_time
+        sizes = self.settings.hidden_sizes()
+        table = 4 * n_rows * sizes[0]
+        dense = 4 * sum(a * b for a, b in itertools.pairwise(sizes)) + 4 * _size(self.layer) // total
+        moments = 2 if self.settings.optimiser == "adam" else 1 / sizes[0]
+        # While a group trains: the state of its optimiser, gradients, and a batch on its way through the network.
+        batch = 4 * self.settings.batch_size * 4 * sum(sizes)
+        each = int(table * moments) + dense * 3 + batch
+        return largest_group(total, (table + dense) * total, each, available_bytes(self.device))
+
     def parameters(self, R: int | None) -> dict[str, int]:
-        """Trained parameters of the first R repetitions (or of the one network) by place, and bytes of the index."""
+        """Trained parameters of the first R repetitions (or of the one network) by place, and bytes of the index.
+
+        An encoder that the repetitions share counts once, whatever R.
+        """
         encoders = [group.network.encoder for group in self.groups]
-        worlds = sum(encoder.bag.shape[0] for encoder in encoders)
-        share = 1 if R is None else R
-        n_input = sum(_size(encoder.bag) for encoder in encoders) * share // worlds
-        n_hidden = sum(_size(encoder) - _size(encoder.bag) for encoder in encoders) * share // worlds
+        worlds, share = len(self.prefixes), 1 if R is None else R
+        n_input = sum(_size(encoder.bag) for encoder in encoders)
+        n_hidden = sum(_size(encoder) for encoder in encoders) - n_input
+        if not self.shared:
+            n_input, n_hidden = n_input * share // worlds, n_hidden * share // worlds
         n_output = _size(self.layer) * share // worlds
         index = self.layer.index_bytes() if hasattr(self.layer, "index_bytes") else 0
         total = n_input + n_hidden + n_output
@@ -78,8 +114,10 @@ class Worlds:
         """Run every kernel once, so that compiling and first allocations are not timed as training; weights stay."""
         some = slice(0, min(self.settings.batch_size, X.shape[0]))
         for group in self.groups:
+            optimiser = Optimiser(group.network, 0.0, self.settings.optimiser)  # a step of length zero
             group.network.loss(X[some], Y[some]).backward()
-            group.network.zero_grad(set_to_none=True)
+            optimiser.step()
+            optimiser.zero_grad()
         with torch.no_grad():
             self.topk(X[some][:2], self.prefixes, self.settings.top_k)
 
@@ -115,6 +153,16 @@ class Worlds:
         trained = self.groups[: self.groups.index(group) + 1]
         hidden = [member.network.hidden(X) for member in trained]
         return self.layer.subset(range(group.end)).topk(torch.cat(hidden), k)
+
+
+def set_precision(layer: Any, precision: str, device: torch.device) -> None:
+    """Tell the layer its precision; NotImplementedError when it or the hardware does not have it."""
+    if precision not in getattr(layer, "precisions", ("fp32",)):
+        raise NotImplementedError(f"precision {precision}: {type(layer).__name__} offers fp32 only")
+    if precision == "bf16" and not has_bf16(device):
+        raise NotImplementedError(f"precision bf16: this {device.type} has no bfloat16 instructions")
+    if hasattr(layer, "precision"):
+        layer.precision = precision
 
 
 def _size(module: nn.Module) -> int:

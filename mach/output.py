@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mach.decode import ESTIMATORS, top_k_prefixes
-from mach.hashing import hash_labels
-from mach.loss import LOSSES, bucket_loss, bucket_targets
+from mach.hashing import hash_features, hash_labels
+from mach.loss import LOSSES, Targets, Tell, bucket_losses
+from mach.product import PRECISIONS
 from mach.theory import unresolved_pairs
 
 # A bucket without positives gets the prior of half a positive, so that its bias is finite.
@@ -25,12 +26,17 @@ class MachOutput(nn.Module):
 
     Asks for one encoder for each repetition: hidden is [R, N, H]. Repetition r depends on the seeds and on r alone,
     never on R, and the repetitions share no parameter; so they may be trained together, in groups (`subset`) or
-    apart, and a model of R repetitions holds the models of every smaller R.
+    apart, and a model of R repetitions holds the models of every smaller R. Its weights are ``kernel[r]`` [H, B] and
+    ``biases[r]`` [B].
 
     loss: ``bce`` over buckets or ``softmax`` with 1/|buckets| targets. bias: ``prior`` starts a bucket at the
     log-odds (bce) or log share (softmax) of its train frequency, ``zero`` at 0. estimator: how bucket scores become a
-    label's score; see `mach.decode`.
+    label's score; see `mach.decode`. share_encoder: one encoder for all repetitions (an ablation; the first R' of
+    them then hold what training R' alone would not give). feature_hash: hashed input features that the encoder of
+    each repetition should have (`feature_lookup`), 0 for the features as they are.
     """
+
+    precisions = PRECISIONS
 
     def __init__(
         self,
@@ -45,6 +51,8 @@ class MachOutput(nn.Module):
         hash: str = "universal",
         bias: str = "prior",
         estimator: str = "logit_sum",
+        share_encoder: bool = False,
+        feature_hash: int = 0,
     ) -> None:
         super().__init__()
         for name, value, known in [
@@ -54,21 +62,41 @@ class MachOutput(nn.Module):
         ]:
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        if feature_hash < 0 or (feature_hash and share_encoder):
+            raise ValueError(
+                f"feature_hash: found {feature_hash} with share_encoder {share_encoder}; expected 0 or more, and 0 for "
+                "a shared encoder, because every repetition hashes the features in its own way"
+            )
         self.B, self.R, self.loss_kind, self.estimator = B, R, loss, estimator
+        self.share_encoder, self.feature_hash = share_encoder, feature_hash
+        self.precision = "fp32"
+        self.tell: Tell | None = None
         self.lookup = hash_labels(n_labels, B, R, family=hash, seed=seeds["hashing"])
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
+        self._hashing_seed = seeds["hashing"]
+        bound = 1.0 / math.sqrt(hidden)
+        kernel, biases = torch.empty(R, hidden, B), torch.zeros(R, B)
         for r in range(R):
             generator = torch.Generator().manual_seed(seeds["initialisation"] + r)
-            bound = 1.0 / math.sqrt(hidden)
-            self.weights.append(nn.Parameter(torch.empty(B, hidden).uniform_(-bound, bound, generator=generator)))
-            start = bucket_prior(train_labels, self.lookup[r], B, loss) if bias == "prior" else torch.zeros(B)
-            self.biases.append(nn.Parameter(start))
+            kernel[r] = torch.empty(B, hidden).uniform_(-bound, bound, generator=generator).T
+            if bias == "prior":
+                biases[r] = bucket_prior(train_labels, self.lookup[r], B, loss)
+        self.kernel, self.biases = nn.Parameter(kernel), nn.Parameter(biases)
 
     @property
     def repetitions(self) -> int:
-        """Encoders that the layer asks for."""
+        """Encoders that the layer asks for, or heads on the one encoder that they share."""
         return self.R
+
+    @property
+    def weights(self) -> Tensor:
+        """The kernel as one row for each bucket: [R, B, H], a view."""
+        return self.kernel.transpose(1, 2)
+
+    def feature_lookup(self, n_features: int) -> npt.NDArray[np.integer] | None:
+        """Hashed id of every input feature in every repetition, [R, n_features]; None for features as they are."""
+        if not self.feature_hash:
+            return None
+        return hash_features(n_features, self.feature_hash, self.R, seed=self._hashing_seed)
 
     @staticmethod
     def parameter_count(*, hidden: int, B: int, R: int, **_: object) -> int:
@@ -80,16 +108,21 @@ class MachOutput(nn.Module):
         return int(self.lookup.nbytes)
 
     def facts(self) -> list[dict[str, int]]:
-        """For each R up to the layer's: label pairs that share their buckets in all of the first R repetitions."""
-        return [{"unresolved_pairs": int(pairs)} for pairs in unresolved_pairs(self.lookup)]
+        """For each R up to the layer's: label pairs that share their buckets in all of the first R repetitions.
+
+        With a shared encoder also how many repetitions it was trained by, which is more than R in all rows but one.
+        """
+        shared = {"encoder_trained_by": self.R} if self.share_encoder else {}
+        return [{"unresolved_pairs": int(pairs)} | shared for pairs in unresolved_pairs(self.lookup)]
 
     def subset(self, repetitions: range) -> MachSubset:
         """The layer seen by the encoders of some repetitions; parameters are shared with this one."""
         return MachSubset(self, repetitions)
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
-        """Mean over repetitions of their losses: hidden [R, N, H], labels CSR [N, n_labels]."""
-        return self.subset(range(self.R)).loss(hidden, labels)
+        """Sum over repetitions of their losses: hidden [R, N, H], labels CSR [N, n_labels]."""
+        targets = Targets.of(labels, self.lookup, self.B)
+        return bucket_losses(hidden, self.kernel, self.biases, targets, self.loss_kind, self.precision, self.tell)
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Exact top-k from all repetitions: (scores [N, k], labels [N, k])."""
@@ -116,12 +149,12 @@ class MachOutput(nn.Module):
 
 
 class MachSubset(nn.Module):
-    """Some repetitions of a MachOutput, to be trained by themselves; holds no parameter of its own."""
+    """Some repetitions of a MachOutput, to be trained by themselves; its parameters lie in the whole's memory."""
 
     def __init__(self, whole: MachOutput, repetitions: range) -> None:
         super().__init__()
-        self.weights = nn.ParameterList([whole.weights[r] for r in repetitions])
-        self.biases = nn.ParameterList([whole.biases[r] for r in repetitions])
+        part = slice(repetitions.start, repetitions.stop)
+        self.kernel, self.biases = nn.Parameter(whole.kernel.detach()[part]), nn.Parameter(whole.biases.detach()[part])
         self.worlds = repetitions
         self._whole = (whole,)  # in a tuple, so that its parameters are not registered here
 
@@ -130,13 +163,10 @@ class MachSubset(nn.Module):
         return len(self.worlds)
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
-        """Mean over these repetitions of their losses: hidden [G, N, H]."""
+        """Sum over these repetitions of their losses: hidden [G, N, H]."""
         (whole,) = self._whole
-        losses = []
-        for at, r in enumerate(self.worlds):
-            rows, columns = (t.to(hidden.device) for t in bucket_targets(labels, whole.lookup[r]))
-            losses.append(bucket_loss(hidden[at], self.weights[at], self.biases[at], rows, columns, whole.loss_kind))
-        return torch.stack(losses).sum()
+        targets = Targets.of(labels, whole.lookup[self.worlds.start : self.worlds.stop], whole.B)
+        return bucket_losses(hidden, self.kernel, self.biases, targets, whole.loss_kind, whole.precision, whole.tell)
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Exact top-k from these repetitions alone: (scores [N, k], labels [N, k])."""
@@ -146,7 +176,7 @@ class MachSubset(nn.Module):
 
 def bucket_prior(train_labels: sp.csr_matrix, buckets: npt.NDArray[np.integer], B: int, loss: str) -> Tensor:
     """Bias that reproduces the buckets' train frequencies when nothing else is known, float32 [B]."""
-    _, columns = bucket_targets(train_labels, buckets)
+    _, columns = Targets.of(train_labels, buckets[None], B).pairs(0)
     positives = np.bincount(columns.numpy(), minlength=B) + SMOOTHING
     if loss == "bce":
         share = positives / (train_labels.shape[0] + 2 * SMOOTHING)

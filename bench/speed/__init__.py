@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,26 @@ from bench.paths import config_root
 
 REPEATS = 5
 Row = dict[str, Any]
-Variants = dict[str, Callable[[], Sequence[npt.NDArray[Any]]]]
+Array = npt.NDArray[Any]
+Variants = dict[str, Callable[[], Sequence[Array]]]
+
+
+def _same(variant: str, found: Array, expected: Array) -> bool:
+    """Integers exactly; floats as far as the order of a sum allows."""
+    del variant
+    if found.dtype.kind in "iu":
+        return np.array_equal(found, expected)
+    return np.allclose(found, expected, 1e-3, 1e-6)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Variants of the same work, the reference first, for measurements that need more than a dict of them."""
+
+    variants: Variants
+    same: Callable[[str, Array, Array], bool] = _same  # (variant, found, expected): whether the results agree
+    beside: Mapping[str, Callable[[], object]] = field(default_factory=dict)  # other work, timed in the same rounds
+    more: Callable[[list[Row]], list[Row]] = list  # the rows as they shall be told, from the rows as measured
 
 
 def known() -> dict[str, str]:
@@ -39,25 +59,30 @@ def measure(what: str | None = None) -> Iterator[Row]:
         raise unknown_name("measurement", what, targets)
     for name in [what] if what else targets:
         module, _, function = targets[name].rpartition(".")
-        yield from compare(name, getattr(importlib.import_module(module), function)())
+        found = getattr(importlib.import_module(module), function)()
+        yield from compare(name, found)
 
 
-def compare(what: str, variants: Variants, repeats: int = REPEATS) -> list[Row]:
+def compare(what: str, measurement: Measurement | Variants, repeats: int = REPEATS) -> list[Row]:
     """Time variants against the first. RuntimeError when the arrays they return differ."""
+    if not isinstance(measurement, Measurement):
+        measurement = Measurement(measurement)
+    variants = measurement.variants
     results = {name: variant() for name, variant in variants.items()}  # also warms up
     reference, *_ = results
     for name, found in results.items():
-        if not all(_same(*pair) for pair in zip(found, results[reference], strict=True)):
+        if not all(measurement.same(name, *pair) for pair in zip(found, results[reference], strict=True)):
             raise RuntimeError(f"speed {what}: {name!r} and {reference!r} give different results")
     del results
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    timed = {**variants, **measurement.beside}
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
-        for name, variant in variants.items():
+        for name, work in timed.items():
             started = time.perf_counter()
-            variant()
+            work()
             seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return [
+    rows = [
         {
             "what": what,
             "variant": name,
@@ -67,10 +92,4 @@ def compare(what: str, variants: Variants, repeats: int = REPEATS) -> list[Row]:
         }
         for name, times in seconds.items()
     ]
-
-
-def _same(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
-    """Integers exactly; floats as far as the order of a sum allows."""
-    if found.dtype.kind in "iu":
-        return np.array_equal(found, expected)
-    return np.allclose(found, expected, 1e-3, 1e-6)
+    return measurement.more(rows)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.errors import InputError
-from bench.speed import compare, known, measure, parse
+from bench.speed import Measurement, compare, known, measure, parse, train
+from bench.speed.steps import Step
 
 
 def test_ratio_is_reference_over_variant() -> None:
@@ -39,3 +41,61 @@ def test_parse_compares_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert next(row["variant"] for row in rows) == "sklearn load_svmlight_file"
     assert len(rows) == 4
     assert all(row["median_s"] > 0 for row in rows)
+
+
+def test_what_is_beside_the_variants_is_timed_and_the_rows_can_be_told_further() -> None:
+    measurement = Measurement(
+        {"plain": lambda: [np.arange(3)]},
+        beside={"other": lambda: "no array"},
+        more=lambda rows: [*rows, {"variant": "made of", "parts": len(rows)}],
+    )
+    rows = compare("sum", measurement, repeats=2)
+    assert [row["variant"] for row in rows] == ["plain", "other", "made of"]
+    assert rows[1]["ratio"] == pytest.approx(rows[0]["median_s"] / rows[1]["median_s"])
+    assert rows[2]["parts"] == 2
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {
+        "N_FEATURES": 500,
+        "FEATURES_A_POINT": 7,
+        "N_LABELS": 300,
+        "R": 3,
+        "B": 20,
+        "HIDDEN": 8,
+        "BATCH": 16,
+        "SIDE": 32,
+    }
+    for name, value in sizes.items():
+        monkeypatch.setattr(train, name, value)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.usefixtures("small")
+def test_train_steps_agree_and_are_split_into_parts() -> None:
+    rows = compare("train", train.train(), repeats=2)
+    assert next(row["variant"] for row in rows) == "16 modules, dense Adam"
+    parts = [row for row in rows if "part" in row["variant"]]
+    names = ["input forward", "output forward", "loss and gradient", "output backward"]
+    names += ["targets and waiting", "input backward and update"]
+    assert [row["variant"] for row in parts] == [f"  part: {name}" for name in [*names, "output update"]]
+    assert sum(row["share"] for row in parts) == pytest.approx(1)
+    fused = next(row for row in rows if row["variant"] == "fused, Adam")
+    product = next(row for row in rows if row["variant"] == "matrix product")
+    assert fused["samples_per_s"] == pytest.approx(16 / fused["median_s"])
+    rate = 2 * 32**3 / product["median_s"]
+    assert fused["share_of_product_rate"]["matrix product"] == pytest.approx(fused["gflop_per_s"] * 1e9 / rate)
+    assert {"what", "variant", "median_s", "ratio"} <= set.intersection(*(set(row) for row in rows))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.usefixtures("small")
+def test_a_wrong_gradient_is_no_training_step() -> None:
+    measurement = train.train()
+    step = measurement.variants["fused, Adam"]
+    assert isinstance(step, Step)
+    with torch.no_grad():
+        step.model.network.output.kernel[1] *= 1.001  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="different results"):
+        compare("train", measurement, repeats=1)
