@@ -14,6 +14,7 @@ bound down until no bound is left that reaches the k-th best. A bad choice of un
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -39,14 +40,17 @@ Ints = npt.NDArray[np.integer]
 SUM, MIN, MEDIAN = 0, 1, 2
 COMBINATIONS = {"sum": SUM, "min": MIN, "median": MEDIAN}
 
-SAMPLE = 256  # labels whose exact scores choose the units
+SAMPLE = 128  # labels whose exact scores choose the units
 SPREAD = 0.75  # scores more than this many standard deviations below a repetition's mean count 0
-AIM_FIRST, AIM = 170, 210  # where in 1..255 the bar goes; the room above it is for a bar that still rises
+AIM_FIRST, AIM = 160, 210  # where in 1..255 the bar goes; the room above it is for a bar that still rises
+GOOD = (150, 225)  # with a bar from 1/16 of the labels in here, units are good enough to stay
 FIRST_PART = 16  # 1/16 of the labels is ranked by bounds alone before the units are chosen for all
 LEADERS = 8  # labels of that part that each task keeps for a point
-NEAR_TILE, FAR_TILE = 8192, 65_536  # labels whose totals stay near while four repetitions are added
+NEAR_TILE, FAR_TILE = 8192, 131_072  # labels whose totals stay near while four repetitions are added
 NEAR_BYTES = 2**21  # four repetitions' lines up to this size fit beside the totals in a core's own cache
-TASKS_A_THREAD = 2
+NEAR_TASKS = 2  # a thread; one where every task has to fetch a far table
+HUGE_PAGES = 2**22  # numpy asks the kernel for huge pages from this size on; random lines then miss fewer of them
+TURN_AFTER = 32  # groups and prefixes scanned before a second copy of the lookup, by label, is made
 KEPT = 1024  # labels that a task keeps for a point before it scores them
 
 
@@ -79,7 +83,15 @@ class DenseScan:
 
     lookup: Ints
     B: int
-    _table: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    _scratch: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    _groups: int = 0
+
+    @cached_property
+    def by_label(self) -> Ints:
+        """The lookup with a label's buckets side by side, [n_labels, R]: scoring one label reads one or two lines."""
+        by_label = np.empty(self.lookup.shape[::-1], dtype=self.lookup.dtype)
+        _turn(self.lookup, by_label)
+        return by_label
 
     def top_k(
         self, bucket_scores: Floats, k: int, prefixes: list[int], combine: str
@@ -114,18 +126,29 @@ class DenseScan:
         if first > SAMPLE:
             units = self._fill(scores, R, _choose_units(mean, deviation, lists.bar, kind, AIM_FIRST))
             self._scan(scores, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
-        units = self._fill(scores, R, _choose_units(mean, deviation, lists.bar, kind, AIM))
+        if first <= SAMPLE or kind == MEDIAN or not _still_good(units, lists.bar[-1, : len(scores)], kind):
+            units = self._fill(scores, R, _choose_units(mean, deviation, lists.bar, kind, AIM))
         self._scan(scores, prefixes, units, lists, n_labels, kind)
         return lists
 
+    def _memory(self, name: str, size: int) -> npt.NDArray[np.uint8]:
+        """Scratch memory of at least ``size`` bytes that starts at a cache line and is kept for the next group."""
+        if name not in self._scratch or len(self._scratch[name]) < size:
+            raw = np.empty(max(size, HUGE_PAGES) + LINE, dtype=np.uint8)
+            self._scratch[name] = raw[-raw.ctypes.data % LINE :][: max(size, HUGE_PAGES)]
+        return self._scratch[name]
+
+    def _turns(self, n_prefixes: int) -> bool:
+        """Whether a lookup by label is there, or worth its making: a copy of the table against many exact scores."""
+        self._groups += n_prefixes
+        return "by_label" in self.__dict__ or self._groups > TURN_AFTER
+
     def _fill(self, scores: Floats, R: int, units: _Units) -> _Units:
         """Write the table of the first R repetitions; returns the units with the largest |score| noted."""
-        needed = R * self.B * LINE
-        if self._table is None or len(self._table) < needed:
-            self._table = _aligned(needed)
+        table = self._memory("table", R * self.B * LINE)
         largest = np.empty((R, LINE // BLOCK), dtype=np.uint32)
         rows = scores.reshape(len(scores), -1)
-        _quantise_all(rows, self.B, units.low, units.per_unit, self._table, largest)
+        _quantise_all(rows, self.B, units.low, units.per_unit, table, largest)
         if largest.max() >= NOT_FINITE:
             raise ValueError("bucket_scores hold NaN or infinite values")
         return replace(units, largest=np.repeat(largest.max(0).view(np.float32), BLOCK))
@@ -141,19 +164,26 @@ class DenseScan:
         leaders: int = 0,
     ) -> None:
         """Feed the labels 0..end to the lists; with ``leaders`` only raise the bar by that many labels a task."""
-        tile = NEAR_TILE if AT_ONCE * self.B * LINE <= NEAR_BYTES else FAR_TILE
-        tasks = max(1, min(TASKS_A_THREAD * numba.get_num_threads(), -(-end // 1024)))
+        near = AT_ONCE * self.B * LINE <= NEAR_BYTES
+        tile, tasks = (NEAR_TILE, NEAR_TASKS) if near else (FAR_TILE, 1)
+        tasks = max(1, min(tasks * numba.get_num_threads(), -(-end // 1024)))
         tile = min(tile, -(-end // tasks))
         P = len(prefixes)
         grounds = np.cumsum(units.low.astype(np.float64), 0)[prefixes - 1]
         # Bound of what float32 sums are off by: R additions, each rounded at a partial sum of at most R·largest.
         slack = prefixes[:, None] ** 2 * 2.0**-24 * units.largest[None].astype(np.float64)
-        totals = _aligned(tasks * tile * LINE)
-        table = (self._table, self.B, units.low[0], units.per_unit, grounds + slack)
-        lookup = (self.lookup.reshape(-1), self.lookup.shape[1], prefixes)
+        totals = self._memory("totals", tasks * tile * LINE)
+        table = (self._memory("table", 0), self.B, units.low[0], units.per_unit, grounds + slack)
+        n_labels = self.lookup.shape[1]
+        # Buckets of one label: (flat array, step to the next label, step to the next repetition).
+        buckets = (self.lookup.reshape(-1), 1, n_labels)
+        if self._turns(P):
+            buckets = (self.by_label.reshape(-1), len(self.lookup), 1)
+        lookup = (self.lookup.reshape(-1), n_labels, prefixes, *buckets)
         kept = leaders or KEPT
-        labels = np.full((tasks, P, LINE, kept), -1, dtype=np.int32)
+        labels = np.empty((tasks, P, LINE, kept), dtype=np.int32)
         if leaders:
+            labels[:] = -1
             _find_leaders(lookup, len(scores), table, totals, tile, labels, end, tasks, kind)
             _raise_bar(scores, lookup, labels, lists.bar, lists.scores.shape[2], kind)
             return
@@ -162,13 +192,6 @@ class DenseScan:
         arguments = (lookup, table, labels, bounds, counts, lists.scores, lists.labels, lists.bar, kind)
         _scan_labels(scores, *arguments, totals, tile, end)
         _score_the_rest(scores, *arguments)
-
-
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    """uint8 [size], not cleared, that starts at a cache line."""
-    raw = np.empty(size + LINE, dtype=np.uint8)
-    start = -raw.ctypes.data % LINE
-    return raw[start : start + size]
 
 
 def _choose_units(mean: Floats, deviation: Floats, bar: Floats, kind: int, aim: int) -> _Units:
@@ -184,6 +207,13 @@ def _choose_units(mean: Floats, deviation: Floats, bar: Floats, kind: int, aim: 
     lowest = np.maximum(bar.min(0), np.finfo(np.float32).min)
     low = np.ascontiguousarray(np.broadcast_to(lowest, mean.shape))
     return _Units(low, _rate(bar.max(0) - lowest, aim) if kind == MIN else none, none)
+
+
+def _still_good(units: _Units, bar: Floats, kind: int) -> bool:
+    """Whether the bar [n] of most points is where bytes tell labels apart; filling a table anew is not free."""
+    ground = (units.low.astype(np.float64).sum(0) if kind == SUM else units.low[0])[: len(bar)]
+    at = (bar - ground) * units.per_unit[: len(bar)]
+    return bool(np.mean((at >= GOOD[0]) & (at <= GOOD[1])) > 0.75)
 
 
 def _rate(span: Floats, aim: int) -> Floats:
@@ -244,35 +274,34 @@ def _quantise_all(scores, B, low, per_unit, table, largest):  # type: ignore[no-
     flat = scores.reshape(-1)
     for r in numba.prange(R):
         largest[r] = 0
-        for block in range(LINE // BLOCK):
+        for block in range((count + BLOCK - 1) // BLOCK):
             point = block * BLOCK
-            if point + BLOCK <= count and B >= BLOCK:
-                top = np.uint32(0)
-                for at in range(0, B, BLOCK):
-                    b = min(at, B - BLOCK)  # the last block may overlap its neighbour
-                    begin = point * stride + r * B + b
-                    to = (r * B + b) * LINE + point
-                    found = quantise(flat, begin, stride, table, to, low[r], per_unit, point)  # type: ignore[call-arg]
-                    top = max(top, found)
-                largest[r, block] = top
-            else:
+            if B < BLOCK:
                 largest[r, block] = _quantise_plainly(scores, r, B, low[r], per_unit, table, point, count)
+                continue
+            rows = min(BLOCK, count - point)
+            top = np.uint32(0)
+            for at in range(0, B, BLOCK):
+                b = min(at, B - BLOCK)  # the last block may overlap its neighbour
+                begin = point * stride + r * B + b
+                to = (r * B + b) * LINE + point
+                top = max(top, quantise(flat, begin, stride, rows, table, to, low[r], per_unit, point))  # type: ignore[call-arg]
+            largest[r, block] = top
 
 
 @numba.njit(cache=True)
 def _quantise_plainly(scores, r, B, low, per_unit, table, point, count):  # type: ignore[no-untyped-def]
-    """The same for 16 lanes not all of which have a point, or fewer than 16 buckets."""
+    """The same for fewer than 16 buckets."""
     largest = np.float32(0.0)
-    for q in range(point, point + BLOCK):
+    for q in range(point, min(count, point + BLOCK)):
         for b in range(B):
             byte = 0
-            if q < count:
-                score = scores[q, r * B + b]
-                if not np.isfinite(score):
-                    return np.uint32(NOT_FINITE)
-                largest = max(largest, abs(score))
-                if score > low[q]:
-                    byte = int(min((score - low[q]) * per_unit[q], np.float32(254.0))) + 1
+            score = scores[q, r * B + b]
+            if not np.isfinite(score):
+                return np.uint32(NOT_FINITE)
+            largest = max(largest, abs(score))
+            if score > low[q]:
+                byte = int(min((score - low[q]) * per_unit[q], np.float32(254.0))) + 1
             table[(r * B + b) * LINE + q] = byte
     return np.array([largest], dtype=np.float32).view(np.uint32)[0]
 
@@ -299,7 +328,7 @@ def _add(total, lookup, n_labels, at, width, table, B, done, until, kind):  # ty
 def _find_leaders(lookups, count, tables, totals, tile, found_labels, end, tasks, kind):  # type: ignore[no-untyped-def]
     """Of every task's share of the labels 0..end, those with the highest bounds, found_labels
     [tasks, P, 64, n]."""
-    lookup, n_labels, prefixes = lookups
+    lookup, n_labels, prefixes, _, _, _ = lookups
     table, B = tables[0], tables[1]
     P, kept = len(prefixes), found_labels.shape[3]
     present = _lanes(count)
@@ -327,7 +356,7 @@ def _find_leaders(lookups, count, tables, totals, tile, found_labels, end, tasks
 @numba.njit(parallel=True, cache=True)
 def _raise_bar(scores, lookups, leaders, bar, k, kind):  # type: ignore[no-untyped-def]
     """bar [P, 64]: just below the k-th best exact score of the leaders [tasks, P, 64, n], where that is higher."""
-    lookup, n_labels, prefixes = lookups
+    _, _, prefixes, bucket_of, step, stride = lookups
     tasks, P, _, n = leaders.shape
     for q in numba.prange(len(scores)):
         column = np.empty(prefixes[-1], dtype=np.float32)
@@ -337,7 +366,7 @@ def _raise_bar(scores, lookups, leaders, bar, k, kind):  # type: ignore[no-untyp
                 for at in range(n):
                     label = leaders[task, p, q, at]
                     if label >= 0:
-                        exact[task * n + at] = _exact(scores, lookup, n_labels, q, label, prefixes[p], kind, column)
+                        exact[task * n + at] = _exact(scores, bucket_of, step, stride, q, label, prefixes[p], kind, column)
             below = np.nextafter(np.partition(exact, tasks * n - k)[tasks * n - k], np.float32(-np.inf))
             bar[p, q] = max(bar[p, q], below)
 
@@ -351,7 +380,7 @@ def _scan_labels(  # type: ignore[no-untyped-def]
     labels, bounds [tasks, P, 64, KEPT], counts [tasks, P, 64]. Where there is no more room, a task scores what it has
     into a list of its own and goes on with the few that are left.
     """
-    lookup, n_labels, prefixes = lookups
+    lookup, n_labels, prefixes, _, _, _ = lookups
     table, B, low, per_unit, grounds = tables
     count, P, k = len(scores), len(prefixes), best.shape[2]
     tasks, room = len(labels), labels.shape[3]
@@ -419,7 +448,7 @@ def _score_down(  # type: ignore[no-untyped-def]
     scores, lookups, q, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
 ):
     """Score labels exactly from the highest bound down, until the next bound cannot reach the k-th best."""
-    lookup, n_labels, _ = lookups
+    _, _, _, bucket_of, step, stride = lookups
     k = len(best)
     column = np.empty(R, dtype=np.float32)
     starts = np.zeros(257, dtype=np.int64)
@@ -436,7 +465,7 @@ def _score_down(  # type: ignore[no-untyped-def]
         if bounds[order[i]] < limit:
             break
         label = labels[order[i]]
-        score = _exact(scores, lookup, n_labels, q, label, R, kind, column)
+        score = _exact(scores, bucket_of, step, stride, q, label, R, kind, column)
         if place_anywhere(best, best_labels, score, label) and best_labels[k - 1] >= 0:
             below = np.nextafter(best[k - 1], np.float32(-np.inf))  # an equal score may have a lower label id
             limit = _limit(below, ground, low, per_unit, R, kind)
@@ -463,20 +492,34 @@ def _limit(bar, ground, low, per_unit, R, kind):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _exact(scores, lookup, n_labels, q, label, R, kind, column):  # type: ignore[no-untyped-def]
-    """A label's exact score of point q over the first R repetitions; column float32 [R or more] is scratch."""
-    score = scores[q, 0, lookup[label]]
+def _exact(scores, bucket_of, step, stride, q, label, R, kind, column):  # type: ignore[no-untyped-def]
+    """A label's exact score of point q over the first R repetitions; column float32 [R or more] is scratch.
+
+    Its bucket in repetition r is bucket_of[label · step + r · stride].
+    """
+    at = label * np.int64(step)
+    score = scores[q, 0, bucket_of[at]]
     if kind == SUM:
         for r in range(1, R):
-            score += scores[q, r, lookup[r * n_labels + label]]
+            score += scores[q, r, bucket_of[at + r * stride]]
     elif kind == MIN:
         for r in range(1, R):
-            score = min(score, scores[q, r, lookup[r * n_labels + label]])
+            score = min(score, scores[q, r, bucket_of[at + r * stride]])
     else:
         for r in range(R):
-            column[r] = scores[q, r, lookup[r * n_labels + label]]
+            column[r] = scores[q, r, bucket_of[at + r * stride]]
         score = _middle(column[:R].copy())
     return score
+
+
+@numba.njit(parallel=True, cache=True)
+def _turn(lookup, by_label):  # type: ignore[no-untyped-def]
+    R, n_labels = lookup.shape
+    tile = 512
+    for task in numba.prange((n_labels + tile - 1) // tile):
+        for r in range(R):
+            for label in range(task * tile, min(n_labels, (task + 1) * tile)):
+                by_label[label, r] = lookup[r, label]
 
 
 @numba.njit(cache=True)

@@ -99,26 +99,28 @@ def first_bit(typingctx, bits):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def quantise(typingctx, scores, at, stride, table, table_at, low, per_unit, point):  # type: ignore[no-untyped-def]
+def quantise(typingctx, scores, at, stride, rows, table, table_at, low, per_unit, point):  # type: ignore[no-untyped-def]
     """Bytes that bound 16 buckets' scores of 16 points from above, written with the points side by side.
 
-    scores float32: point i's scores of the buckets are at ``at + i·stride``; low and per_unit float32, read at
-    ``point + i``. A score s becomes 0 if s ≤ low, else min(255, ⌊(s − low)·per_unit⌋ + 1), so low + byte/per_unit ≥ s
+    scores float32: point i's scores of the buckets are at ``at + i·stride``, for i < rows; the lanes of points from
+    ``rows`` on repeat the last. low and per_unit float32, read at ``point + i``. A score s becomes 0 if s ≤ low, else min(255, ⌊(s − low)·per_unit⌋ + 1), so low + byte/per_unit ≥ s
     for bytes below 255. Bucket j goes to table[table_at + 64·j + i]. Returns the largest |score| as the bits of a
     float32 (uint32): at or above `NOT_FINITE` when a score is infinite or NaN.
     """
     del typingctx
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, target, lows, scales = (_data(context, builder, signature, arguments, at) for at in (0, 3, 5, 6))
-        start, step, place, first = (_index(context, builder, signature, arguments, at) for at in (1, 2, 4, 7))
+        source, target, lows, scales = (_data(context, builder, signature, arguments, at) for at in (0, 4, 6, 7))
+        start, step, count, place, first = (_index(context, builder, signature, arguments, at) for at in (1, 2, 3, 5, 8))
+        last = builder.sub(count, I64(1))
         largest_of = _declare(builder, f"llvm.umax.v{BLOCK}i32", WORDS, [WORDS, WORDS])
         least_of = _declare(builder, f"llvm.minnum.v{BLOCK}f32", FLOATS, [FLOATS, FLOATS])
         zero, top = ir.Constant(WORDS, [0] * BLOCK), ir.Constant(FLOATS, [254.0] * BLOCK)
         one, sign = ir.Constant(WORDS, [1] * BLOCK), ir.Constant(WORDS, [ABSOLUTE] * BLOCK)
-        largest, rows = zero, []
+        largest, bytes_ = zero, []
         for i in range(BLOCK):
-            row = builder.gep(source, [builder.add(start, builder.mul(step, I64(i)))])
+            there = builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last)
+            row = builder.gep(source, [builder.add(start, builder.mul(step, there))])
             values = builder.load(builder.bitcast(row, FLOATS.as_pointer()), align=4)
             largest = builder.call(largest_of, [largest, builder.and_(builder.bitcast(values, WORDS), sign)])
             low_, scale = (
@@ -130,27 +132,42 @@ def quantise(typingctx, scores, at, stride, table, table_at, low, per_unit, poin
             positive = builder.fcmp_ordered(">", values, low_)
             safe = builder.select(positive, units, ir.Constant(FLOATS, [0.0] * BLOCK))
             counted = builder.add(builder.fptosi(safe, WORDS), one)
-            rows.append(builder.trunc(builder.select(positive, counted, zero), NARROW))
-        for j, column in enumerate(_transposed(builder, rows)):
+            bytes_.append(builder.trunc(builder.select(positive, counted, zero), NARROW))
+        for j, column in enumerate(_transposed(builder, bytes_)):
             to = builder.gep(target, [builder.add(place, I64(LINE * j))])
             builder.store(column, builder.bitcast(to, NARROW.as_pointer()), align=1)
         reduce = _declare(builder, f"llvm.vector.reduce.umax.v{BLOCK}i32", I32, [WORDS])
         return builder.call(reduce, [largest])
 
-    return types.uint32(scores, at, stride, table, table_at, low, per_unit, point), codegen
+    return types.uint32(scores, at, stride, rows, table, table_at, low, per_unit, point), codegen
 
 
 @intrinsic
-def above(typingctx, scores, at, cut):  # type: ignore[no-untyped-def]
-    """The buckets, as bits of a uint64, whose score in scores[at : at + 16] is greater than ``cut``, or is NaN."""
+def survey(typingctx, scores, at, blocks, cut, masks):  # type: ignore[no-untyped-def]
+    """Which of the 16 · blocks scores from scores[at] on are greater than ``cut``: a bit each of masks uint16 [blocks].
+
+    Returns the largest |score| as the bits of a float32 (uint32), at or above `NOT_FINITE` for infinity and NaN.
+    """
     del typingctx
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = _line(context, builder, signature, arguments, 0, FLOATS, 4)
-        mask = builder.fcmp_unordered(">", values, _spread(builder, arguments[2], FLOATS))
-        return builder.zext(builder.bitcast(mask, ir.IntType(BLOCK)), I64)
+        source, target = (_data(context, builder, signature, arguments, which) for which in (0, 4))
+        start, count = (_index(context, builder, signature, arguments, which) for which in (1, 2))
+        bar = _spread(builder, arguments[3], FLOATS)
+        largest_of = _declare(builder, f"llvm.umax.v{BLOCK}i32", WORDS, [WORDS, WORDS])
+        sign = ir.Constant(WORDS, [ABSOLUTE] * BLOCK)
+        largest = cgutils.alloca_once_value(builder, ir.Constant(WORDS, [0] * BLOCK))
+        with cgutils.for_range(builder, count, intp=I64) as loop:
+            place = builder.gep(source, [builder.add(start, builder.mul(loop.index, I64(BLOCK)))])
+            values = builder.load(builder.bitcast(place, FLOATS.as_pointer()), align=4)
+            magnitude = builder.and_(builder.bitcast(values, WORDS), sign)
+            builder.store(builder.call(largest_of, [builder.load(largest), magnitude]), largest)
+            mask = builder.bitcast(builder.fcmp_ordered(">", values, bar), ir.IntType(BLOCK))
+            builder.store(mask, builder.gep(target, [loop.index]))
+        reduce = _declare(builder, f"llvm.vector.reduce.umax.v{BLOCK}i32", I32, [WORDS])
+        return builder.call(reduce, [builder.load(largest)])
 
-    return types.uint64(scores, at, cut), codegen
+    return types.uint32(scores, at, blocks, cut, masks), codegen
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:

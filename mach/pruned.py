@@ -20,12 +20,13 @@ import numpy.typing as npt
 
 from mach.dense import DenseScan, place_anywhere
 from mach.index import LabelIndex
-from mach.lanes import BLOCK, LINE, above, first_bit
+from mach.lanes import BLOCK, LINE, NOT_FINITE, first_bit, survey
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 
 LISTED = 64  # buckets a repetition that may be opened, about; the rest are bounded by the best of them
+ROOM = 8 * LISTED  # a point with more than this above the bound, in one repetition, is scanned
 LOOKED_AT = 1024  # buckets a repetition whose scores say where that bound is
 SEED_BUCKETS = 2  # best buckets a repetition that give the first labels, and so θ
 MARGIN_UNITS = 200  # the margin in a byte's units
@@ -34,8 +35,8 @@ WORTH_OF_ONE = 60  # scoring a label costs as much as passing this many labels o
 
 # First guesses in seconds of one core, replaced by what is measured as soon as something has run.
 LINE_SECONDS, BYTE_SECONDS, SORT_SECONDS = 7e-10, 2e-10, 3e-9
-PROBE_SHARE = 32  # one point in so many is tried before the others are decided
-FEW = 8  # with no more points than this, trying costs nothing beside a scan
+PROBE, PROBE_SHARE = 8, 16  # so many points, or one in so many, are tried before the others are decided
+CLEARLY = 0.9  # prune when it is expected to take less than this share of a scan; timings are noisy
 
 
 @dataclass
@@ -80,14 +81,15 @@ class PrunedSearch:
         if always:
             left = self._prune(bucket_scores, R, left, scores, labels)
         elif self._has_index(N, costs):
-            probe = left if N <= FEW else left[:: min(PROBE_SHARE, N // 2)]
+            probe = left if N <= PROBE else left[:: max(1, min(PROBE_SHARE, N // PROBE))]
             started = time.perf_counter()
             failed = self._prune(bucket_scores, R, probe, scores, labels)
             seconds = (time.perf_counter() - started) / len(probe)
             rest = np.setdiff1d(left, probe)
             unpruned = len(rest) * len(failed) / len(probe)
             scan = costs.scan_group
-            if len(rest) * seconds + scan * np.ceil(unpruned / LINE) < scan * np.ceil(len(rest) / LINE):
+            pruned = len(rest) * seconds + scan * np.ceil(unpruned / LINE)
+            if pruned < CLEARLY * scan * np.ceil(len(rest) / LINE):
                 left = np.concatenate([failed, self._prune(bucket_scores, R, rest, scores, labels)])
             else:
                 left = np.concatenate([failed, rest])
@@ -117,37 +119,44 @@ class PrunedSearch:
         tasks = max(1, min(len(points), numba.get_num_threads()))
         outcome = np.zeros(len(points), dtype=np.int8)
         index = self.index
-        _search(bucket_scores, self._lookup, index.labels, index.starts, R, points, tasks, scores, labels, outcome)
+        _search(bucket_scores, self._scan.by_label, index.labels, index.starts, R, points, tasks, scores, labels, outcome)
         if (outcome < 0).any():
             raise ValueError("bucket_scores hold NaN or infinite values")
         return points[outcome == 0]
 
 
 @numba.njit(parallel=True, cache=True)
-def _search(scores, lookup, by_bucket, starts, R, points, tasks, found_scores, found_labels, outcome):  # type: ignore[no-untyped-def]
+def _search(scores, by_label, by_bucket, starts, R, points, tasks, found_scores, found_labels, outcome):  # type: ignore[no-untyped-def]
     """outcome int8 [points]: 1 found and proven, 0 not, −1 a score is not finite."""
-    B, n_labels, k = scores.shape[2], lookup.shape[1], found_scores.shape[1]
+    B, n_labels, k = scores.shape[2], len(by_label), found_scores.shape[1]
     flat = scores.reshape(-1)
     for task in numba.prange(tasks):
         tally = np.zeros(n_labels, dtype=np.uint8)
         candidates = np.empty(CANDIDATES, dtype=np.int32)
-        bucket = np.empty((R, B), dtype=np.int32)
-        value = np.empty((R, B), dtype=np.float32)
+        bucket = np.empty((R, ROOM), dtype=np.int32)
+        value = np.empty((R, ROOM), dtype=np.float32)
+        masks = np.empty(B // BLOCK, dtype=np.uint16)
         listed = np.empty(R, dtype=np.int64)
         cut = np.empty(R, dtype=np.float64)
         best = np.empty(R, dtype=np.float64)
         for i in range(task, len(points), tasks):
             n = points[i]
             first = n * scores.shape[1] * B
-            largest = 0.0
+            largest = np.float32(0.0)
+            fits = True
             for r in range(R):
                 cut[r] = _cut(scores[n, r])
-                listed[r], best[r], magnitude = _list_above(flat, first + r * B, B, cut[r], bucket[r], value[r])
+                listed[r], best[r], magnitude = _list_above(
+                    flat, first + r * B, B, cut[r], masks, bucket[r], value[r]
+                )
                 largest = max(largest, magnitude)
-            if not np.isfinite(largest):
+                fits &= listed[r] <= ROOM
+            if largest == np.inf:
                 outcome[i] = -1
                 continue
-            theta = _seed(scores[n], lookup, by_bucket, starts, bucket, value, listed, tally, candidates, k)
+            if not fits:
+                continue
+            theta = _seed(scores[n], by_label, by_bucket, starts, bucket, value, listed, tally, candidates, k)
             margin = _raise_cuts(cut, best, value, listed, theta, n_labels, B)
             # The float32 sum of R scores is off by less than this; a hundredth of the margin must exceed it.
             if not margin > 200.0 * R * R * 2.0**-24 * largest:
@@ -157,7 +166,7 @@ def _search(scores, lookup, by_bucket, starts, R, points, tasks, found_scores, f
                 continue
             for c in range(count):
                 label = candidates[c]
-                place_anywhere(found_scores[n], found_labels[n], _score(scores[n], lookup, label, R), label)
+                place_anywhere(found_scores[n], found_labels[n], _score(scores[n], by_label, label, R), label)
             outcome[i] = 1
 
 
@@ -179,33 +188,39 @@ def _cut(row):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _list_above(flat, first, B, cut, bucket, value):  # type: ignore[no-untyped-def]
-    """The buckets of a row above the cut; (how many, the highest score, the largest magnitude or inf if not finite)."""
-    count = 0
-    best = cut
-    lowest = np.float32(0.0)
-    for b in range(B):
-        lowest = min(lowest, flat[first + b])
-    for start in range(0, B - BLOCK + 1, BLOCK):
-        hits = above(flat, first + start, np.float32(cut))
+def _list_above(flat, first, B, cut, masks, bucket, value):  # type: ignore[no-untyped-def]
+    """The buckets of a row above the cut; (how many, the best score, the largest magnitude or inf if not finite).
+
+    No more than fit are listed.
+    """
+    blocks = B // BLOCK
+    bits = survey(flat, first, blocks, np.float32(cut), masks)  # type: ignore[call-arg]
+    finite = bits < NOT_FINITE
+    largest = np.array([bits], dtype=np.uint32).view(np.float32)[0]
+    count, best = 0, cut
+    for block in range(blocks):
+        hits = np.uint64(masks[block])
         while hits != 0:
-            b = start + first_bit(hits)
+            b = block * BLOCK + first_bit(hits)  # type: ignore[call-arg]
             hits &= hits - np.uint64(1)
-            bucket[count], value[count] = b, flat[first + b]
+            if count < len(bucket):
+                bucket[count], value[count] = b, flat[first + b]
+                best = max(best, value[count])
             count += 1
-    for b in range(B - B % BLOCK, B):
-        if not flat[first + b] <= cut:
-            bucket[count], value[count] = b, flat[first + b]
+    for b in range(blocks * BLOCK, B):
+        score = flat[first + b]
+        finite &= np.isfinite(score)
+        largest = max(largest, abs(score))
+        if score > cut:
+            if count < len(bucket):
+                bucket[count], value[count] = b, score
+                best = max(best, score)
             count += 1
-    finite = np.isfinite(lowest) and np.isfinite(cut)
-    for c in range(count):
-        finite &= np.isfinite(value[c])
-        best = max(best, value[c])
-    return count, best, max(-lowest, abs(best)) if finite else np.inf
+    return count, best, largest if finite else np.float32(np.inf)
 
 
 @numba.njit(cache=True)
-def _seed(scores, lookup, by_bucket, starts, bucket, value, listed, tally, candidates, k):  # type: ignore[no-untyped-def]
+def _seed(scores, by_label, by_bucket, starts, bucket, value, listed, tally, candidates, k):  # type: ignore[no-untyped-def]
     """The k-th best exact score among the labels that most of the best buckets hold; −inf when there are too few."""
     R = len(listed)
     chosen = np.full((R, SEED_BUCKETS), -1, dtype=np.int64)
@@ -239,7 +254,7 @@ def _seed(scores, lookup, by_bucket, starts, bucket, value, listed, tally, candi
     for c in range(count):
         if tally[candidates[c]] >= max(least, 2) and taken < 16 * k:
             taken += 1
-            score = _score(scores, lookup, candidates[c], R)
+            score = _score(scores, by_label, candidates[c], R)
             if score > best[k - 1]:
                 at = k - 1
                 while at > 0 and best[at - 1] < score:
@@ -263,8 +278,8 @@ def _raise_cuts(cut, best, value, listed, theta, n_labels, B):  # type: ignore[n
     if not room > 0.0 or not np.isfinite(room):
         return -1.0
     cheapest, chosen = np.inf, 0.0
-    for step in range(20):
-        rise = 0.05 * step * room / R
+    for share in (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9):
+        rise = share * room / R
         left, highest, opened = theta, 0.0, 0
         for r in range(R):
             here = min(cut[r] + rise, best[r])
@@ -316,9 +331,9 @@ def _collect(by_bucket, starts, bucket, value, listed, cut, margin, tally, candi
 
 
 @numba.njit(cache=True)
-def _score(scores, lookup, label, R):  # type: ignore[no-untyped-def]
+def _score(scores, by_label, label, R):  # type: ignore[no-untyped-def]
     """A label's exact sum over the first R repetitions, in order."""
-    total = scores[0, lookup[0, label]]
+    total = scores[0, by_label[label, 0]]
     for r in range(1, R):
-        total += scores[r, lookup[r, label]]
+        total += scores[r, by_label[label, r]]
     return total
