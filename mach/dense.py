@@ -77,6 +77,10 @@ class _Units:
     largest: Floats
 
 
+# All scores float32 [N · R · B], where each lane's point starts [64], and how many lanes have a point.
+_Points = tuple[Floats, npt.NDArray[np.int64], int]
+
+
 @dataclass
 class DenseScan:
     """The scan over one lookup table [R, n_labels]; keeps scratch memory between groups of points."""
@@ -94,41 +98,51 @@ class DenseScan:
         return by_label
 
     def top_k(
-        self, bucket_scores: Floats, k: int, prefixes: list[int], combine: str
+        self,
+        bucket_scores: Floats,
+        k: int,
+        prefixes: list[int],
+        combine: str,
+        points: npt.NDArray[np.int64] | None = None,
     ) -> tuple[Floats, npt.NDArray[np.int32]]:
         """bucket_scores [N, R, B] float32, C-contiguous → (scores, labels) [P, N, k] for each R' in ``prefixes``.
 
-        ``combine``: sum, min or median over repetitions. Raises ValueError when a score is NaN or infinite.
+        ``combine``: sum, min or median over repetitions. ``points``: only these rows, [n], in place of all N. Raises
+        ValueError when a score is NaN or infinite.
         """
-        N = len(bucket_scores)
+        points = np.arange(len(bucket_scores)) if points is None else points
+        N = len(points)
+        flat = bucket_scores.reshape(-1)
         kind = COMBINATIONS[combine]
         scores = np.full((len(prefixes), N, k), -np.inf, dtype=np.float32)
         labels = np.full((len(prefixes), N, k), -1, dtype=np.int32)
         # A median needs bytes of its own for every number of repetitions.
         passes = [[R] for R in prefixes] if kind == MEDIAN else [prefixes]
         for first in range(0, N, LINE):
-            points = slice(first, min(first + LINE, N))
+            group = slice(first, min(first + LINE, N))
+            count = group.stop - first
+            # Lanes without a point repeat the last one and are not looked at.
+            rows = points[np.minimum(np.arange(first, first + LINE), N - 1)] * (self.B * bucket_scores.shape[1])
             for some in passes:
                 at = slice(prefixes.index(some[0]), prefixes.index(some[-1]) + 1)
-                found = self._group(bucket_scores[points], k, np.asarray(some), kind)
-                count = points.stop - first
-                scores[at, points], labels[at, points] = found.scores[:, :count], found.labels[:, :count]
+                found = self._group((flat, rows, count), k, np.asarray(some), kind)
+                scores[at, group], labels[at, group] = found.scores[:, :count], found.labels[:, :count]
         return scores, labels
 
-    def _group(self, scores: Floats, k: int, prefixes: npt.NDArray[np.int64], kind: int) -> _Lists:
+    def _group(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int) -> _Lists:
         n_labels, R = self.lookup.shape[1], int(prefixes[-1])
         sample = np.linspace(0, n_labels - 1, min(SAMPLE, n_labels)).astype(np.int64)
         sampled = np.ascontiguousarray(self.lookup[:R, sample])
-        mean, deviation, bar = _look_around(scores, sampled, k, prefixes, kind)
+        mean, deviation, bar = _look_around(*points, self.B, sampled, k, prefixes, kind)
         # The k-th best of some labels belongs to the answer unless it is beaten, so a label may equal it.
         lists = _Lists.empty(len(prefixes), k, np.nextafter(bar, np.float32(-np.inf)))
         first = n_labels // FIRST_PART
         if first > SAMPLE:
-            units = self._fill(scores, R, _choose_units(mean, deviation, lists.bar, kind, AIM_FIRST))
-            self._scan(scores, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
-        if first <= SAMPLE or kind == MEDIAN or not _still_good(units, lists.bar[-1, : len(scores)], kind):
-            units = self._fill(scores, R, _choose_units(mean, deviation, lists.bar, kind, AIM))
-        self._scan(scores, prefixes, units, lists, n_labels, kind)
+            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, AIM_FIRST))
+            self._scan(points, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
+        if first <= SAMPLE or kind == MEDIAN or not _still_good(units, lists.bar[-1, : points[2]], kind):
+            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, AIM))
+        self._scan(points, prefixes, units, lists, n_labels, kind)
         return lists
 
     def _memory(self, name: str, size: int) -> npt.NDArray[np.uint8]:
@@ -143,19 +157,18 @@ class DenseScan:
         self._groups += n_prefixes
         return "by_label" in self.__dict__ or self._groups > TURN_AFTER
 
-    def _fill(self, scores: Floats, R: int, units: _Units) -> _Units:
+    def _fill(self, points: _Points, R: int, units: _Units) -> _Units:
         """Write the table of the first R repetitions; returns the units with the largest |score| noted."""
         table = self._memory("table", R * self.B * LINE)
         largest = np.empty((R, LINE // BLOCK), dtype=np.uint32)
-        rows = scores.reshape(len(scores), -1)
-        _quantise_all(rows, self.B, units.low, units.per_unit, table, largest)
+        _quantise_all(*points, self.B, units.low, units.per_unit, table, largest)
         if largest.max() >= NOT_FINITE:
             raise ValueError("bucket_scores hold NaN or infinite values")
         return replace(units, largest=np.repeat(largest.max(0).view(np.float32), BLOCK))
 
     def _scan(
         self,
-        scores: Floats,
+        points: _Points,
         prefixes: npt.NDArray[np.int64],
         units: _Units,
         lists: _Lists,
@@ -184,14 +197,14 @@ class DenseScan:
         labels = np.empty((tasks, P, LINE, kept), dtype=np.int32)
         if leaders:
             labels[:] = -1
-            _find_leaders(lookup, len(scores), table, totals, tile, labels, end, tasks, kind)
-            _raise_bar(scores, lookup, labels, lists.bar, lists.scores.shape[2], kind)
+            _find_leaders(lookup, points[2], table, totals, tile, labels, end, tasks, kind)
+            _raise_bar(*points, self.B, lookup, labels, lists.bar, lists.scores.shape[2], kind)
             return
         bounds = np.empty((tasks, P, LINE, kept), dtype=np.uint8)
         counts = np.zeros((tasks, P, LINE), dtype=np.int64)
         arguments = (lookup, table, labels, bounds, counts, lists.scores, lists.labels, lists.bar, kind)
-        _scan_labels(scores, *arguments, totals, tile, end)
-        _score_the_rest(scores, *arguments)
+        _scan_labels(*points, *arguments, totals, tile, end)
+        _score_the_rest(*points, *arguments)
 
 
 def _choose_units(mean: Floats, deviation: Floats, bar: Floats, kind: int, aim: int) -> _Units:
@@ -222,21 +235,21 @@ def _rate(span: Floats, aim: int) -> Floats:
 
 
 @numba.njit(parallel=True, cache=True)
-def _look_around(scores, sampled, k, prefixes, kind):  # type: ignore[no-untyped-def]
+def _look_around(scores, rows, count, B, sampled, k, prefixes, kind):  # type: ignore[no-untyped-def]
     """Of a sample of labels, buckets [R, S]: mean and deviation of their scores in each repetition [R, 64], and the
     k-th best total of each prefix [P, 64], −inf where the sample is too small."""
     R, S = sampled.shape
     mean = np.zeros((R, LINE), dtype=np.float32)
     deviation = np.zeros((R, LINE), dtype=np.float32)
     bar = np.full((len(prefixes), LINE), -np.inf, dtype=np.float32)
-    for q in numba.prange(len(scores)):
+    for q in numba.prange(count):
         total = np.zeros(S, dtype=np.float32)
         value = np.empty(S, dtype=np.float32)
         values = np.empty((R if kind == MEDIAN else 0, S), dtype=np.float32)
         p = 0
         for r in range(R):
             for s in range(S):
-                value[s] = scores[q, r, sampled[r, s]]
+                value[s] = scores[rows[q] + r * B + np.int64(sampled[r, s])]
             mean[r, q], deviation[r, q] = _moments(value)
             if kind == SUM:
                 total += value
@@ -267,36 +280,32 @@ def _moments(values):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _quantise_all(scores, B, low, per_unit, table, largest):  # type: ignore[no-untyped-def]
-    """Lines of all buckets. scores [N, R·B]; largest uint32 [R, 4]: bits of the largest |score| of 16 points each."""
-    count, stride = scores.shape
+def _quantise_all(scores, rows, count, B, low, per_unit, table, largest):  # type: ignore[no-untyped-def]
+    """Lines of all buckets; largest uint32 [R, 4]: bits of the largest |score| of 16 points each."""
     R = len(largest)
-    flat = scores.reshape(-1)
     for r in numba.prange(R):
         largest[r] = 0
         for block in range((count + BLOCK - 1) // BLOCK):
             point = block * BLOCK
-            if B < BLOCK:
-                largest[r, block] = _quantise_plainly(scores, r, B, low[r], per_unit, table, point, count)
-                continue
-            rows = min(BLOCK, count - point)
             top = np.uint32(0)
-            for at in range(0, B, BLOCK):
-                b = min(at, B - BLOCK)  # the last block may overlap its neighbour
-                begin = point * stride + r * B + b
-                to = (r * B + b) * LINE + point
-                top = max(top, quantise(flat, begin, stride, rows, table, to, low[r], per_unit, point))  # type: ignore[call-arg]
+            if B >= BLOCK:
+                for at in range(0, B, BLOCK):
+                    b = r * B + min(at, B - BLOCK)  # the last block may overlap its neighbour
+                    found = quantise(scores, rows, b, table, b * LINE + point, low[r], per_unit, point)  # type: ignore[call-arg]
+                    top = max(top, found)
+            else:
+                top = _quantise_plainly(scores, rows, r, B, low[r], per_unit, table, point)
             largest[r, block] = top
 
 
 @numba.njit(cache=True)
-def _quantise_plainly(scores, r, B, low, per_unit, table, point, count):  # type: ignore[no-untyped-def]
-    """The same for fewer than 16 buckets."""
+def _quantise_plainly(scores, rows, r, B, low, per_unit, table, point):  # type: ignore[no-untyped-def]
+    """The same for 16 points and fewer than 16 buckets."""
     largest = np.float32(0.0)
-    for q in range(point, min(count, point + BLOCK)):
+    for q in range(point, point + BLOCK):
         for b in range(B):
             byte = 0
-            score = scores[q, r * B + b]
+            score = scores[rows[q] + r * B + b]
             if not np.isfinite(score):
                 return np.uint32(NOT_FINITE)
             largest = max(largest, abs(score))
@@ -354,11 +363,11 @@ def _find_leaders(lookups, count, tables, totals, tile, found_labels, end, tasks
 
 
 @numba.njit(parallel=True, cache=True)
-def _raise_bar(scores, lookups, leaders, bar, k, kind):  # type: ignore[no-untyped-def]
+def _raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: ignore[no-untyped-def]
     """bar [P, 64]: just below the k-th best exact score of the leaders [tasks, P, 64, n], where that is higher."""
     _, _, prefixes, bucket_of, step, stride = lookups
     tasks, P, _, n = leaders.shape
-    for q in numba.prange(len(scores)):
+    for q in numba.prange(count):
         column = np.empty(prefixes[-1], dtype=np.float32)
         for p in range(P):
             exact = np.full(tasks * n, -np.inf, dtype=np.float32)
@@ -366,14 +375,14 @@ def _raise_bar(scores, lookups, leaders, bar, k, kind):  # type: ignore[no-untyp
                 for at in range(n):
                     label = leaders[task, p, q, at]
                     if label >= 0:
-                        exact[task * n + at] = _exact(scores, bucket_of, step, stride, q, label, prefixes[p], kind, column)
+                        exact[task * n + at] = _exact(scores, rows[q], B, bucket_of, step, stride, label, prefixes[p], kind, column)
             below = np.nextafter(np.partition(exact, tasks * n - k)[tasks * n - k], np.float32(-np.inf))
             bar[p, q] = max(bar[p, q], below)
 
 
 @numba.njit(parallel=True, cache=True)
 def _scan_labels(  # type: ignore[no-untyped-def]
-    scores, lookups, tables, labels, bounds, counts, best, best_labels, bar, kind, totals, tile, end
+    scores, rows, count, lookups, tables, labels, bounds, counts, best, best_labels, bar, kind, totals, tile, end
 ):
     """Every task keeps the labels of its share of 0..end whose bound reaches the bar [P, 64].
 
@@ -382,7 +391,7 @@ def _scan_labels(  # type: ignore[no-untyped-def]
     """
     lookup, n_labels, prefixes, _, _, _ = lookups
     table, B, low, per_unit, grounds = tables
-    count, P, k = len(scores), len(prefixes), best.shape[2]
+    P, k = len(prefixes), best.shape[2]
     tasks, room = len(labels), labels.shape[3]
     present = _lanes(count)
     for task in numba.prange(tasks):
@@ -409,7 +418,7 @@ def _scan_labels(  # type: ignore[no-untyped-def]
                         counts[task, p, q] = place + 1
                         if place + 1 == room:
                             some = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int32)
-                            arguments = scores, lookups, q, done, labels[task, p, q], bounds[task, p, q], room
+                            arguments = scores, rows[q], B, lookups, done, labels[task, p, q], bounds[task, p, q], room
                             _score_down(*arguments, some[0], some[1], grounds[p, q], low[q], per_unit[q], kind)
                             # What is among the best of these labels waits for the others with the highest bound.
                             counts[task, p, q] = 0
@@ -425,11 +434,11 @@ def _scan_labels(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _score_the_rest(scores, lookups, tables, labels, bounds, counts, best, best_labels, bar, kind):  # type: ignore[no-untyped-def]
+def _score_the_rest(scores, rows, count, lookups, tables, labels, bounds, counts, best, best_labels, bar, kind):  # type: ignore[no-untyped-def]
     """The best k [P, 64, k] among what the tasks have kept."""
-    _, _, low, per_unit, grounds = tables
+    _, B, low, per_unit, grounds = tables
     tasks, P = counts.shape[:2]
-    for q in numba.prange(len(scores)):
+    for q in numba.prange(count):
         for p in range(P):
             some = np.empty(counts[:, p, q].sum(), dtype=np.int32)
             reach = np.empty(len(some), dtype=np.uint8)
@@ -439,13 +448,13 @@ def _score_the_rest(scores, lookups, tables, labels, bounds, counts, best, best_
                 some[at : at + kept] = labels[task, p, q, :kept]
                 reach[at : at + kept] = bounds[task, p, q, :kept]
                 at += kept
-            arguments = scores, lookups, q, lookups[2][p], some, reach, at, best[p, q], best_labels[p, q]
+            arguments = scores, rows[q], B, lookups, lookups[2][p], some, reach, at, best[p, q], best_labels[p, q]
             _score_down(*arguments, grounds[p, q], low[q], per_unit[q], kind)
 
 
 @numba.njit(cache=True)
 def _score_down(  # type: ignore[no-untyped-def]
-    scores, lookups, q, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
+    scores, row, B, lookups, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
 ):
     """Score labels exactly from the highest bound down, until the next bound cannot reach the k-th best."""
     _, _, _, bucket_of, step, stride = lookups
@@ -465,7 +474,7 @@ def _score_down(  # type: ignore[no-untyped-def]
         if bounds[order[i]] < limit:
             break
         label = labels[order[i]]
-        score = _exact(scores, bucket_of, step, stride, q, label, R, kind, column)
+        score = _exact(scores, row, B, bucket_of, step, stride, label, R, kind, column)
         if place_anywhere(best, best_labels, score, label) and best_labels[k - 1] >= 0:
             below = np.nextafter(best[k - 1], np.float32(-np.inf))  # an equal score may have a lower label id
             limit = _limit(below, ground, low, per_unit, R, kind)
@@ -492,22 +501,22 @@ def _limit(bar, ground, low, per_unit, R, kind):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _exact(scores, bucket_of, step, stride, q, label, R, kind, column):  # type: ignore[no-untyped-def]
-    """A label's exact score of point q over the first R repetitions; column float32 [R or more] is scratch.
+def _exact(scores, row, B, bucket_of, step, stride, label, R, kind, column):  # type: ignore[no-untyped-def]
+    """A label's exact score of the point at ``row`` over the first R repetitions; column float32 [R or more] is scratch.
 
     Its bucket in repetition r is bucket_of[label · step + r · stride].
     """
     at = label * np.int64(step)
-    score = scores[q, 0, bucket_of[at]]
+    score = scores[row + np.int64(bucket_of[at])]
     if kind == SUM:
         for r in range(1, R):
-            score += scores[q, r, bucket_of[at + r * stride]]
+            score += scores[row + r * B + np.int64(bucket_of[at + r * stride])]
     elif kind == MIN:
         for r in range(1, R):
-            score = min(score, scores[q, r, bucket_of[at + r * stride]])
+            score = min(score, scores[row + r * B + np.int64(bucket_of[at + r * stride])])
     else:
         for r in range(R):
-            column[r] = scores[q, r, bucket_of[at + r * stride]]
+            column[r] = scores[row + r * B + np.int64(bucket_of[at + r * stride])]
         score = _middle(column[:R].copy())
     return score
 

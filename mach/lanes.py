@@ -99,28 +99,27 @@ def first_bit(typingctx, bits):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def quantise(typingctx, scores, at, stride, rows, table, table_at, low, per_unit, point):  # type: ignore[no-untyped-def]
+def quantise(typingctx, scores, rows, at, table, table_at, low, per_unit, point):  # type: ignore[no-untyped-def]
     """Bytes that bound 16 buckets' scores of 16 points from above, written with the points side by side.
 
-    scores float32: point i's scores of the buckets are at ``at + i·stride``, for i < rows; the lanes of points from
-    ``rows`` on repeat the last. low and per_unit float32, read at ``point + i``. A score s becomes 0 if s ≤ low, else min(255, ⌊(s − low)·per_unit⌋ + 1), so low + byte/per_unit ≥ s
+    scores float32: those of lane i start at rows[point + i] + at; rows int64 [64]. low and per_unit float32 [64]. A score s becomes 0 if s ≤ low, else min(255, ⌊(s − low)·per_unit⌋ + 1), so low + byte/per_unit ≥ s
     for bytes below 255. Bucket j goes to table[table_at + 64·j + i]. Returns the largest |score| as the bits of a
     float32 (uint32): at or above `NOT_FINITE` when a score is infinite or NaN.
     """
     del typingctx
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, target, lows, scales = (_data(context, builder, signature, arguments, at) for at in (0, 4, 6, 7))
-        start, step, count, place, first = (_index(context, builder, signature, arguments, at) for at in (1, 2, 3, 5, 8))
-        last = builder.sub(count, I64(1))
+        source, starts, target = (_data(context, builder, signature, arguments, at) for at in (0, 1, 3))
+        lows, scales = (_data(context, builder, signature, arguments, at) for at in (5, 6))
+        start, place, first = (_index(context, builder, signature, arguments, at) for at in (2, 4, 7))
         largest_of = _declare(builder, f"llvm.umax.v{BLOCK}i32", WORDS, [WORDS, WORDS])
         least_of = _declare(builder, f"llvm.minnum.v{BLOCK}f32", FLOATS, [FLOATS, FLOATS])
         zero, top = ir.Constant(WORDS, [0] * BLOCK), ir.Constant(FLOATS, [254.0] * BLOCK)
         one, sign = ir.Constant(WORDS, [1] * BLOCK), ir.Constant(WORDS, [ABSOLUTE] * BLOCK)
         largest, bytes_ = zero, []
         for i in range(BLOCK):
-            there = builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last)
-            row = builder.gep(source, [builder.add(start, builder.mul(step, there))])
+            begin = builder.load(builder.gep(starts, [builder.add(first, I64(i))]))
+            row = builder.gep(source, [builder.add(start, begin)])
             values = builder.load(builder.bitcast(row, FLOATS.as_pointer()), align=4)
             largest = builder.call(largest_of, [largest, builder.and_(builder.bitcast(values, WORDS), sign)])
             low_, scale = (
@@ -139,7 +138,7 @@ def quantise(typingctx, scores, at, stride, rows, table, table_at, low, per_unit
         reduce = _declare(builder, f"llvm.vector.reduce.umax.v{BLOCK}i32", I32, [WORDS])
         return builder.call(reduce, [largest])
 
-    return types.uint32(scores, at, stride, rows, table, table_at, low, per_unit, point), codegen
+    return types.uint32(scores, rows, at, table, table_at, low, per_unit, point), codegen
 
 
 @intrinsic

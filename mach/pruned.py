@@ -35,7 +35,7 @@ WORTH_OF_ONE = 60  # scoring a label costs as much as passing this many labels o
 
 # First guesses in seconds of one core, replaced by what is measured as soon as something has run.
 LINE_SECONDS, BYTE_SECONDS, SORT_SECONDS = 7e-10, 2e-10, 3e-9
-PROBE, PROBE_SHARE = 8, 16  # so many points, or one in so many, are tried before the others are decided
+FIRST_ROUND = 4  # points tried before it is decided how to go on; twice as many in every round
 CLEARLY = 0.9  # prune when it is expected to take less than this share of a scan; timings are noisy
 
 
@@ -61,6 +61,7 @@ class PrunedSearch:
     def __init__(self, lookup: Ints, B: int, scan: DenseScan) -> None:
         self._lookup, self._B, self._scan = lookup, B, scan
         self._costs: dict[int, Costs] = {}
+        self._tallies = np.zeros((0, lookup.shape[1]), dtype=np.uint8)
 
     @cached_property
     def index(self) -> LabelIndex:
@@ -81,25 +82,37 @@ class PrunedSearch:
         if always:
             left = self._prune(bucket_scores, R, left, scores, labels)
         elif self._has_index(N, costs):
-            probe = left if N <= PROBE else left[:: max(1, min(PROBE_SHARE, N // PROBE))]
-            started = time.perf_counter()
-            failed = self._prune(bucket_scores, R, probe, scores, labels)
-            seconds = (time.perf_counter() - started) / len(probe)
-            rest = np.setdiff1d(left, probe)
-            unpruned = len(rest) * len(failed) / len(probe)
-            scan = costs.scan_group
-            pruned = len(rest) * seconds + scan * np.ceil(unpruned / LINE)
-            if pruned < CLEARLY * scan * np.ceil(len(rest) / LINE):
-                left = np.concatenate([failed, self._prune(bucket_scores, R, rest, scores, labels)])
-            else:
-                left = np.concatenate([failed, rest])
+            left = self._prune_while_it_pays(bucket_scores, R, scores, labels, costs.scan_group)
         if len(left):
+            left = np.sort(left)
             started = time.perf_counter()
-            some = bucket_scores if len(left) == N else bucket_scores[np.sort(left)]
-            found = self._scan.top_k(some, k, [R], "sum")
-            scores[np.sort(left)], labels[np.sort(left)] = found[0][0], found[1][0]
+            found = self._scan.top_k(bucket_scores, k, [R], "sum", left)
+            scores[left], labels[left] = found[0][0], found[1][0]
             costs.learn(time.perf_counter() - started, -(-len(left) // LINE))
         return scores, labels
+
+    def _prune_while_it_pays(
+        self, bucket_scores: Floats, R: int, scores: Floats, labels: npt.NDArray[np.int32], scan: float
+    ) -> npt.NDArray[np.int64]:
+        """Prune in growing rounds, spread over the points, until scanning the rest is cheaper; returns what is left.
+
+        A scan of a group costs the same for one point as for 64, so the first failure may end it for a few points.
+        """
+        waiting = _spread(len(bucket_scores))
+        failed = waiting[:0]
+        size, tried, seconds = FIRST_ROUND, 0, 0.0
+        while len(waiting):
+            now, waiting = waiting[:size], waiting[size:]
+            started = time.perf_counter()
+            failed = np.concatenate([failed, self._prune(bucket_scores, R, now, scores, labels)])
+            seconds += time.perf_counter() - started
+            tried += len(now)
+            size *= 2
+            expected = len(failed) + len(waiting) * len(failed) / tried
+            pruned = len(waiting) * seconds / tried + scan * np.ceil(expected / LINE)
+            if pruned > CLEARLY * scan * np.ceil((len(failed) + len(waiting)) / LINE):
+                break
+        return np.concatenate([failed, waiting])
 
     def _guess(self, R: int) -> float:
         lines = self._lookup.shape[1] * R * LINE_SECONDS
@@ -119,19 +132,30 @@ class PrunedSearch:
         tasks = max(1, min(len(points), numba.get_num_threads()))
         outcome = np.zeros(len(points), dtype=np.int8)
         index = self.index
-        _search(bucket_scores, self._scan.by_label, index.labels, index.starts, R, points, tasks, scores, labels, outcome)
+        if len(self._tallies) < tasks:
+            self._tallies = np.zeros((tasks, self._lookup.shape[1]), dtype=np.uint8)
+        _search(bucket_scores, self._scan.by_label, index.labels, index.starts, R, points, self._tallies[:tasks], scores, labels, outcome)
         if (outcome < 0).any():
             raise ValueError("bucket_scores hold NaN or infinite values")
         return points[outcome == 0]
 
 
+def _spread(n: int) -> npt.NDArray[np.int64]:
+    """0..n − 1 in an order whose every beginning is spread over the whole (neighbours in a file are often alike)."""
+    stride = max(1, int(n * 0.618))
+    while np.gcd(stride, n) > 1:
+        stride += 1
+    return np.arange(n) * stride % max(n, 1)
+
+
 @numba.njit(parallel=True, cache=True)
-def _search(scores, by_label, by_bucket, starts, R, points, tasks, found_scores, found_labels, outcome):  # type: ignore[no-untyped-def]
+def _search(scores, by_label, by_bucket, starts, R, points, tallies, found_scores, found_labels, outcome):  # type: ignore[no-untyped-def]
     """outcome int8 [points]: 1 found and proven, 0 not, −1 a score is not finite."""
     B, n_labels, k = scores.shape[2], len(by_label), found_scores.shape[1]
     flat = scores.reshape(-1)
+    tasks = len(tallies)
     for task in numba.prange(tasks):
-        tally = np.zeros(n_labels, dtype=np.uint8)
+        tally = tallies[task]  # all 0 between points
         candidates = np.empty(CANDIDATES, dtype=np.int32)
         bucket = np.empty((R, ROOM), dtype=np.int32)
         value = np.empty((R, ROOM), dtype=np.float32)
