@@ -171,7 +171,9 @@ def predict_test(
     def of_prefixes(X: Any, k: int) -> list[Ranking]:
         return topk(X, prefixes, k)
 
-    return predict(of_prefixes, data.test.X, prefixes, settings.top_k, settings.predict_batch, data.test_filter, decoders)
+    return predict(
+        of_prefixes, data.test.X, prefixes, settings.top_k, settings.predict_batch, data.test_filter, decoders
+    )
 
 
 def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:

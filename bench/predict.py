@@ -49,7 +49,9 @@ def predict(
             longer = topk(X[rows], k + int(np.diff(pairs.indptr).max(initial=0)))
             parts.append([without(ranking, pairs, k) for ranking in longer])
     return [
-        Prediction(R, np.concatenate([part[p][0] for part in parts]), np.concatenate([part[p][1] for part in parts]), decoder)
+        Prediction(
+            R, np.concatenate([part[p][0] for part in parts]), np.concatenate([part[p][1] for part in parts]), decoder
+        )
         for p, (decoder, R) in enumerate(itertools.product(decoders, prefixes))
     ]
 

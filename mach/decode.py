@@ -120,9 +120,7 @@ class Decoder:
         parts = [self._pruned.top_k(bucket_scores, R, k, always=method == "pruned") for R in prefixes]
         return np.stack([scores for scores, _ in parts]), np.stack([labels for _, labels in parts])
 
-    def _check(
-        self, bucket_scores: Floats, k: int, prefixes: list[int], estimator: str, method: str
-    ) -> Estimator:
+    def _check(self, bucket_scores: Floats, k: int, prefixes: list[int], estimator: str, method: str) -> Estimator:
         R = len(self.lookup)
         if bucket_scores.ndim != 3 or bucket_scores.shape[1:] != (R, self.B):
             raise ValueError(

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from mach.dense import place_anywhere
+from mach.lists import place_anywhere
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]

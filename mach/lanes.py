@@ -6,6 +6,7 @@ one-dimensional and contiguous, indices are not checked. LLVM lowers the vectors
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -24,6 +25,11 @@ WORDS = ir.VectorType(I32, BLOCK)
 NARROW = ir.VectorType(I8, BLOCK)
 ABSOLUTE = 0x7FFFFFFF  # the bits of a float without its sign; as integers they order as the magnitudes do
 NOT_FINITE = 0x7F800000  # these bits and above: infinite or NaN
+
+
+def _vector(typer: Callable[..., Any]) -> Any:
+    """An intrinsic; compiled code calls it without the first argument, which type checkers cannot know."""
+    return intrinsic(typer)
 
 
 def _gathering(operation: str, repetitions: int) -> Any:
@@ -65,7 +71,7 @@ def _gathering(operation: str, repetitions: int) -> Any:
         del typingctx
         return types.void(total, table, lookup, label, width, stride, r0, B), codegen
 
-    return intrinsic(typer)
+    return _vector(typer)
 
 
 add_four = _gathering("uadd.sat", AT_ONCE)
@@ -74,7 +80,7 @@ least_of_four = _gathering("umin", AT_ONCE)
 least_of_one = _gathering("umin", 1)
 
 
-@intrinsic
+@_vector
 def reaching(typingctx, total, at, limit, limit_at):  # type: ignore[no-untyped-def]
     """The points, as bits of a uint64, whose byte in total[at : at + 64] is at least that in limit[limit_at : ]."""
     del typingctx
@@ -86,7 +92,7 @@ def reaching(typingctx, total, at, limit, limit_at):  # type: ignore[no-untyped-
     return types.uint64(total, at, limit, limit_at), codegen
 
 
-@intrinsic
+@_vector
 def first_bit(typingctx, bits):  # type: ignore[no-untyped-def]
     """Number of the lowest bit that is set in a uint64 other than 0."""
     del typingctx
@@ -98,13 +104,14 @@ def first_bit(typingctx, bits):  # type: ignore[no-untyped-def]
     return types.int64(bits), codegen
 
 
-@intrinsic
+@_vector
 def quantise(typingctx, scores, rows, at, table, table_at, low, per_unit, point):  # type: ignore[no-untyped-def]
     """Bytes that bound 16 buckets' scores of 16 points from above, written with the points side by side.
 
-    scores float32: those of lane i start at rows[point + i] + at; rows int64 [64]. low and per_unit float32 [64]. A score s becomes 0 if s ≤ low, else min(255, ⌊(s − low)·per_unit⌋ + 1), so low + byte/per_unit ≥ s
-    for bytes below 255. Bucket j goes to table[table_at + 64·j + i]. Returns the largest |score| as the bits of a
-    float32 (uint32): at or above `NOT_FINITE` when a score is infinite or NaN.
+    scores float32: those of lane i start at rows[point + i] + at; rows int64 [64]. low and per_unit float32 [64]. A
+    score s becomes 0 if s ≤ low, else min(255, ⌊(s − low)·per_unit⌋ + 1), so low + byte/per_unit ≥ s for bytes below
+    255. Bucket j goes to table[table_at + 64·j + i]. Returns the largest |score| as the bits of a float32 (uint32): at
+    or above `NOT_FINITE` when a score is infinite or NaN.
     """
     del typingctx
 
@@ -141,7 +148,7 @@ def quantise(typingctx, scores, rows, at, table, table_at, low, per_unit, point)
     return types.uint32(scores, rows, at, table, table_at, low, per_unit, point), codegen
 
 
-@intrinsic
+@_vector
 def survey(typingctx, scores, at, blocks, cut, masks):  # type: ignore[no-untyped-def]
     """Which of the 16 · blocks scores from scores[at] on are greater than ``cut``: a bit each of masks uint16 [blocks].
 
@@ -175,9 +182,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     riffled = [side * half + pair // 2 + BLOCK * (pair % 2) for side in (0, 1) for pair in range(BLOCK)]
     masks = [ir.Constant(ir.VectorType(I32, BLOCK), riffled[side * BLOCK :][:BLOCK]) for side in (0, 1)]
     for _ in range(4):
-        rows = [
-            builder.shuffle_vector(rows[i], rows[i + half], masks[side]) for i in range(half) for side in (0, 1)
-        ]
+        rows = [builder.shuffle_vector(rows[i], rows[i + half], masks[side]) for i in range(half) for side in (0, 1)]
     return rows
 
 
@@ -200,9 +205,7 @@ def _index(context: Any, builder: Any, signature: Any, arguments: Any, which: in
     return context.cast(builder, arguments[which], signature.args[which], types.int64)
 
 
-def _line(
-    context: Any, builder: Any, signature: Any, arguments: Any, which: int, vector: Any, align: int
-) -> Any:
+def _line(context: Any, builder: Any, signature: Any, arguments: Any, which: int, vector: Any, align: int) -> Any:
     """The vector at the index that follows an array among the arguments."""
     data = _data(context, builder, signature, arguments, which)
     first = builder.gep(data, [_index(context, builder, signature, arguments, which + 1)])

@@ -37,7 +37,7 @@ class BucketRanker:
         repetitions: range,
         estimators: Sequence[str],
     ) -> dict[str, Ranking]:
-        """For each estimator the top-k (scores, labels), [P, N, k], from the first R' of ``repetitions``, R' in prefixes.
+        """For each estimator the top-k (scores, labels) [P, N, k] from the first R' of ``repetitions``, R' in prefixes.
 
         ``logits(at, points)`` gives the float logits [n, B] of the repetition at that place for a slice of the points;
         ``loss`` (bce or softmax) says what probability a logit stands for.

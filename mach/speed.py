@@ -30,7 +30,7 @@ def decode() -> Iterator[tuple[str, Variants]]:
     """
     for B in (2000, 20_000):
         rng = np.random.default_rng(0)
-        lookup = hash_labels(K_LABELS, B, R)
+        lookup: Ints = hash_labels(K_LABELS, B, R)
         yield f"B={B} flat", variants(rng.normal(size=(N_POINTS, R, B)).astype(np.float32), lookup)
         yield f"B={B} peaked", variants(peaked(lookup, B, N_POINTS), lookup)
     scores, lookup, hits = trained_scores(K_LABELS, 20_000, R, n_test=N_POINTS)

@@ -1,4 +1,4 @@
-"""A MACH model trained in a minute or two on made-up points, for speed measurements that must not use invented scores."""
+"""A MACH model trained on made-up points within minutes, for speed measurements that must not use invented scores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def trained_scores(
     torch.manual_seed(seed)
     table = torch.nn.EmbeddingBag(N_FEATURES, R * HIDDEN, mode="sum", sparse=True)
     torch.nn.init.normal_(table.weight, std=0.1)
-    steps = [torch.optim.Adam(output.parameters(), lr=LR, fused=True), torch.optim.SparseAdam(table.parameters(), lr=LR)]
+    steps = [
+        torch.optim.Adam(output.parameters(), lr=LR, fused=True),
+        torch.optim.SparseAdam(table.parameters(), lr=LR),
+    ]
     n_steps, done = EPOCHS * -(-n_train // BATCH), 0
     for _ in range(EPOCHS):
         order = rng.permutation(n_train)

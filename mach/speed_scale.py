@@ -1,6 +1,6 @@
 """Decoding from 670 thousand to 50 million labels, each size in a process of its own, for `speed decode_scale`.
 
-    python -m mach.speed_scale LABELS BUCKETS REPETITIONS     (one JSON line: seconds a point and peak bytes)
+python -m mach.speed_scale LABELS BUCKETS REPETITIONS     (one JSON line: seconds a point and peak bytes)
 """
 
 from __future__ import annotations

@@ -49,8 +49,9 @@ def test_a_run_with_several_estimators_has_a_row_for_each(tmp_path: Path) -> Non
     quality, _ = build_tables(df)
     assert any(head.name == "decoder" for head in quality.heads)
     assert {cell.value for row in quality.rows for cell in row} >= set(names)
-    told = machbench("score", "small.yaml", cwd=tmp_path).stdout
-    assert "moved" not in told or " 0" in told, told
+    machbench("score", "small.yaml", cwd=tmp_path)
+    again = load_results(tmp_path / "results" / "small")
+    np.testing.assert_array_equal(again[list(QUALITY)].to_numpy(), df[list(QUALITY)].to_numpy())
 
 
 def layer(estimator: str, loss: str) -> MachOutput:
@@ -102,8 +103,8 @@ def test_decoding_keeps_its_index_between_calls() -> None:
     lookup = np.zeros((2, 5), dtype=np.uint16)
     ranker = BucketRanker(lookup, 3)
     arguments = ("bce", 4, 2, [2], range(2), ["logit_sum"])
-    ranker.rank(lambda at, points: torch.zeros(4, 3), *arguments)
+    ranker.rank(lambda *_: torch.zeros(4, 3), *arguments)
     (decoder,) = ranker._decoders.values()
-    ranker.rank(lambda at, points: torch.zeros(4, 3), *arguments)
+    ranker.rank(lambda *_: torch.zeros(4, 3), *arguments)
     assert list(ranker._decoders.values()) == [decoder]
     assert bucket_scores(torch.zeros(1, 2), "probability", "softmax").tolist() == [[0.5, 0.5]]

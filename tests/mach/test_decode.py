@@ -164,7 +164,12 @@ def test_estimators_by_hand() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(n_labels=st.sampled_from([1, 40, 3000]), B=st.sampled_from([1, 9, 200]), R=st.integers(1, 5), seed=st.integers(0, 99))
+@given(
+    n_labels=st.sampled_from([1, 40, 3000]),
+    B=st.sampled_from([1, 9, 200]),
+    R=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
 def test_top_buckets_equals_its_reference(n_labels: int, B: int, R: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = (rng.integers(-20, 20, size=(5, R, B)) / 4).astype(np.float32)  # sums are exact, ties are many
@@ -212,7 +217,7 @@ def test_scores_that_are_not_finite_are_an_error(wrong: float, method: str, shap
 )
 def test_bad_arguments_are_refused(call: object) -> None:
     scores, lookup = np.zeros((2, 2, 4), dtype=np.float32), hash_labels(6, 4, 2)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"must|found|fit|unknown|names|needs"):
         call(scores, lookup)  # type: ignore[operator]
 
 

@@ -1,0 +1,223 @@
+"""The loops of `mach.dense`: bounds of all labels, 64 points at a time, and exact scores of the few that matter.
+
+Groups of arguments travel as tuples. lookups: (lookup [R · n_labels], n_labels, prefixes [P], and where a label's
+buckets are: bucket_of, step to the next label, stride to the next repetition). tables: (lines uint8 [R · B · 64], B,
+low [64], per_unit [64], grounds [P, 64]: the score that a total of 0 stands for). kind: SUM, MIN or MEDIAN.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from mach.dense_table import MEDIAN, MIN, SUM
+from mach.lanes import AT_ONCE, LINE, add_four, add_one, first_bit, least_of_four, least_of_one, reaching
+from mach.lists import insert, middle, place_anywhere
+
+
+@numba.njit(cache=True)
+def _add(total, lookup, n_labels, at, width, table, B, done, until, kind):  # type: ignore[no-untyped-def]
+    """Bring the totals of labels at..at + width from their first ``done`` repetitions to ``until``."""
+    while done < until:
+        if until - done >= AT_ONCE:
+            if kind == MIN:
+                least_of_four(total, table, lookup, at, width, n_labels, done, B)
+            else:
+                add_four(total, table, lookup, at, width, n_labels, done, B)
+            done += AT_ONCE
+        else:
+            if kind == MIN:
+                least_of_one(total, table, lookup, at, width, n_labels, done, B)
+            else:
+                add_one(total, table, lookup, at, width, n_labels, done, B)
+            done += 1
+
+
+@numba.njit(parallel=True, cache=True)
+def find_leaders(lookups, count, tables, totals, tile, found_labels, end, tasks, kind):  # type: ignore[no-untyped-def]
+    """Of every task's share of the labels 0..end, those with the highest bounds, found_labels
+    [tasks, P, 64, n]."""
+    lookup, n_labels, prefixes, _, _, _ = lookups
+    table, B = tables[0], tables[1]
+    P, kept = len(prefixes), found_labels.shape[3]
+    present = _lanes(count)
+    for task in numba.prange(tasks):
+        total = totals[task * tile * LINE : (task + 1) * tile * LINE]
+        bounds = np.full((P, LINE, kept), -1.0, dtype=np.float32)
+        limit = np.zeros(P * LINE, dtype=np.uint8)
+        for at in range(end * task // tasks, end * (task + 1) // tasks, tile):
+            width = min(tile, end * (task + 1) // tasks - at)
+            total[: width * LINE] = 255 if kind == MIN else 0
+            done = 0
+            for p in range(P):
+                _add(total, lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
+                done = prefixes[p]
+                for t in range(width):
+                    hits = reaching(total, t * LINE, limit, p * LINE) & present
+                    while hits != 0:
+                        q = first_bit(hits)
+                        hits &= hits - np.uint64(1)
+                        bound = np.float32(total[t * LINE + q])
+                        lowest = insert(bounds[p, q], found_labels[task, p, q], bound, at + t)
+                        limit[p * LINE + q] = min(255, int(lowest) + 1)
+
+
+@numba.njit(parallel=True, cache=True)
+def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: ignore[no-untyped-def]
+    """bar [P, 64]: just below the k-th best exact score of the leaders [tasks, P, 64, n], where that is higher."""
+    _, _, prefixes, bucket_of, step, stride = lookups
+    tasks, P, _, n = leaders.shape
+    for q in numba.prange(count):
+        column = np.empty(prefixes[-1], dtype=np.float32)
+        for p in range(P):
+            exact = np.full(tasks * n, -np.inf, dtype=np.float32)
+            for task in range(tasks):
+                for at in range(n):
+                    label = leaders[task, p, q, at]
+                    if label >= 0:
+                        exact[task * n + at] = _exact(
+                            scores, rows[q], B, bucket_of, step, stride, label, prefixes[p], kind, column
+                        )
+            below = np.nextafter(np.partition(exact, tasks * n - k)[tasks * n - k], np.float32(-np.inf))
+            bar[p, q] = max(bar[p, q], below)
+
+
+@numba.njit(parallel=True, cache=True)
+def scan_labels(  # type: ignore[no-untyped-def]
+    scores, rows, count, lookups, tables, labels, bounds, counts, k, bar, kind, totals, tile, end
+):
+    """Every task keeps the labels of its share of 0..end whose bound reaches the bar [P, 64].
+
+    labels, bounds [tasks, P, 64, KEPT], counts [tasks, P, 64]. Where there is no more room, a task scores what it has
+    into a list of its own and goes on with the few that are left.
+    """
+    lookup, n_labels, prefixes, _, _, _ = lookups
+    table, B, low, per_unit, grounds = tables
+    P = len(prefixes)
+    tasks, room = len(labels), labels.shape[3]
+    present = _lanes(count)
+    for task in numba.prange(tasks):
+        total = totals[task * tile * LINE : (task + 1) * tile * LINE]
+        limit = np.full(P * LINE, 255, dtype=np.uint8)
+        for p in range(P):
+            for q in range(count):
+                limit[p * LINE + q] = _limit(bar[p, q], grounds[p, q], low[q], per_unit[q], prefixes[p], kind)
+        for at in range(end * task // tasks, end * (task + 1) // tasks, tile):
+            width = min(tile, end * (task + 1) // tasks - at)
+            total[: width * LINE] = 255 if kind == MIN else 0
+            done = 0
+            for p in range(P):
+                _add(total, lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
+                done = prefixes[p]
+                for t in range(width):
+                    hits = reaching(total, t * LINE, limit, p * LINE) & present
+                    while hits != 0:
+                        q = first_bit(hits)
+                        hits &= hits - np.uint64(1)
+                        place = counts[task, p, q]
+                        labels[task, p, q, place] = at + t
+                        bounds[task, p, q, place] = total[t * LINE + q]
+                        counts[task, p, q] = place + 1
+                        if place + 1 == room:
+                            some = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int32)
+                            arguments = scores, rows[q], B, lookups, done, labels[task, p, q], bounds[task, p, q], room
+                            _score_down(*arguments, some[0], some[1], grounds[p, q], low[q], per_unit[q], kind)
+                            # What is among the best of these labels waits for the others with the highest bound.
+                            counts[task, p, q] = 0
+                            for place in range(k):
+                                if some[1][place] >= 0:
+                                    labels[task, p, q, place] = some[1][place]
+                                    bounds[task, p, q, place] = 255
+                                    counts[task, p, q] = place + 1
+                            if some[1][k - 1] >= 0:
+                                below = np.nextafter(some[0][k - 1], np.float32(-np.inf))
+                                reached = _limit(below, grounds[p, q], low[q], per_unit[q], done, kind)
+                                limit[p * LINE + q] = max(limit[p * LINE + q], reached)
+
+
+@numba.njit(parallel=True, cache=True)
+def score_the_rest(scores, rows, count, lookups, tables, labels, bounds, counts, best, best_labels, kind):  # type: ignore[no-untyped-def]
+    """The best k [P, 64, k] among what the tasks have kept."""
+    _, B, low, per_unit, grounds = tables
+    tasks, P = counts.shape[:2]
+    for q in numba.prange(count):
+        for p in range(P):
+            some = np.empty(counts[:, p, q].sum(), dtype=np.int32)
+            reach = np.empty(len(some), dtype=np.uint8)
+            at = 0
+            for task in range(tasks):
+                kept = counts[task, p, q]
+                some[at : at + kept] = labels[task, p, q, :kept]
+                reach[at : at + kept] = bounds[task, p, q, :kept]
+                at += kept
+            arguments = scores, rows[q], B, lookups, lookups[2][p], some, reach, at, best[p, q], best_labels[p, q]
+            _score_down(*arguments, grounds[p, q], low[q], per_unit[q], kind)
+
+
+@numba.njit(cache=True)
+def _score_down(  # type: ignore[no-untyped-def]
+    scores, row, B, lookups, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
+):
+    """Score labels exactly from the highest bound down, until the next bound cannot reach the k-th best."""
+    _, _, _, bucket_of, step, stride = lookups
+    k = len(best)
+    column = np.empty(R, dtype=np.float32)
+    starts = np.zeros(257, dtype=np.int64)
+    for at in range(count):
+        starts[np.int64(bounds[at]) + 1] += 1
+    for bound in range(256):
+        starts[bound + 1] += starts[bound]
+    order = np.empty(count, dtype=np.int64)
+    for at in range(count):
+        order[starts[bounds[at]]] = at
+        starts[bounds[at]] += 1
+    limit = 0
+    for i in range(count - 1, -1, -1):
+        if bounds[order[i]] < limit:
+            break
+        label = labels[order[i]]
+        score = _exact(scores, row, B, bucket_of, step, stride, label, R, kind, column)
+        if place_anywhere(best, best_labels, score, label) and best_labels[k - 1] >= 0:
+            below = np.nextafter(best[k - 1], np.float32(-np.inf))  # an equal score may have a lower label id
+            limit = _limit(below, ground, low, per_unit, R, kind)
+
+
+@numba.njit(cache=True)
+def _lanes(count):  # type: ignore[no-untyped-def]
+    """The first ``count`` of 64 points as bits."""
+    every = np.uint64(0xFFFFFFFFFFFFFFFF)
+    return every if count == LINE else (np.uint64(1) << np.uint64(count)) - np.uint64(1)
+
+
+@numba.njit(cache=True)
+def _limit(bar, ground, low, per_unit, R, kind):  # type: ignore[no-untyped-def]
+    """The least total that a label with a score above the bar can have, 0..255."""
+    if kind == MEDIAN:
+        return (R + 1) // 2  # the middle, or the upper one of two, and all above it are above the bar
+    if bar == -np.inf:
+        return 0
+    units = (bar - ground if kind == SUM else np.float64(bar) - low) * per_unit
+    if units < 0.0:
+        return 0
+    return int(min(units * (1.0 - 1e-5), 254.0)) + 1
+
+
+@numba.njit(cache=True)
+def _exact(scores, row, B, bucket_of, step, stride, label, R, kind, column):  # type: ignore[no-untyped-def]
+    """A label's exact score of the point at ``row`` over the first R repetitions; column [R or more] is scratch.
+
+    Its bucket in repetition r is bucket_of[label · step + r · stride].
+    """
+    at = label * np.int64(step)
+    score = scores[row + np.int64(bucket_of[at])]
+    if kind == SUM:
+        for r in range(1, R):
+            score += scores[row + r * B + np.int64(bucket_of[at + r * stride])]
+    elif kind == MIN:
+        for r in range(1, R):
+            score = min(score, scores[row + r * B + np.int64(bucket_of[at + r * stride])])
+    else:
+        for r in range(R):
+            column[r] = scores[row + r * B + np.int64(bucket_of[at + r * stride])]
+        score = middle(column[:R].copy())
+    return score
