@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,51 @@ def test_unknown_measurements_are_named() -> None:
     assert {"decode", "softmax"} <= set(known())
     with pytest.raises(InputError, match="unknown measurement 'decod'; did you mean 'decode'"):
         next(measure("decod"))
+
+
+def _register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: object) -> None:
+    """A measurement `mine` in a configs folder of its own."""
+    (tmp_path / "speed.yaml").write_text("mine: my_speed.mine\n")
+    monkeypatch.setenv("MACHBENCH_CONFIGS", str(tmp_path))
+    module = types.ModuleType("my_speed")
+    module.mine = function  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_speed", module)
+
+
+def test_cases_are_measured_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[str] = []
+
+    def cases() -> Iterator[tuple[str, dict[str, Callable[[], list[np.ndarray]]]]]:
+        for name in ("small", "large"):
+            alive.append(name)
+            yield name, {"plain": lambda: [np.arange(2)], "fast": lambda: [np.arange(2)]}
+
+    _register(tmp_path, monkeypatch, cases)
+    rows = measure("mine")
+    assert next(rows)["variant"] == "small: plain"
+    assert alive == ["small"]  # the second case needs its memory only later
+    assert [row["variant"] for row in rows] == ["small: fast", "large: plain", "large: fast"]
+
+
+def test_finished_rows_pass_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"what": "mine", "variant": "elsewhere", "median_s": 1.0, "ratio": 1.0}
+    _register(tmp_path, monkeypatch, lambda: [row])
+    assert list(measure("mine")) == [row]
+
+
+def test_what_this_machine_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for by name it is an error; among all it is left out with a word."""
+
+    def needs_a_gpu() -> None:
+        raise NotImplementedError("no GPU here")
+
+    _register(tmp_path, monkeypatch, needs_a_gpu)
+    with pytest.raises(InputError, match="mine: no GPU here"):
+        list(measure("mine"))
+    assert list(measure()) == []
+    assert "mine left out: no GPU here" in capsys.readouterr().err
 
 
 def test_parse_compares_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
