@@ -25,7 +25,7 @@ from bench.score import score_experiment, score_file
 from bench.spec import load_experiment
 from bench.status import status_table
 from bench.store import Store
-from bench.tables import render_table, write_tables
+from bench.tables import further_tables, render_table, write_tables
 
 app = typer.Typer(
     help="Benchmark output layers with up to millions of labels: MACH beside full and sampled softmax.",
@@ -63,7 +63,9 @@ def run(
         raise typer.Exit(130) from None
     folder = results / chosen.name
     frame = write_readings(folder)
-    console.print(render_table(frame, "md"), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        render_table(frame, "md", further_tables(frame, folder)), highlight=False, markup=False, soft_wrap=True
+    )
     console.print(f"results in {folder}: table.csv, tables/, figures/, report.html", highlight=False)
     raise typer.Exit(failed)
 
@@ -103,8 +105,9 @@ def table(
     """Write the tables, and print them."""
     folder = experiment_folder(experiment, results)
     frame = load_results(folder)
-    write_tables(frame, folder / "tables")
-    print(render_table(frame, format))
+    more = further_tables(frame, folder)
+    write_tables(frame, folder / "tables", more)
+    print(render_table(frame, format, more))
 
 
 @app.command()
@@ -142,7 +145,7 @@ def speed(
 def write_readings(folder: Path) -> pd.DataFrame:
     """Tables, figures and report of an experiment; returns its results."""
     frame = load_results(folder)
-    write_tables(frame, folder / "tables")
+    write_tables(frame, folder / "tables", further_tables(frame, folder))
     write_figures(frame, folder / "figures")
     write_report(folder)
     return frame

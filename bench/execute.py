@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +134,21 @@ def fit_network(
     last = worlds.prefixes[-1:]
     with torch.no_grad():
         with measure.Clock(device).running() as predict_clock:
-            whole = predict_test(lambda X, k: worlds.topk(X, last, k), data, last, settings)
-        # Off the clock: the smaller R come from the same model in one more pass.
-        rest = worlds.prefixes[:-1]
-        smaller = predict_test(lambda X, k: worlds.topk(X, rest, k), data, rest, settings)
+            whole = predict_test(worlds.topk, data, last, settings, worlds.decoders[:1])
+        # Off the clock: the smaller R, and other ways of decoding, come from the same model in one more pass.
+        several = len(worlds.prefixes) * len(worlds.decoders) > 1
+        every = predict_test(worlds.topk_decoders, data, worlds.prefixes, settings, worlds.decoders) if several else []
     rows: list[dict[str, Any]] = []
     facts = layer.facts() if hasattr(layer, "facts") else [{} for _ in worlds.prefixes]
-    for R, fact in zip(worlds.prefixes, facts, strict=True):
-        row = fact if R is None else {"R": R} | fact
+    told = dict(zip(worlds.prefixes, facts, strict=True))
+    # The run's own row comes last: all repetitions, decoded in the first way.
+    first = len(worlds.prefixes)
+    predictions = [*every[first:], *every[: first - 1], *whole]
+    for prediction in predictions:
+        R = prediction.R
+        row = told[R] if R is None else {"R": R} | told[R]
+        if prediction.decoder:
+            row = row | {"decoder": prediction.decoder}
         rows.append(row | worlds.parameters(R) | {"fit_s": fit_s.get(R), "device_seconds": fit_s.get(R)})
     measured = {
         "build_s": build_clock.seconds,
@@ -149,14 +156,22 @@ def fit_network(
         "predict_s": predict_clock.seconds,
         "examples_per_s": settings.epochs * split.X.shape[0] / fit_s[worlds.prefixes[-1]],
     }
-    return [*smaller, *whole], rows, measured
+    return predictions, rows, measured
 
 
 def predict_test(
-    topk: Callable[[Any, int], list[Ranking]], data: Dataset, prefixes: list[int | None], settings: TrainSettings
+    topk: Callable[[Any, list[int | None], int], list[Ranking]],
+    data: Dataset,
+    prefixes: list[int | None],
+    settings: TrainSettings,
+    decoders: Sequence[str | None] = (None,),
 ) -> list[Prediction]:
     """Rankings of the test points, without the pairs that the dataset leaves out of scoring."""
-    return predict(topk, data.test.X, prefixes, settings.top_k, settings.predict_batch, data.test_filter)
+
+    def of_prefixes(X: Any, k: int) -> list[Ranking]:
+        return topk(X, prefixes, k)
+
+    return predict(of_prefixes, data.test.X, prefixes, settings.top_k, settings.predict_batch, data.test_filter, decoders)
 
 
 def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:
@@ -185,7 +200,7 @@ def fit_classifier(
         classifier.fit(split.X, split.Y)
     report({"phase": "predict"})
     with measure.Clock(device).running() as predict_clock:
-        predictions = predict_test(lambda X, k: [classifier.topk(X, k)], data, [None], spec.train)
+        predictions = predict_test(lambda X, _, k: [classifier.topk(X, k)], data, [None], spec.train)
     times = {
         "fit_s": fit_clock.seconds,
         "device_seconds": fit_clock.seconds,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import environment
+from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.progress import Progress
 from bench.spec import Experiment
@@ -43,6 +44,7 @@ def run_experiment(
         for run_id in store.sweep_up():
             progress.note(f"{run_id}: was interrupted, will run again if it is still wanted")
         environment.write(results)
+        keep_paper(experiment.paper, store.root)
         runs = plan(experiment, store, lambda name: progress.note(f"building dataset {name} (once)"))
         again = RETRY[retry] if retry else set()
         todo = [r for r in runs if force or r.status in (None, "interrupted") or r.status in again]

@@ -22,6 +22,9 @@ class OutputLayer(Protocol):
     and ``topk_prefixes(hidden, k, prefixes)``. If its attribute ``share_encoder`` is true it asks for one encoder,
     whose hidden all R repetitions see, and ``subset`` is not used to train.
 
+    A layer with repetitions may know several ways from its outputs to labels: ``decoders``, their names, its own first,
+    and ``topk_decoders(hidden, k, prefixes)``, a dict of what ``topk_prefixes`` gives by each of them.
+
     Optional: ``index_bytes()``, the bytes of lookup tables; ``facts()``, more columns of the results, a dict for each R
     (one dict for an ordinary layer); ``feature_lookup(n_features)``, an array [R, n_features] of hashed features, below
     the attribute ``feature_hash``, that each encoder shall see in place of the features, or None; ``precisions``, the

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ class Prediction:
     R: int | None
     scores: npt.NDArray[np.float32]  # [N, k], best first
     labels: npt.NDArray[np.int32]  # [N, k], −1 where there is none
+    decoder: str | None = None  # by which of the method's ways of decoding, where it has several
 
 
 def predict(
@@ -28,8 +30,9 @@ def predict(
     k: int,
     batch: int,
     left_out: sp.csr_matrix | None = None,
+    decoders: Sequence[str | None] = (None,),
 ) -> list[Prediction]:
-    """Rankings of every row of X: ``topk(rows, k)`` gives one (scores, labels) for each prefix.
+    """Rankings of every row of X: ``topk(rows, k)`` gives (scores, labels) for each prefix of each decoder in turn.
 
     ``left_out`` [N, n_labels]: pairs that may not be predicted (the field's filter files), such as a product for
     itself. They are dropped from a longer exact ranking, so k others remain.
@@ -46,8 +49,8 @@ def predict(
             longer = topk(X[rows], k + int(np.diff(pairs.indptr).max(initial=0)))
             parts.append([without(ranking, pairs, k) for ranking in longer])
     return [
-        Prediction(R, np.concatenate([part[p][0] for part in parts]), np.concatenate([part[p][1] for part in parts]))
-        for p, R in enumerate(prefixes)
+        Prediction(R, np.concatenate([part[p][0] for part in parts]), np.concatenate([part[p][1] for part in parts]), decoder)
+        for p, (decoder, R) in enumerate(itertools.product(decoders, prefixes))
     ]
 
 

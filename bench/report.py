@@ -18,7 +18,7 @@ from bench.figures import Picture, build_figures
 from bench.files import write_atomic
 from bench.frame import load_results
 from bench.summary import Group, grouped, records
-from bench.tables import build_tables
+from bench.tables import build_tables, further_tables
 from bench.verdict import QUESTION, verdict
 
 PASSPORT = ("data_fingerprint", "n_train", "n_test", "n_features", "n_labels")
@@ -46,7 +46,7 @@ def write_report(experiment_dir: Path | str) -> Path:
         runs=len(runs),
         failures=[{**row, "words": STATUS_WORDS[row["status"]]} for row in runs if row["status"] != "ok"],
         figures=[_figure(picture) for picture in build_figures(df, folder / "runs")],
-        tables=build_tables(df),
+        tables=[*build_tables(df), *further_tables(df, folder)],
         datasets=_datasets(rows),
         passports=passports,
         environments=environments,

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.errors import InputError, unknown_name
 from bench.paths import config_root
 
-EXPERIMENT_KEYS = ("description", "dataset", "seeds", "train", "methods", "time_limit_s")
+EXPERIMENT_KEYS = ("description", "paper", "dataset", "seeds", "train", "methods", "time_limit_s")
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ class Experiment:
     runs: tuple[RunSpec, ...]
     time_limit_s: float | None
     config: Mapping[str, Any]
+    paper: Path | None = None  # the file of published values to compare with
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -150,22 +151,20 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
         raise InputError(f"{path}, key dataset: found nothing; expected a dataset name")
     limit = config.get("time_limit_s")
     runs = tuple(_unfold(config, str(path)))
-    return Experiment(path.stem, str(config.get("description", "")).strip(), runs, limit and float(limit), config)
+    paper = _config_path("paper", str(config["paper"])) if config.get("paper") else None
+    description = str(config.get("description", "")).strip()
+    return Experiment(path.stem, description, runs, limit and float(limit), config, paper)
 
 
 def _unfold(config: Mapping[str, Any], where: str) -> Iterator[RunSpec]:
     """Every combination of swept values; seeds outermost, so that an interrupted sweep has all methods at seed 0."""
     train_keys = {f.name for f in fields(TrainSettings)}
-    shared = dict(config.get("train") or {})
-    _check_keys(shared, train_keys, "key", f"{where}, train")
-    methods = {name: _method(name, chosen, train_keys, where) for name, chosen in config["methods"].items()}
     for seed in _as_list(config.get("seeds", 0)):
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise InputError(f"{where}, key seeds: found {seed!r}; expected whole numbers")
-        for dataset in _as_list(config["dataset"]):
-            card = {"name": dataset} if isinstance(dataset, str) else dict(dataset)
-            if "name" not in card:
-                raise InputError(f"{where}, key dataset: found {dataset!r}; expected a name, or a mapping with a name")
+        for card, swept_card, shared, chosen in _datasets(config, where):
+            _check_keys(shared, train_keys, "key", f"{where}, train")
+            methods = {name: _method(name, own, train_keys, where) for name, own in chosen.items()}
             for name, method in methods.items():
                 # Later wins: the method's file, what the experiment says for all, what it says for this method.
                 flat = {**method.defaults, **{f"train.{k}": v for k, v in shared.items()}, **method.chosen}
@@ -181,11 +180,36 @@ def _unfold(config: Mapping[str, Any], where: str) -> Iterator[RunSpec]:
                         dataset=card["name"],
                         dataset_overrides={k: v for k, v in card.items() if k != "name"},
                         seed=seed,
-                        swept={
+                        swept=swept_card
+                        | {
                             f"methods.{name}.{key.removeprefix('train.')}" if key in method.chosen else key: value
                             for key, value in zip(sweeps, values, strict=True)
                         },
                     )
+
+
+def _datasets(config: Mapping[str, Any], where: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], Any, Any]]:
+    """(name and parameters, swept ones by dotted key, train settings, methods) for each dataset and swept parameter.
+
+    A dataset given as a mapping may bring ``train`` and ``methods`` of its own, which go before the experiment's.
+    """
+    for dataset in _as_list(config["dataset"]):
+        card: dict[str, Any] = {"name": dataset} if isinstance(dataset, str) else dict(dataset)
+        if "name" not in card:
+            raise InputError(f"{where}, key dataset: found {dataset!r}; expected a name, or a mapping with a name")
+        own_train: Any = card.pop("train", None) or {}
+        own_methods: Any = card.pop("methods", None) or {}
+        _check_keys(own_train, own_train, "key", f"{where}, dataset {card['name']}, train")
+        _check_keys(own_methods, list(config["methods"]), "method", f"{where}, dataset {card['name']}, methods")
+        methods: dict[str, Any] = dict(config["methods"])
+        for name, own in own_methods.items():
+            _check_keys(own, own, "key", f"{where}, dataset {card['name']}, methods.{name}")
+            methods[name] = {**(methods[name] or {}), **own}
+        sweeps = {key: value for key, value in card.items() if isinstance(value, list)}
+        for values in itertools.product(*sweeps.values()):
+            point = dict(zip(sweeps, values, strict=True))
+            swept = {f"dataset.{key}": value for key, value in point.items()}
+            yield card | point, swept, {**(config.get("train") or {}), **own_train}, methods
 
 
 @dataclass(frozen=True)

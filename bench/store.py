@@ -62,17 +62,21 @@ class RunFolder:
     def write_curve(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The learning curve so far, one row an epoch."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(
+            text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(self.path / "curve.csv", text.getvalue())
 
     def write_predictions(self, predictions: Sequence[Prediction]) -> None:
-        """topk.npz: ``labels`` int32 [P, N, k], ``scores`` float32 [P, N, k], ``R`` int32 [P] (0: no repetitions)."""
+        """topk.npz: ``labels`` int32 [P, N, k], ``scores`` float32 [P, N, k], ``R`` int32 [P] (0: no repetitions),
+        ``decoder`` text [P] (empty: the method has one way only)."""
         packed = io.BytesIO()
         np.savez_compressed(
             packed,
             R=np.array([p.R or 0 for p in predictions], dtype=np.int32),
+            decoder=np.array([p.decoder or "" for p in predictions]),
             labels=np.stack([p.labels for p in predictions]),
             scores=np.stack([p.scores for p in predictions]),
         )
@@ -245,13 +249,17 @@ def described(spec: RunSpec, device: str | None = None) -> dict[str, Any]:
 
 
 def record_rows(experiment: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The table rows of a record: one for each evaluation point; all but the largest R are marked derived."""
+    """The table rows of a record: one for each evaluation point; all but the last are marked as derived from it.
+
+    The last is the run's own: the largest R, by the first of its decoders.
+    """
     identity = {"experiment": experiment, "status": record["status"], "reason": record.get("reason")}
     run_id = record["run_id"]
     rows = []
     for row in record["rows"]:
         own = row is record["rows"][-1]
-        name = {"run_id": run_id} if own else {"run_id": f"{run_id}@R{row['R']}", "derived_from": run_id}
+        other = f"-{row['decoder']}" if row.get("decoder") != record["rows"][-1].get("decoder") else ""
+        name = {"run_id": run_id} if own else {"run_id": f"{run_id}@R{row['R']}{other}", "derived_from": run_id}
         rows.append({**identity, **record["shared"], **row, **name})
     return rows
 

@@ -1,4 +1,4 @@
-"""Rows that differ only in the seed, brought together: what tables, figures and the report all count from."""
+"""Rows that differ only in the seed or the random split, brought together: what all readers count from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 from bench.columns import COLUMNS
 from bench.frame import swept_columns
 
+SPLIT = "dataset.split"  # swept over random splits of the data, a run is repeated as it is over seeds
 REFERENCE = "full_softmax"  # sizes are told relative to this method's row
 SETTINGS = tuple(c.name for c in COLUMNS if c.group == "settings" and c.name not in ("B", "R"))
 ENOUGH = 0.001  # a smaller R is enough when its P@1 is within 0.1 point of the best R of the same B
@@ -19,7 +20,7 @@ ENOUGH = 0.001  # a smaller R is enough when its P@1 is within 0.1 point of the 
 
 @dataclass(frozen=True)
 class Stat:
-    """A mean over ``n`` seeds; ``sd`` is the sample standard deviation (n - 1), None for a single seed."""
+    """A mean over ``n`` runs; ``sd`` is the sample standard deviation (n - 1), None for a single run."""
 
     mean: float
     low: float
@@ -30,7 +31,7 @@ class Stat:
 
 @dataclass(frozen=True)
 class Group:
-    """One configuration of a method on one dataset, one row a seed; ``B`` and ``R`` if it hashes."""
+    """One configuration of a method on one dataset, one row a seed and random split; ``B`` and ``R`` if it hashes."""
 
     dataset: str
     method: str
@@ -57,7 +58,7 @@ class Group:
         return (self.dataset, self.method, self.B, tuple(self.settings.items()))
 
     def stat(self, column: str, of_failed: bool = False) -> Stat | None:
-        """Mean and spread of ``column`` (in the file's unit), or None when no seed has it.
+        """Mean and spread of ``column`` (in the file's unit), or None when no run has it.
 
         Failed runs count only when asked for: their sizes are known, what they measured is not a result.
         """
@@ -85,17 +86,19 @@ def records(df: pd.DataFrame) -> list[dict[str, Any]]:
 def grouped(df: pd.DataFrame) -> list[Group]:
     """All configurations, datasets and methods in order of first appearance, then B, then R.
 
-    Swept keys that only say B, R or the seed again are no settings of their own. A seed counts once: of a row
-    trained at this R and one derived from a larger R, the trained one, which measured its memory, is kept.
+    Swept keys that only say B, R, the seed or the random split again are no settings of their own. A seed (of a
+    split) counts once: of a row trained at this R and one derived from a larger R, the trained one, which measured its
+    memory, is kept.
     """
-    swept = [name for name in swept_columns(df) if name.rsplit(".", 1)[1] not in ("B", "R", "seed", "seeds")]
+    known = ("B", "R", "seed", "seeds")
+    swept = [name for name in swept_columns(df) if name != SPLIT and name.rsplit(".", 1)[1] not in known]
     together: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {}
     for row in records(df):
         settings = tuple((name, row.get(name)) for name in (*SETTINGS, *swept))
         key = (row["dataset"], row["method"], row["B"], row["R"], settings)
         seeds = together.setdefault(key, {})
-        if row["seed"] not in seeds or _rank(row) < _rank(seeds[row["seed"]]):
-            seeds[row["seed"]] = row
+        if repeat(row) not in seeds or _rank(row) < _rank(seeds[repeat(row)]):
+            seeds[repeat(row)] = row
     groups = [
         Group(dataset, method, B, R, dict(settings), tuple(seeds.values()))
         for (dataset, method, B, R, settings), seeds in together.items()
@@ -108,6 +111,20 @@ def grouped(df: pd.DataFrame) -> list[Group]:
         groups,
         key=lambda g: (place[g.dataset], place[(g.dataset, g.method)], g.B is not None, g.B or 0, g.R or 0),
     )
+
+
+def repeat(row: dict[str, Any]) -> tuple[Any, Any]:
+    """What tells the repeats of a configuration apart: the seed, and the random split where there are several."""
+    return row["seed"], row.get(SPLIT)
+
+
+def repeats(rows: Iterable[dict[str, Any]]) -> str:
+    """What the rows of one configuration are repeated over, in words."""
+    found = [repeat(row) for row in rows]
+    seeds, splits = {seed for seed, _ in found}, {split for _, split in found}
+    if len(splits) < 2:
+        return "seeds"
+    return "seeds and random splits" if len(seeds) > 1 else "random splits"
 
 
 def _rank(row: dict[str, Any]) -> tuple[bool, bool]:

@@ -1,8 +1,8 @@
-"""The two tables of a paper: quality (how good) and cost (how large, how slow), on the same rows."""
+"""The two tables of every experiment, quality (how good) and cost (how large, how slow), on the same rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,8 @@ from bench.columns import BY_NAME, STATUS_WORDS, three_digits
 from bench.errors import unknown_name
 from bench.files import write_atomic
 from bench.render import MISSING, Cell, Head, Table, to_csv, to_latex, to_markdown
-from bench.summary import REFERENCE, Group, grouped, lines, reference_for, smallest_enough, varying
+from bench.reproduction import reproduction_table
+from bench.summary import REFERENCE, SPLIT, Group, grouped, lines, reference_for, repeats, smallest_enough, varying
 
 SHOWN_QUALITY = ("P@1", "P@3", "P@5", "nDCG@3", "nDCG@5", "PSP@1", "PSP@3", "PSP@5", "minP@3", "minP@5")
 SIZES = (
@@ -36,22 +37,28 @@ FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
 ENOUGH_MARK = "*"
 
 
-def write_tables(df: pd.DataFrame, out_dir: Path | str) -> list[Path]:
-    """Write ``quality`` and ``cost`` into ``out_dir``, each as .md, .csv and .tex; returns the six paths."""
+def write_tables(df: pd.DataFrame, out_dir: Path | str, more: Sequence[Table] = ()) -> list[Path]:
+    """Write ``quality``, ``cost`` and ``more`` into ``out_dir``, each as .md, .csv and .tex; returns the paths."""
     return [
         write_atomic(Path(out_dir) / f"{table.name}{suffix}", render(table))
-        for table in build_tables(df)
+        for table in (*build_tables(df), *more)
         for suffix, render in FORMATS.values()
     ]
 
 
-def render_table(df: pd.DataFrame, format: str) -> str:
-    """Both tables as text. ``format`` is md, csv (one table: the same rows, quality then cost) or latex."""
+def further_tables(df: pd.DataFrame, folder: Path) -> list[Table]:
+    """Tables that only some experiments have: ``reproduction`` where the experiment in ``folder`` names a paper."""
+    reproduction = reproduction_table(df, folder)
+    return [] if reproduction is None else [reproduction]
+
+
+def render_table(df: pd.DataFrame, format: str, more: Sequence[Table] = ()) -> str:
+    """All tables as text. ``format`` is md, latex or csv (one table: the same rows, quality then cost, and no more)."""
     if format not in FORMATS:
         raise unknown_name("table format", format, FORMATS)
-    tables = build_tables(df)
+    tables = (*build_tables(df), *more)
     if format == "csv":
-        return to_csv(_side_by_side(*tables))
+        return to_csv(_side_by_side(*tables[:2]))
     return "\n".join(FORMATS[format][1](table) for table in tables)
 
 
@@ -92,7 +99,8 @@ def _quality(rows: list[tuple[Group, bool]], failures: dict[int, tuple[str, str]
             line.append(Cell(text, stat.mean, stat.sd, best=is_best))
     notes = [("", "Test points, per cent; the best of each column is bold, with its ties at two decimals.")]
     if any(len(group.ok) > 1 for group, _ in rows):
-        notes.append(("", "Mean ± sample standard deviation over n seeds."))
+        over = repeats(row for group, _ in rows for row in group.ok)
+        notes.append(("", f"Mean ± sample standard deviation over n {over}."))
     else:
         notes.append(("", "One seed: the spread between seeds is not known."))
     notes += _enough_note(rows) + _settings_notes(rows) + list(failures.values())
@@ -201,7 +209,8 @@ def _failure_notes(rows: list[tuple[Group, bool]]) -> dict[int, tuple[str, str]]
         seeds: dict[str, list[str]] = {}
         for row in group.failed:
             what = f"{STATUS_WORDS[row['status']]} ({row['status']}): {row['reason'] or 'no reason kept'}"
-            seeds.setdefault(what, []).append(str(row["seed"]))
+            split = "" if row.get(SPLIT) is None else f" on split {row[SPLIT]}"
+            seeds.setdefault(what, []).append(f"{row['seed']}{split}")
         told = [f"{what} (seed {', '.join(which)})" for what, which in seeds.items()]
         notes[id(group)] = (_letter(len(notes)), "; ".join(told) + ".")
     return notes

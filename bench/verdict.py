@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.columns import STATUS_WORDS, three_digits
-from bench.summary import REFERENCE, Group
+from bench.summary import REFERENCE, Group, repeats
 
 QUESTION = (
     "Can a hashed output layer of B buckets and R repetitions rank labels as well as one score a label "
@@ -93,4 +93,5 @@ def _certainty(scored: Sequence[Group]) -> str:
     seeds = max(len(g.ok) for g in scored)
     if seeds == 1:
         return "One seed was run: the spread between seeds is unknown, so small differences mean little."
-    return f"± is the sample standard deviation over seeds (up to {seeds})."
+    over = repeats(row for g in scored for row in g.ok)
+    return f"± is the sample standard deviation over {over} (up to {seeds})."

@@ -139,13 +139,27 @@ class Worlds:
             fit_s[group.end] = clock.seconds
         return fit_s
 
+    @property
+    def decoders(self) -> list[str | None]:
+        """The layer's ways of decoding, its own first; [None] for a layer with one."""
+        return list(getattr(self.layer, "decoders", [None]))
+
     def topk(self, X: sp.csr_matrix, prefixes: list[int | None], k: int) -> list[Ranking]:
         """(scores, labels) from the first R repetitions for each R asked for; of the one network for [None]."""
         if prefixes == [None]:
             return [self.layer.topk(self.groups[0].network.hidden(X), k)]
-        hidden = torch.cat([group.network.hidden(X) for group in self.groups])
-        scores, labels = self.layer.topk_prefixes(hidden, k, prefixes)
+        scores, labels = self.layer.topk_prefixes(self._hidden(X), k, prefixes)
         return list(zip(scores, labels, strict=True))
+
+    def topk_decoders(self, X: sp.csr_matrix, prefixes: list[int | None], k: int) -> list[Ranking]:
+        """The same by each of ``decoders`` in turn."""
+        if len(self.decoders) == 1:
+            return self.topk(X, prefixes, k)
+        found = self.layer.topk_decoders(self._hidden(X), k, prefixes)
+        return [ranking for name in self.decoders for ranking in zip(*found[name], strict=True)]
+
+    def _hidden(self, X: sp.csr_matrix) -> torch.Tensor:
+        return torch.cat([group.network.hidden(X) for group in self.groups])
 
     def topk_so_far(self, X: sp.csr_matrix, group: Group, k: int) -> Ranking:
         """(scores, labels) from the repetitions of the groups up to and including ``group``."""

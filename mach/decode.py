@@ -1,40 +1,43 @@
 """From bucket scores back to labels: exact top-k over all K labels, for one R or for every R at once.
 
-A label's score is Σ_r s_r[h_r(label)]. The scores of points × labels never exist: labels are scanned one after the
-other, a block of points rides along as SIMD lanes, and each point keeps its best k so far. Ties go to the lowest
-label id, which a scan in label order gives for free: a later label must be strictly better to enter.
+Two exact ways, which give the same scores and labels bit for bit: `mach.dense` looks at every label with one byte a
+score, `mach.pruned` looks only at labels that share enough of a point's best buckets and proves that no other label
+can be among the top k. Which is faster depends on how peaked a point's scores are, so ``auto`` decides point by point.
+Nothing of size points × labels exists. Ties go to the lowest label id.
 """
 
 from __future__ import annotations
 
-import numba
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 
-from mach.lanes import LANES, add_line, any_above
+from mach.dense import DenseScan
+from mach.estimators import ESTIMATORS, Estimator
+from mach.index import LabelIndex
+from mach.pruned import PrunedSearch
+from mach.reference import top_k_reference
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 
-ESTIMATORS = ("logit_sum", "mean")
-METHODS = ("scan", "reference")
-
-TILE = 64  # labels whose running totals stay in the first-level cache while repetitions are added
+METHODS = ("auto", "dense", "pruned", "reference")
 
 
 def top_k(
-    bucket_scores: Floats, lookup: Ints, k: int, *, estimator: str = "logit_sum", method: str = "scan"
+    bucket_scores: Floats, lookup: Ints, k: int, *, estimator: str = "logit_sum", method: str = "auto"
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
-    """Exact top-k labels of each point.
+    """Top-k labels of each point; exact but for the estimator ``top_buckets``, which is approximate.
 
-    bucket_scores [N, R, B] float32; lookup [R, n_labels] bucket ids; returns (scores [N, k], labels [N, k]), best
-    first, ties by lowest label id. With fewer than k labels the rest is label −1 at score −inf.
-    ``logit_sum`` adds the scores over repetitions (official MACH code); ``mean`` divides the sum by R (paper, with
-    probabilities as scores). Raises ValueError for wrong shapes, NaN or infinite scores.
+    bucket_scores [N, R, B] float32, what the estimator reads of each bucket (`mach.estimators`); lookup [R, n_labels]
+    bucket ids; returns (scores [N, k], labels [N, k]), best first, ties by lowest label id. With fewer than k labels
+    the rest is label −1 at score −inf. method: ``auto``, ``dense``, ``pruned`` (points that cannot be pruned are
+    scanned) or ``reference``. Raises ValueError for wrong shapes, names, and NaN or infinite scores.
+
+    To decode batch after batch with one table, keep a `Decoder`.
     """
-    R = lookup.shape[0]
-    scores, labels = top_k_prefixes(bucket_scores, lookup, k, [R], estimator=estimator, method=method)
-    return scores[0], labels[0]
+    return Decoder(lookup, _buckets(bucket_scores)).top_k(bucket_scores, k, estimator=estimator, method=method)
 
 
 def top_k_prefixes(
@@ -44,114 +47,104 @@ def top_k_prefixes(
     prefixes: list[int],
     *,
     estimator: str = "logit_sum",
-    method: str = "scan",
+    method: str = "auto",
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
-    """Exact top-k from the first R' repetitions, for every R' in ``prefixes`` (ascending), in one pass.
+    """Top-k from the first R' repetitions, for every R' in ``prefixes`` (ascending), in one pass.
 
     Returns (scores [len(prefixes), N, k], labels [len(prefixes), N, k]); entry p equals `top_k` on the first
     prefixes[p] repetitions bit for bit, because the sum over repetitions runs in the same order.
     """
-    _check(bucket_scores, lookup, k, prefixes, estimator, method)
-    scan = _scan if method == "scan" else _reference
-    scores, labels = scan(np.ascontiguousarray(bucket_scores, dtype=np.float32), lookup, k, prefixes)
-    if estimator == "mean":
-        scores = scores / np.asarray(prefixes, dtype=np.float32)[:, None, None]
-    return scores, labels
+    decoder = Decoder(lookup, _buckets(bucket_scores))
+    return decoder.top_k_prefixes(bucket_scores, k, prefixes, estimator=estimator, method=method)
 
 
-def _check(bucket_scores: Floats, lookup: Ints, k: int, prefixes: list[int], estimator: str, method: str) -> None:
-    if bucket_scores.ndim != 3 or lookup.ndim != 2 or bucket_scores.shape[1] != lookup.shape[0]:
-        raise ValueError(
-            f"bucket_scores [N, R, B] and lookup [R, n_labels] do not fit: {bucket_scores.shape}, {lookup.shape}"
-        )
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if not prefixes or sorted(set(prefixes)) != list(prefixes) or not 1 <= prefixes[0] <= prefixes[-1] <= len(lookup):
-        raise ValueError(f"prefixes must ascend within 1..{len(lookup)}, got {prefixes}")
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; known: {', '.join(ESTIMATORS)}")
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    if lookup.size and int(lookup.max()) >= bucket_scores.shape[2]:
-        raise ValueError(f"lookup names bucket {int(lookup.max())}, but there are {bucket_scores.shape[2]}")
+class Decoder:
+    """Decodes with one lookup table [R, n_labels] of buckets 0..B−1; its index is built when it first pays.
+
+    Raises ValueError for a table that is not two-dimensional or names a bucket out of range.
+    """
+
+    def __init__(self, lookup: Ints, B: int) -> None:
+        if lookup.ndim != 2:
+            raise ValueError(f"lookup: found shape {lookup.shape}; expected [R, n_labels]")
+        if lookup.size and not 0 <= int(lookup.min()) <= int(lookup.max()) < B:
+            raise ValueError(f"lookup names buckets {lookup.min()} to {lookup.max()}, but there are {B}")
+        self.lookup, self.B = np.ascontiguousarray(lookup), B
+        self._dense = DenseScan(self.lookup, B)
+
+    @cached_property
+    def index(self) -> LabelIndex:
+        """Labels by bucket: 4 bytes a label and repetition."""
+        return self._pruned.index
+
+    @cached_property
+    def _pruned(self) -> PrunedSearch:
+        return PrunedSearch(self.lookup, self.B, self._dense)
+
+    def top_k(
+        self, bucket_scores: Floats, k: int, *, estimator: str = "logit_sum", method: str = "auto"
+    ) -> tuple[Floats, npt.NDArray[np.int32]]:
+        """See the function `top_k`."""
+        R = len(self.lookup)
+        scores, labels = self.top_k_prefixes(bucket_scores, k, [R], estimator=estimator, method=method)
+        return scores[0], labels[0]
+
+    def top_k_prefixes(
+        self,
+        bucket_scores: Floats,
+        k: int,
+        prefixes: list[int],
+        *,
+        estimator: str = "logit_sum",
+        method: str = "auto",
+    ) -> tuple[Floats, npt.NDArray[np.int32]]:
+        """See the function `top_k_prefixes`."""
+        how = self._check(bucket_scores, k, prefixes, estimator, method)
+        bucket_scores = np.ascontiguousarray(bucket_scores, dtype=np.float32)
+        scores, labels = self._combined(bucket_scores, k, list(prefixes), how.combine, method)
+        return how.finish(scores, np.asarray(prefixes), self.B), labels
+
+    def _combined(
+        self, bucket_scores: Floats, k: int, prefixes: list[int], combine: str, method: str
+    ) -> tuple[Floats, npt.NDArray[np.int32]]:
+        if combine == "top_buckets":
+            _check_finite(bucket_scores)
+            parts = [self.index.top_buckets(bucket_scores, R, k) for R in prefixes]
+            return np.stack([scores for scores, _ in parts]), np.stack([labels for _, labels in parts])
+        if method == "reference":
+            _check_finite(bucket_scores)
+            return top_k_reference(bucket_scores, self.lookup, k, prefixes, combine)
+        # What is pruned is a sum over one set of repetitions; several prefixes share one scan instead.
+        if method == "dense" or combine != "sum" or (method == "auto" and len(prefixes) > 1):
+            return self._dense.top_k(bucket_scores, k, prefixes, combine)
+        parts = [self._pruned.top_k(bucket_scores, R, k, always=method == "pruned") for R in prefixes]
+        return np.stack([scores for scores, _ in parts]), np.stack([labels for _, labels in parts])
+
+    def _check(
+        self, bucket_scores: Floats, k: int, prefixes: list[int], estimator: str, method: str
+    ) -> Estimator:
+        R = len(self.lookup)
+        if bucket_scores.ndim != 3 or bucket_scores.shape[1:] != (R, self.B):
+            raise ValueError(
+                "bucket_scores [N, R, B] and lookup [R, n_labels] do not fit: "
+                f"{bucket_scores.shape}, {self.lookup.shape}, B={self.B}"
+            )
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if not prefixes or sorted(set(prefixes)) != list(prefixes) or not 1 <= prefixes[0] <= prefixes[-1] <= R:
+            raise ValueError(f"prefixes must ascend within 1..{R}, got {prefixes}")
+        for name, value, known in [("estimator", estimator, ESTIMATORS), ("method", method, METHODS)]:
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        return ESTIMATORS[estimator]
+
+
+def _buckets(bucket_scores: Floats) -> int:
+    if bucket_scores.ndim != 3:
+        raise ValueError(f"bucket_scores: found shape {bucket_scores.shape}; expected [N, R, B]")
+    return bucket_scores.shape[2]
+
+
+def _check_finite(bucket_scores: Floats) -> None:
     if not np.isfinite(bucket_scores).all():
         raise ValueError("bucket_scores hold NaN or infinite values")
-
-
-def _reference(
-    bucket_scores: Floats, lookup: Ints, k: int, prefixes: list[int]
-) -> tuple[Floats, npt.NDArray[np.int32]]:
-    """The algorithm as one reads it: a score for every label of a point, then a stable sort. For tests."""
-    N, _, _ = bucket_scores.shape
-    n_labels = lookup.shape[1]
-    scores = np.full((len(prefixes), N, k), -np.inf, dtype=np.float32)
-    labels = np.full((len(prefixes), N, k), -1, dtype=np.int32)
-    kept = min(k, n_labels)
-    for n in range(N):
-        total = np.zeros(n_labels, dtype=np.float32)
-        for r in range(prefixes[-1]):
-            total = total + bucket_scores[n, r, lookup[r]]
-            if r + 1 in prefixes:
-                best = np.argsort(-total, kind="stable")[:kept]
-                p = prefixes.index(r + 1)
-                scores[p, n, :kept], labels[p, n, :kept] = total[best], best
-    return scores, labels
-
-
-def _scan(bucket_scores: Floats, lookup: Ints, k: int, prefixes: list[int]) -> tuple[Floats, npt.NDArray[np.int32]]:
-    N, R = len(bucket_scores), prefixes[-1]
-    # prefix_at[r]: which list to feed after repetition r, or −1
-    prefix_at = np.full(R, -1, dtype=np.int64)
-    prefix_at[np.asarray(prefixes) - 1] = np.arange(len(prefixes))
-    scores = np.full((len(prefixes), N, k), -np.inf, dtype=np.float32)
-    labels = np.full((len(prefixes), N, k), -1, dtype=np.int32)
-    _scan_blocks(bucket_scores, np.ascontiguousarray(lookup[:R]), prefix_at, scores, labels)
-    return scores, labels
-
-
-@numba.njit(parallel=True, cache=True)
-def _scan_blocks(bucket_scores, lookup, prefix_at, scores, labels):  # type: ignore[no-untyped-def]
-    N, _, B = bucket_scores.shape
-    R, n_labels = lookup.shape
-    for block in numba.prange((N + LANES - 1) // LANES):
-        first = block * LANES
-        count = min(LANES, N - first)
-        # Points innermost: one gathered line serves the whole block. Flat arrays: views in the loop cost more.
-        table = np.zeros(R * B * LANES, dtype=np.float32)
-        for q in range(count):
-            for r in range(R):
-                for b in range(B):
-                    table[(r * B + b) * LANES + q] = bucket_scores[first + q, r, b]
-        threshold = np.full(scores.shape[0] * LANES, -np.inf, dtype=np.float32)
-        for p in range(scores.shape[0]):
-            for q in range(count, LANES):  # lanes without a point
-                threshold[p * LANES + q] = np.inf
-        total = np.empty(TILE * LANES, dtype=np.float32)
-        for tile in range(0, n_labels, TILE):
-            width = min(TILE, n_labels - tile)
-            total[:] = 0.0
-            for r in range(R):
-                for t in range(width):
-                    add_line(total, t * LANES, table, (r * B + np.int64(lookup[r, tile + t])) * LANES)  # type: ignore[call-arg]
-                p = prefix_at[r]
-                if p < 0:
-                    continue
-                for t in range(width):
-                    if any_above(total, t * LANES, threshold, p * LANES):  # type: ignore[call-arg]
-                        for q in range(count):
-                            score = total[t * LANES + q]
-                            if score > threshold[p * LANES + q]:
-                                threshold[p * LANES + q] = _insert(scores, labels, p, first + q, score, tile + t)
-
-
-@numba.njit(cache=True)
-def _insert(scores, labels, p, n, score, label):  # type: ignore[no-untyped-def]
-    """Put a label behind every entry that is at least as good; returns the score that the next one has to beat."""
-    at = scores.shape[2] - 1
-    while at > 0 and (labels[p, n, at - 1] < 0 or scores[p, n, at - 1] < score):
-        scores[p, n, at] = scores[p, n, at - 1]
-        labels[p, n, at] = labels[p, n, at - 1]
-        at -= 1
-    scores[p, n, at] = score
-    labels[p, n, at] = label
-    return scores[p, n, scores.shape[2] - 1]

@@ -16,7 +16,7 @@ GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111E
 
 @njit(nogil=True, cache=True)
 def _remainder(value: Any, B: Any, inverse: Any) -> Any:
-    """value mod B in [0, B) for −2^31 ≤ value < 2^31, by the reciprocal: it runs in vector registers, division does not.
+    """value mod B in [0, B) for −2^31 ≤ value < 2^31, by the reciprocal: vector registers multiply but do not divide.
 
     The product with ``inverse`` = 1/B in double precision is off by less than one, so one step either way repairs it.
     """
@@ -83,9 +83,9 @@ def scatter_shuffle(out: Any, B: int, state: Any, block_bits: int) -> None:
     state, bucket = start, 0
     for _ in range(out.size):
         state += golden
-        block = np.int64(_random(state) >> shift)
-        out[fill[block]] = bucket
-        fill[block] += 1
+        into = np.int64(_random(state) >> shift)
+        out[fill[into]] = bucket
+        fill[into] += 1
         bucket = 0 if bucket == B - 1 else bucket + 1
     for block in range(2**block_bits):
         low = ends[block]

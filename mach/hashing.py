@@ -3,10 +3,11 @@
 Repetition r draws its function from (seed, r) alone, so a table for R repetitions is the first R rows of a
 table for more: this is what lets one trained model be evaluated at every smaller R.
 
-* ``universal``: ((a·x + b) mod p) mod B, p = 2^31 − 1, a and b drawn (Carter and Wegman 1979). Two labels share a bucket
-  with probability 1/B over the draw (up to the rounding of p/B), which is all that MACH's theory asks for. At one draw
-  the labels are not as if thrown at random: consecutive ids step through the buckets at a fixed stride, so the label
-  pairs that share their buckets scatter widely around K(K−1)/2 · B^−R, which is their average over draws.
+* ``universal``: ((a·x + b) mod p) mod B, p = 2^31 − 1, a and b drawn (Carter and Wegman 1979). Over the draw, two
+  labels share a bucket with probability 1/B (less a rounding of p/B). At one draw the labels are not as if thrown at
+  random: consecutive ids step through the buckets at a fixed stride, so the label pairs that share their buckets
+  scatter widely around K(K−1)/2 · B^−R, their average over draws; and labels of neighbouring ids that collide do so
+  together, which makes the estimator's variance larger than the formula (`mach.theory.estimator_variance`).
 * ``murmur3``: murmurhash3_32(x, seed) mod B, what the authors' code does. Seed 0 gives exactly their tables (function r
   has MurmurHash3's seed r); any other seed draws the seed of function r from (seed, r). It behaves as random buckets.
 * ``balanced``: a random permutation of the labels cut into B buckets whose sizes differ by at most one (the first
@@ -19,7 +20,7 @@ import operator
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -127,12 +128,12 @@ def _table(sizes: dict[str, int], family: str, seed: int) -> Lookup:
         raise ValueError(f"{over}: found {sizes[over]:,}; the hash families cover up to {MERSENNE_31:,}")
     if family not in FAMILIES:
         raise ValueError(f"unknown hash family {family!r}; known: {', '.join(sorted(FAMILIES))}")
-    lookup: Lookup = np.empty((R, ids), dtype=np.uint16 if buckets <= 2**16 else np.int32)
+    lookup = np.empty((R, ids), dtype=np.uint16 if buckets <= 2**16 else np.int32)
     tasks = [task for r in range(R) for task in FAMILIES[family](lookup[r], buckets, seed, r)]
     with ThreadPoolExecutor(min(numba.get_num_threads(), len(tasks))) as pool:
         for done in [pool.submit(task) for task in tasks]:
             done.result()
-    return lookup
+    return cast(Lookup, lookup)
 
 
 def _whole(name: str, value: int, least: int) -> int:

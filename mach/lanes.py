@@ -1,50 +1,193 @@
-"""Vector instructions that the compiler does not find by itself: a line of 16 floats added, or compared, at once.
+"""Vector instructions that the compiler does not find by itself: 64 points side by side, a byte each.
 
-The scan of `mach.decode` adds lines that may alias as far as the compiler knows, so it would go float by float.
+A *line* is 64 bytes, one cache line: the quantised scores of 64 points for one bucket of one repetition. Arrays are
+one-dimensional and contiguous, indices are not checked. LLVM lowers the vectors to whatever the processor has.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-LANES = 16  # points side by side: their scores of one bucket fill one 64-byte cache line
+LINE = 64  # points whose bytes fill one cache line
+BLOCK = 16  # buckets, and points, that `quantise` turns around at a time
+AT_ONCE = 4  # repetitions that `add_four` and `least_of_four` take in one pass over the labels
+AHEAD = 24  # labels ahead of the current one whose lines are asked for
+
+I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+BYTES = ir.VectorType(I8, LINE)
+FLOATS = ir.VectorType(F32, BLOCK)
+WORDS = ir.VectorType(I32, BLOCK)
+NARROW = ir.VectorType(I8, BLOCK)
+ABSOLUTE = 0x7FFFFFFF  # the bits of a float without its sign; as integers they order as the magnitudes do
+NOT_FINITE = 0x7F800000  # these bits and above: infinite or NaN
 
 
-@intrinsic
-def add_line(typingctx, total, at, table, line):  # type: ignore[no-untyped-def]
-    """total[at : at + LANES] += table[line : line + LANES]; both float32 arrays [n]. Indices are not checked."""
-    del typingctx
+def _gathering(operation: str, repetitions: int) -> Any:
+    """total[t] = total[t] ∘ table[r, lookup[r, label + t]] for ``repetitions`` rows r from ``r0``, for t < width.
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        target = _line_pointer(context, builder, signature, arguments, 0)
-        source = _line_pointer(context, builder, signature, arguments, 2)
-        added = builder.fadd(builder.load(target, align=4), builder.load(source, align=4))
-        builder.store(added, target, align=4)
+    total uint8 [width · 64]; table uint8 [R · B · 64]; lookup [R · n_labels], rows ``stride`` apart; total and table
+    start at a cache line. Sums saturate at 255.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        total, table, lookup = (_data(context, builder, signature, arguments, at) for at in (0, 1, 2))
+        label, width, stride, r0, B = (_index(context, builder, signature, arguments, at) for at in (3, 4, 5, 6, 7))
+        combine = _declare(builder, f"llvm.{operation}.v{LINE}i8", BYTES, [BYTES, BYTES])
+        prefetch = _declare(builder, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        buckets, lines = [], []
+        for u in range(repetitions):
+            r = builder.add(r0, I64(u))
+            buckets.append(builder.gep(lookup, [builder.add(builder.mul(r, stride), label)]))
+            lines.append(builder.gep(table, [builder.mul(builder.mul(r, B), I64(LINE))]))
+        last = builder.sub(width, I64(1))
+
+        def line(u: int, t: Any) -> Any:
+            bucket = builder.zext(builder.load(builder.gep(buckets[u], [t])), I64)
+            return builder.gep(lines[u], [builder.mul(bucket, I64(LINE))])
+
+        with cgutils.for_range(builder, width, intp=I64) as loop:
+            place = builder.bitcast(builder.gep(total, [builder.mul(loop.index, I64(LINE))]), BYTES.as_pointer())
+            sofar = builder.load(place, align=LINE)
+            ahead = builder.add(loop.index, I64(AHEAD))
+            ahead = builder.select(builder.icmp_signed("<", ahead, last), ahead, last)
+            for u in range(repetitions):
+                builder.call(prefetch, [line(u, ahead), I32(0), I32(3), I32(1)])
+                here = builder.bitcast(line(u, loop.index), BYTES.as_pointer())
+                sofar = builder.call(combine, [sofar, builder.load(here, align=LINE)])
+            builder.store(sofar, place, align=LINE)
         return context.get_dummy_value()
 
-    return types.void(total, at, table, line), codegen
+    def typer(typingctx, total, table, lookup, label, width, stride, r0, B):  # type: ignore[no-untyped-def]
+        del typingctx
+        return types.void(total, table, lookup, label, width, stride, r0, B), codegen
+
+    return intrinsic(typer)
+
+
+add_four = _gathering("uadd.sat", AT_ONCE)
+add_one = _gathering("uadd.sat", 1)
+least_of_four = _gathering("umin", AT_ONCE)
+least_of_one = _gathering("umin", 1)
 
 
 @intrinsic
-def any_above(typingctx, total, at, threshold, line):  # type: ignore[no-untyped-def]
-    """Whether any of total[at : at + LANES] is greater than its neighbour in threshold[line : line + LANES]."""
+def reaching(typingctx, total, at, limit, limit_at):  # type: ignore[no-untyped-def]
+    """The points, as bits of a uint64, whose byte in total[at : at + 64] is at least that in limit[limit_at : ]."""
     del typingctx
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        left = builder.load(_line_pointer(context, builder, signature, arguments, 0), align=4)
-        right = builder.load(_line_pointer(context, builder, signature, arguments, 2), align=4)
-        mask = builder.bitcast(builder.fcmp_ordered(">", left, right), ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", mask, ir.Constant(ir.IntType(LANES), 0))
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        left, right = (_line(context, builder, signature, arguments, at, BYTES, LINE) for at in (0, 2))
+        return builder.bitcast(builder.icmp_unsigned(">=", left, right), I64)
 
-    return types.boolean(total, at, threshold, line), codegen
+    return types.uint64(total, at, limit, limit_at), codegen
 
 
-def _line_pointer(context, builder, signature, arguments, which):  # type: ignore[no-untyped-def]
-    """Pointer to the line that starts at an index of a one-dimensional float32 array argument."""
-    array_type, index_type = signature.args[which], signature.args[which + 1]
-    data = context.make_array(array_type)(context, builder, arguments[which]).data
-    index = context.cast(builder, arguments[which + 1], index_type, types.intp)
-    first = cgutils.gep(builder, data, index)
-    return builder.bitcast(first, ir.VectorType(ir.FloatType(), LANES).as_pointer())
+@intrinsic
+def first_bit(typingctx, bits):  # type: ignore[no-untyped-def]
+    """Number of the lowest bit that is set in a uint64 other than 0."""
+    del typingctx
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.cttz(arguments[0], I1(1))
+
+    return types.int64(bits), codegen
+
+
+@intrinsic
+def quantise(typingctx, scores, at, stride, table, table_at, low, per_unit, point):  # type: ignore[no-untyped-def]
+    """Bytes that bound 16 buckets' scores of 16 points from above, written with the points side by side.
+
+    scores float32: point i's scores of the buckets are at ``at + i·stride``; low and per_unit float32, read at
+    ``point + i``. A score s becomes 0 if s ≤ low, else min(255, ⌊(s − low)·per_unit⌋ + 1), so low + byte/per_unit ≥ s
+    for bytes below 255. Bucket j goes to table[table_at + 64·j + i]. Returns the largest |score| as the bits of a
+    float32 (uint32): at or above `NOT_FINITE` when a score is infinite or NaN.
+    """
+    del typingctx
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, target, lows, scales = (_data(context, builder, signature, arguments, at) for at in (0, 3, 5, 6))
+        start, step, place, first = (_index(context, builder, signature, arguments, at) for at in (1, 2, 4, 7))
+        largest_of = _declare(builder, f"llvm.umax.v{BLOCK}i32", WORDS, [WORDS, WORDS])
+        least_of = _declare(builder, f"llvm.minnum.v{BLOCK}f32", FLOATS, [FLOATS, FLOATS])
+        zero, top = ir.Constant(WORDS, [0] * BLOCK), ir.Constant(FLOATS, [254.0] * BLOCK)
+        one, sign = ir.Constant(WORDS, [1] * BLOCK), ir.Constant(WORDS, [ABSOLUTE] * BLOCK)
+        largest, rows = zero, []
+        for i in range(BLOCK):
+            row = builder.gep(source, [builder.add(start, builder.mul(step, I64(i)))])
+            values = builder.load(builder.bitcast(row, FLOATS.as_pointer()), align=4)
+            largest = builder.call(largest_of, [largest, builder.and_(builder.bitcast(values, WORDS), sign)])
+            low_, scale = (
+                _spread(builder, builder.load(builder.gep(array, [builder.add(first, I64(i))])), FLOATS)
+                for array in (lows, scales)
+            )
+            units = builder.call(least_of, [builder.fmul(builder.fsub(values, low_), scale), top])
+            # A NaN would be undefined as an integer; the comparison drops it, and the caller reports it.
+            positive = builder.fcmp_ordered(">", values, low_)
+            safe = builder.select(positive, units, ir.Constant(FLOATS, [0.0] * BLOCK))
+            counted = builder.add(builder.fptosi(safe, WORDS), one)
+            rows.append(builder.trunc(builder.select(positive, counted, zero), NARROW))
+        for j, column in enumerate(_transposed(builder, rows)):
+            to = builder.gep(target, [builder.add(place, I64(LINE * j))])
+            builder.store(column, builder.bitcast(to, NARROW.as_pointer()), align=1)
+        reduce = _declare(builder, f"llvm.vector.reduce.umax.v{BLOCK}i32", I32, [WORDS])
+        return builder.call(reduce, [largest])
+
+    return types.uint32(scores, at, stride, table, table_at, low, per_unit, point), codegen
+
+
+@intrinsic
+def above(typingctx, scores, at, cut):  # type: ignore[no-untyped-def]
+    """The buckets, as bits of a uint64, whose score in scores[at : at + 16] is greater than ``cut``, or is NaN."""
+    del typingctx
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = _line(context, builder, signature, arguments, 0, FLOATS, 4)
+        mask = builder.fcmp_unordered(">", values, _spread(builder, arguments[2], FLOATS))
+        return builder.zext(builder.bitcast(mask, ir.IntType(BLOCK)), I64)
+
+    return types.uint64(scores, at, cut), codegen
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """16 vectors of 16 bytes turned around: riffle the first half with the second, four times."""
+    half = BLOCK // 2
+    riffled = [side * half + pair // 2 + BLOCK * (pair % 2) for side in (0, 1) for pair in range(BLOCK)]
+    masks = [ir.Constant(ir.VectorType(I32, BLOCK), riffled[side * BLOCK :][:BLOCK]) for side in (0, 1)]
+    for _ in range(4):
+        rows = [
+            builder.shuffle_vector(rows[i], rows[i + half], masks[side]) for i in range(half) for side in (0, 1)
+        ]
+    return rows
+
+
+def _spread(builder: Any, value: Any, vector: Any) -> Any:
+    """A vector that holds ``value`` in every lane."""
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
+    lanes = ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
+
+
+def _declare(builder: Any, name: str, result: Any, parameters: list[Any]) -> Any:
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, parameters), name)
+
+
+def _data(context: Any, builder: Any, signature: Any, arguments: Any, which: int) -> Any:
+    return context.make_array(signature.args[which])(context, builder, arguments[which]).data
+
+
+def _index(context: Any, builder: Any, signature: Any, arguments: Any, which: int) -> Any:
+    return context.cast(builder, arguments[which], signature.args[which], types.int64)
+
+
+def _line(
+    context: Any, builder: Any, signature: Any, arguments: Any, which: int, vector: Any, align: int
+) -> Any:
+    """The vector at the index that follows an array among the arguments."""
+    data = _data(context, builder, signature, arguments, which)
+    first = builder.gep(data, [_index(context, builder, signature, arguments, which + 1)])
+    return builder.load(builder.bitcast(first, vector.as_pointer()), align=align)

@@ -11,10 +11,11 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from mach.decode import ESTIMATORS, top_k_prefixes
+from mach.estimators import estimator_names
 from mach.hashing import hash_features, hash_labels
 from mach.loss import LOSSES, Targets, Tell, bucket_losses
 from mach.product import PRECISIONS
+from mach.ranking import BucketRanker, Ranking
 from mach.theory import unresolved_pairs
 
 # A bucket without positives gets the prior of half a positive, so that its bias is finite.
@@ -31,7 +32,7 @@ class MachOutput(nn.Module):
 
     loss: ``bce`` over buckets or ``softmax`` with 1/|buckets| targets. bias: ``prior`` starts a bucket at the
     log-odds (bce) or log share (softmax) of its train frequency, ``zero`` at 0. estimator: how bucket scores become a
-    label's score; see `mach.decode`. share_encoder: one encoder for all repetitions (an ablation; the first R' of
+    label's score (`mach.estimators`); several joined by ``+`` are all evaluated, the first is the run's own. share_encoder: one encoder for all repetitions (an ablation; the first R' of
     them then hold what training R' alone would not give). feature_hash: hashed input features that the encoder of
     each repetition should have (`feature_lookup`), 0 for the features as they are.
     """
@@ -58,7 +59,6 @@ class MachOutput(nn.Module):
         for name, value, known in [
             ("loss", loss, LOSSES),
             ("bias", bias, ("prior", "zero")),
-            ("estimator", estimator, ESTIMATORS),
         ]:
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
@@ -67,12 +67,14 @@ class MachOutput(nn.Module):
                 f"feature_hash: found {feature_hash} with share_encoder {share_encoder}; expected 0 or more, and 0 for "
                 "a shared encoder, because every repetition hashes the features in its own way"
             )
-        self.B, self.R, self.loss_kind, self.estimator = B, R, loss, estimator
+        self.B, self.R, self.loss_kind = B, R, loss
+        self.decoders = estimator_names(estimator)
         self.share_encoder, self.feature_hash = share_encoder, feature_hash
         self.precision = "fp32"
         self.tell: Tell | None = None
         self.lookup = hash_labels(n_labels, B, R, family=hash, seed=seeds["hashing"])
         self._hashing_seed = seeds["hashing"]
+        self._ranker = BucketRanker(self.lookup, B)
         bound = 1.0 / math.sqrt(hidden)
         kernel, biases = torch.empty(R, hidden, B), torch.zeros(R, B)
         for r in range(R):
@@ -124,28 +126,28 @@ class MachOutput(nn.Module):
         targets = Targets.of(labels, self.lookup, self.B)
         return bucket_losses(hidden, self.kernel, self.biases, targets, self.loss_kind, self.precision, self.tell)
 
-    def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Exact top-k from all repetitions: (scores [N, k], labels [N, k])."""
+    def topk(self, hidden: Tensor, k: int) -> Ranking:
+        """Top-k from all repetitions by the first estimator: (scores [N, k], labels [N, k])."""
         scores, labels = self.topk_prefixes(hidden, k, [self.R])
         return scores[0], labels[0]
 
-    def topk_prefixes(
-        self, hidden: Tensor, k: int, prefixes: Sequence[int]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Exact top-k from the first R' repetitions for each R' asked for: two arrays [len(prefixes), N, k]."""
-        return self._topk(hidden, k, prefixes, range(self.R))
+    def topk_prefixes(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> Ranking:
+        """Top-k by the first estimator from the first R' repetitions for each R' asked for: [len(prefixes), N, k]."""
+        return self._ranked(hidden, k, prefixes, range(self.R), self.decoders[:1])[self.decoders[0]]
 
-    def _topk(
-        self, hidden: Tensor, k: int, prefixes: Sequence[int], repetitions: range
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        scores = np.empty((hidden.shape[1], len(repetitions), self.B), dtype=np.float32)
-        for at, r in enumerate(repetitions):
-            logits = torch.addmm(self.biases[r], hidden[at], self.weights[r].T)
-            if self.estimator == "mean":
-                logits = logits.sigmoid() if self.loss_kind == "bce" else logits.softmax(1)
-            scores[:, at] = logits.float().cpu().numpy()
-        lookup = self.lookup[repetitions.start : repetitions.stop]
-        return top_k_prefixes(scores, lookup, k, list(prefixes), estimator=self.estimator)
+    def topk_decoders(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> dict[str, Ranking]:
+        """The same by each of the layer's estimators."""
+        return self._ranked(hidden, k, prefixes, range(self.R), self.decoders)
+
+    def _ranked(
+        self, hidden: Tensor, k: int, prefixes: Sequence[int], repetitions: range, estimators: Sequence[str]
+    ) -> dict[str, Ranking]:
+        def logits(at: int, points: slice) -> Tensor:
+            r = repetitions[at]
+            return torch.addmm(self.biases[r], hidden[at, points], self.weights[r].T)
+
+        n_points = hidden.shape[1]
+        return self._ranker.rank(logits, self.loss_kind, n_points, k, prefixes, repetitions, estimators)
 
 
 class MachSubset(nn.Module):
@@ -168,9 +170,11 @@ class MachSubset(nn.Module):
         targets = Targets.of(labels, whole.lookup[self.worlds.start : self.worlds.stop], whole.B)
         return bucket_losses(hidden, self.kernel, self.biases, targets, whole.loss_kind, whole.precision, whole.tell)
 
-    def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Exact top-k from these repetitions alone: (scores [N, k], labels [N, k])."""
-        scores, labels = self._whole[0]._topk(hidden, k, [len(self.worlds)], self.worlds)
+    def topk(self, hidden: Tensor, k: int) -> Ranking:
+        """Top-k from these repetitions alone, by the first estimator: (scores [N, k], labels [N, k])."""
+        (whole,) = self._whole
+        name = whole.decoders[0]
+        scores, labels = whole._ranked(hidden, k, [len(self.worlds)], self.worlds, [name])[name]
         return scores[0], labels[0]
 
 

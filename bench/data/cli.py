@@ -71,8 +71,10 @@ def fetch(name: str = typer.Argument(help="a dataset's name or the path of a car
 @app.command("import")
 def import_files(
     name: str = typer.Argument(help="a known dataset, or a name of your own"),
-    train: Path = typer.Option(help="train file, in any format that `docs/data.md` lists"),
-    test: Path = typer.Option(help="test file"),
+    train: Path | None = typer.Option(None, help="train file, in any format that `docs/data.md` lists"),
+    test: Path | None = typer.Option(None, help="test file"),
+    all_points: Path | None = typer.Option(None, "--all", help="instead: one file of all points, and"),
+    splits: Path | None = typer.Option(None, help="the train rows of each random split, a line or a column a split"),
     train_labels: Path | None = typer.Option(None, help="label file of a pair, when not found by its name"),
     test_labels: Path | None = typer.Option(None, help="the same for test"),
     train_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out, train"),
@@ -83,6 +85,8 @@ def import_files(
     given = {
         "train": train,
         "test": test,
+        "all": all_points,
+        "splits": splits,
         "train_labels": train_labels,
         "test_labels": test_labels,
         "train_filter": train_filter,

@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from bench.data import cache
 from bench.data.cards import Card, load_card
+from bench.data.files import checked, complete
 from bench.data.passport import passport, statistics
 from bench.data.sources import Progress, source
 from bench.errors import InputError, unknown_name
@@ -129,8 +130,7 @@ def dataset_fingerprint(name: str, **overrides: Any) -> str | None:
     """Fingerprint from the cache's meta file, without touching the arrays; None when the cache is not
     built."""
     card = load_card(name)
-    on_disk = installed_files(card) or card.parameters.get("train") or overrides.get("train")
-    if card.source == "files" and not on_disk:
+    if card.source == "files" and not complete({**card.parameters, **installed_files(card), **overrides}):
         return None
     card, parameters, _ = _resolve(name, overrides)
     key = _key(card, parameters)
@@ -170,11 +170,16 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
             parameters[key] = value
         else:
             raise unknown_name("parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}")
-    if card.source == "files" and not (parameters["train"] and parameters["test"]):
-        raise InputError(
-            f"dataset {card.name} is not on disk; run `machbench data fetch {card.name}`, "
-            f"or with files at hand `machbench data import {card.name} --train F --test F`"
-        )
+    if card.source == "files":
+        try:
+            parameters = checked(parameters)
+        except InputError as error:
+            raise InputError(f"dataset {card.name}: {error}") from None
+        if not complete(parameters):
+            raise InputError(
+                f"dataset {card.name} is not on disk; run `machbench data fetch {card.name}`, "
+                f"or with files at hand `machbench data import {card.name} --train F --test F` (or --all F --splits F)"
+            )
     if validation is not None and (isinstance(validation, bool) or not isinstance(validation, int)):
         raise InputError(f"dataset {card.name}: validation_points: found {validation!r}; expected a whole number")
     return card, parameters, validation

@@ -17,7 +17,7 @@ from bench.data.cards import Card, known_datasets, load_card, user_cards
 from bench.data.dataset import installed_files, manifest_path, prepare_dataset
 from bench.data.download import download
 from bench.data.drive import drive_address, drive_download
-from bench.data.files import FILES, file_sha256
+from bench.data.files import FILES, complete, file_sha256
 from bench.data.sources import Progress
 from bench.errors import DataError, InputError, unknown_name
 from bench.paths import cache_root
@@ -38,7 +38,7 @@ def fetch_dataset(name: str, progress: Progress = lambda _: None, **options: Any
     `download`.
     """
     card = load_card(name)
-    if card.source != "files" or installed_files(card) or "train" in card.parameters:
+    if card.source != "files" or complete({**card.parameters, **installed_files(card)}):
         return prepare_dataset(name, progress)
     failures = []
     for number, way in enumerate(() if card.by_hand else card.fetch):
@@ -57,7 +57,8 @@ def by_hand(card: Card) -> str:
     traps = "".join(f"\n  note: {trap}" for trap in card.traps) if card.by_hand else ""
     return (
         f"get the files by hand from one of{places}{traps}\n"
-        f"then run: machbench data import {card.name} --train TRAIN_FILE --test TEST_FILE"
+        f"then run: machbench data import {card.name} --train TRAIN_FILE --test TEST_FILE\n"
+        f"or, with one file of all points: machbench data import {card.name} --all FILE --splits FILE_OF_TRAIN_ROWS"
     )
 
 

@@ -1,4 +1,5 @@
-"""Source `files`: a train and a test file on disk, read in whatever known format they are."""
+"""Source `files`: a train and a test file on disk, read in whatever known format they are; or one file of all points
+and a file of splits."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any
 from bench.data import formats
 from bench.data.cache import SPLITS, CacheWriter
 from bench.data.sources import Progress
+from bench.data.splits import divide, train_mask
 from bench.data.streams import text_lines
 from bench.errors import DataError, InputError
 from bench.paths import cache_root
@@ -22,6 +24,9 @@ DEFAULTS: Mapping[str, Any] = {
     "test": None,
     "train_labels": None,  # second file of a pair when it is not found by its name
     "test_labels": None,
+    "all": None,  # instead of train and test: all points in one file, and which of them are train
+    "splits": None,
+    "split": None,  # which of the splits; the first when nothing is said
     "train_filter": None,
     "test_filter": None,
     "label_names": None,  # text file, name of label i on line i
@@ -31,38 +36,73 @@ DEFAULTS: Mapping[str, Any] = {
     "n_features": None,  # declared widths, for formats without a header
     "n_labels": None,
 }
-FILES = ("train", "test", "train_labels", "test_labels", "train_filter", "test_filter", "label_names")
+FILES = (
+    "train", "test", "train_labels", "test_labels", "all", "splits", "train_filter", "test_filter", "label_names",
+)  # fmt: skip
+
+
+def complete(parameters: Mapping[str, Any]) -> bool:
+    """Whether the points are all named: a train and a test file, or one of all points with its splits."""
+    return all(parameters.get(key) for key in ("train", "test")) or all(
+        parameters.get(key) for key in ("all", "splits")
+    )
+
+
+def checked(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with a definite split. Raises InputError when the files named do not go together."""
+    whole = [key for key in ("all", "splits") if parameters.get(key)]
+    parts = [key for key in ("train", "test", "train_labels", "test_labels") if parameters.get(key)]
+    if whole and parts:
+        raise InputError(f"files {', '.join(whole + parts)}: expected train and test, or all and splits, not both")
+    if len(whole) == 1:
+        raise InputError(f"file {whole[0]!r} by itself; expected all (every point) and splits (which are train)")
+    split = parameters.get("split")
+    if not whole and split is not None:
+        raise InputError(f"split: found {split!r}; expected none, since the data are a train and a test file")
+    if whole and any(parameters.get(f"{name}_filter") for name in SPLITS):
+        raise InputError("filter files name points of one train and test file; expected none beside all and splits")
+    if split is not None and (isinstance(split, bool) or not isinstance(split, int) or split < 0):
+        raise InputError(f"split: found {split!r}; expected a whole number, 0 for the first")
+    return {**parameters, "split": (split or 0) if whole else None}
 
 
 def identity(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Content hashes of the files: a changed file is another dataset, a moved one is not."""
     found: dict[str, Any] = dict.fromkeys(FILES)
-    for split in SPLITS:
-        path = _path(parameters, split)
-        found[split] = file_sha256(path)
-        labels = parameters.get(f"{split}_labels") or formats.labels_beside(path)
+    for which in ("all",) if parameters.get("all") else SPLITS:
+        path = _path(parameters, which)
+        found[which] = file_sha256(path)
+        labels = parameters.get(f"{which}_labels") or formats.labels_beside(path)
         if labels and Path(labels).is_file():
-            found[f"{split}_labels"] = file_sha256(Path(labels))
-    for key in ("train_filter", "test_filter", "label_names"):
+            found[f"{which}_labels"] = file_sha256(Path(labels))
+    for key in ("splits", "train_filter", "test_filter", "label_names"):
         if parameters.get(key):
             found[key] = file_sha256(Path(parameters[key]))
     return found
 
 
 def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -> None:
-    """Parse both files; when they disagree on a width, the larger counts and a note says so."""
-    widths = {}
+    """Parse the files; when train and test disagree on a width, the larger counts and a note says so."""
     out.shape(parameters["n_features"] or 0, parameters["n_labels"] or 0)
+    if parameters["all"]:
+        _build_split(parameters, out, progress)
+    else:
+        _build_pair(parameters, out, progress)
     for split in SPLITS:
-        labels = parameters[f"{split}_labels"]
-        reading = formats.open_data(
-            _path(parameters, split),
-            Path(labels) if labels else None,
-            parameters["format"],
-            parameters["label_offset"],
-            parameters["feature_offset"],
-        )
-        progress(f"reading {reading.path} ({reading.format})")
+        if parameters[f"{split}_filter"]:
+            path = Path(parameters[f"{split}_filter"])
+            out.filter(split, formats.read_filter(path, out.points(split), out.n_labels))
+    if parameters["label_names"]:
+        names = text_lines(Path(parameters["label_names"]))
+        if len(names) != out.n_labels:
+            raise DataError(parameters["label_names"], None, f"{len(names)} lines", f"{out.n_labels} label names")
+        out.label_names(names)
+
+
+def _build_pair(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -> None:
+    widths = {}
+    for split in SPLITS:
+        reading = _reading(parameters, split, progress)
         for block in reading.blocks():
             out.append(split, block)
         widths[split] = (reading.n_features, reading.n_labels)
@@ -74,15 +114,35 @@ def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -
             "train and test disagree on (features, labels): "
             f"{widths['train']} and {widths['test']}; the larger of each was taken"
         )
-    for split in SPLITS:
-        if parameters[f"{split}_filter"]:
-            path = Path(parameters[f"{split}_filter"])
-            out.filter(split, formats.read_filter(path, out.points(split), out.n_labels))
-    if parameters["label_names"]:
-        names = text_lines(Path(parameters["label_names"]))
-        if len(names) != out.n_labels:
-            raise DataError(parameters["label_names"], None, f"{len(names)} lines", f"{out.n_labels} label names")
-        out.label_names(names)
+
+
+def _build_split(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -> None:
+    reading = _reading(parameters, "all", progress)
+    if reading.n_points is None:
+        raise DataError(reading.path, 1, f"{reading.format} text, which has no header", "a file that counts its points")
+    train = train_mask(_path(parameters, "splits"), parameters["split"], reading.n_points)
+    at = 0
+    for block in reading.blocks():
+        here = train[at : at + len(block.x_lengths)]
+        for split, part in divide(block, here):
+            out.append(split, part)
+        at += len(here)
+    out.shape(reading.n_features, reading.n_labels)
+    out.note(f"all points: {reading.format}; split {parameters['split']}, counted from 0")
+    _declared(parameters, reading)
+
+
+def _reading(parameters: Mapping[str, Any], which: str, progress: Progress) -> formats.Reading:
+    labels = parameters.get(f"{which}_labels")
+    reading = formats.open_data(
+        _path(parameters, which),
+        Path(labels) if labels else None,
+        parameters["format"],
+        parameters["label_offset"],
+        parameters["feature_offset"],
+    )
+    progress(f"reading {reading.path} ({reading.format})")
+    return reading
 
 
 def file_sha256(path: Path) -> str:
@@ -118,7 +178,7 @@ def _declared(parameters: Mapping[str, Any], reading: formats.Reading) -> None:
             raise DataError(reading.path, None, f"{found} {key[2:]}", f"at most {declared}, as the card declares")
 
 
-def _path(parameters: Mapping[str, Any], split: str) -> Path:
-    if not parameters.get(split):
-        raise InputError(f"data source 'files' needs the parameter {split!r}: the path of the {split} file")
-    return Path(parameters[split]).expanduser()
+def _path(parameters: Mapping[str, Any], which: str) -> Path:
+    if not parameters.get(which):
+        raise InputError(f"data source 'files' needs the parameter {which!r}: the path of the {which} file")
+    return Path(parameters[which]).expanduser()

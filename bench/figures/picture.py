@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from bench.figures.style import DPI, RC
 from bench.files import write_atomic
-from bench.summary import Group
+from bench.summary import Group, repeat, repeats
 
 _DATES = {"png": {"Software": None}, "pdf": {"CreationDate": None, "ModDate": None}, "svg": {"Date": None}}
 
@@ -65,8 +65,8 @@ def context(groups: Iterable[Group], seeds_drawn: str = "mean, with a band from 
     for name, words in (("n_train", "training points"), ("n_test", "test points"), ("n_labels", "labels")):
         if first.get(name) is not None:
             told.append(f"{first[name]:,} {words}")
-    seeds = len({row["seed"] for row in rows})
+    seeds, over = len({repeat(row) for row in rows}), repeats(rows)
     envs = sorted({row["env_id"] for row in rows if row["env_id"]})
-    spread = "n = 1 seed." if seeds == 1 else f"n = {seeds} seeds: {seeds_drawn}."
+    spread = "n = 1 seed." if seeds == 1 else f"n = {seeds} {over}: {seeds_drawn}."
     where = f" Environment {', '.join(envs)}." if envs else ""
     return f"Dataset {first['dataset']}{': ' if told else ''}{', '.join(told)}. {spread}{where}"

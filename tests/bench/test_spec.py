@@ -7,6 +7,7 @@ import pytest
 
 from bench.code import code_hash
 from bench.errors import InputError
+from bench.paths import config_root
 from bench.spec import RunSpec, TrainSettings, derive_seed, load_experiment
 
 EXPERIMENT = """
@@ -163,3 +164,72 @@ def test_code_hash_follows_the_imports(tmp_path: Path, monkeypatch: pytest.Monke
     assert code_hash("mypackage.layer.Layer") != before
     with pytest.raises(InputError, match="not found on the Python path"):
         code_hash("mypackage.absent.Layer")
+
+
+def test_a_dataset_is_swept_and_brings_settings_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "seeds: [0, 1]\ntrain: {epochs: 2, hidden: 8}\nmethods: {mach: {B: 8, lr: 0.5}, label_frequency: {}}\n"
+        "dataset:\n- tiny\n- {name: tiny, seed: [3, 4], train: {epochs: 7}, methods: {mach: {B: [16, 32]}}}\n"
+    )
+    runs = load_experiment(str(path)).runs
+    found = [(r.seed, r.dataset_overrides, r.settings["B"], r.train.epochs) for r in runs if r.method == "mach"]
+    each = [({}, 8, 2), ({"seed": 3}, 16, 7), ({"seed": 3}, 32, 7), ({"seed": 4}, 16, 7), ({"seed": 4}, 32, 7)]
+    assert found == [(seed, *rest) for seed in (0, 1) for rest in each]
+    assert {(r.train.lr, r.train.hidden) for r in runs if r.method == "mach"} == {(0.5, "8")}
+    assert [r.swept for r in runs if r.method == "label_frequency"][:3] == [
+        {},
+        {"dataset.seed": 3},
+        {"dataset.seed": 4},
+    ]
+    assert [r.swept for r in runs][2:4] == [
+        {"dataset.seed": 3, "methods.mach.B": 16},
+        {"dataset.seed": 3, "methods.mach.B": 32},
+    ]
+
+
+def test_a_dataset_swept_by_override(experiment: str) -> None:
+    runs = load_experiment(experiment, ["dataset.seed=3,4", "seeds=0", "methods.mach.B=4"]).runs
+    assert [(r.method, r.dataset_overrides["seed"]) for r in runs] == [
+        ("label_frequency", 3),
+        ("mach", 3),
+        ("label_frequency", 4),
+        ("mach", 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("methods: {mahc: {B: 3}}", r"unknown method 'mahc' in .*dataset tiny, methods; did you mean 'mach'\?"),
+        ("methods: {mach: {BB: 3}}", r"unknown key 'BB'"),
+        ("methods: {mach: 3}", r"dataset tiny, methods.mach: found 3; expected keys and values"),
+        ("train: {epoch: 3}", r"unknown key 'epoch'"),
+        ("train: 3", r"dataset tiny, train: found 3; expected keys and values"),
+    ],
+)
+def test_wrong_settings_of_a_dataset(tmp_path: Path, own: str, message: str) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text(f"dataset: {{name: tiny, {own}}}\nmethods: {{mach: {{}}}}\n")
+    with pytest.raises(InputError, match=message):
+        load_experiment(str(path))
+
+
+def test_the_paper_must_exist(experiment: str) -> None:
+    with pytest.raises(InputError, match=r"unknown paper 'mach-pytroch'; did you mean 'mach-pytorch'\?"):
+        load_experiment(experiment, ["paper=mach-pytroch"])
+    paper = load_experiment(experiment, ["paper=mach-pytorch"]).paper
+    assert paper is not None
+    assert paper.name == "mach-pytorch.yaml"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (config_root() / "experiment").glob("*.yaml")))
+def test_every_experiment_unfolds(name: str) -> None:
+    experiment = load_experiment(name)
+    assert len({run.canonical() + run.method for run in experiment.runs}) == len(experiment.runs) > 0
+
+
+def test_the_reproduction_runs_both_datasets_over_ten_splits() -> None:
+    runs = load_experiment("reproduce_mach_pytorch").runs
+    found = [(run.dataset, run.settings["B"], run.dataset_overrides["split"]) for run in runs]
+    assert found == [(name, B, split) for name, B in (("delicious-983", 200), ("bibtex", 100)) for split in range(10)]

@@ -137,3 +137,10 @@ def test_predictions_and_curve_are_kept(tmp_path: Path) -> None:
     folder.write_curve([{"epoch": 1, "fit_s": 0.5}, {"epoch": 2, "fit_s": 1.0}])
     assert (folder.path / "curve.csv").read_text() == "epoch,fit_s\n1,0.5\n2,1.0\n"
     assert json.loads((folder.path / "spec.json").read_text())["method"] == "mach"
+
+
+def test_a_curve_has_the_columns_of_all_its_epochs(tmp_path: Path) -> None:
+    """Validation may come every few epochs only, and the first epoch may have none."""
+    folder = RunFolder.create(tmp_path, RUN_ID, SPEC)
+    folder.write_curve([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0, "P@1": 0.5}])
+    assert (folder.path / "curve.csv").read_text() == "epoch,train_loss,P@1\n1,3.0,\n2,2.0,0.5\n"

@@ -1,4 +1,4 @@
-"""The theory of MACH against plain counting, exhaustive enumeration and the sizes of real modules."""
+"""The theory of MACH against plain counting, exhaustive enumeration and exact distributions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
+from mach.hashing import hash_labels
 from mach.theory import (
+    bucket_loads,
     estimator_variance,
+    expected_loads,
     expected_unresolved_pairs,
     parameters,
     repetitions_needed,
@@ -40,6 +43,18 @@ def test_unresolved_pairs_equals_plain_counting(R: int, n_labels: int, B: int, s
     assert found.dtype == np.int64
     assert found.tolist() == unresolved_pairs_reference(lookup)
     np.testing.assert_array_equal(lookup, before)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+def test_unresolved_pairs_of_any_table(dtype: type) -> None:
+    """More labels and groups than a property test has, every width of integer, and tables that are views."""
+    lookup = np.random.default_rng(1).integers(0, 6, (4, 300)).astype(dtype)
+    expected = unresolved_pairs_reference(lookup)
+    assert unresolved_pairs(lookup).tolist() == expected
+    assert unresolved_pairs(np.asfortranarray(lookup)).tolist() == expected
+    assert unresolved_pairs(np.repeat(lookup, 2, axis=1)[:, ::2]).tolist() == expected
+    lookup.flags.writeable = False
+    assert unresolved_pairs(lookup).tolist() == expected
 
 
 def test_unresolved_pairs_by_hand() -> None:
@@ -141,32 +156,37 @@ def test_estimator_variance_shapes_and_edges() -> None:
     np.testing.assert_array_equal(found[1, 2], estimator_variance(p[1, 2], 8, 4))
 
 
-@pytest.mark.parametrize("hidden", [16, [16], [16, 8], (5, 6, 7)])
-def test_parameters_equal_a_real_network(hidden: int | list[int]) -> None:
-    n_features, B, R, n_labels = 40, 12, 3, 100
-    widths = [hidden] if isinstance(hidden, int) else list(hidden)
-    sizes = [n_features, *widths, B]
-    layers = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-    counted = [R * sum(w.numel() for w in layer.parameters()) for layer in layers]
-    found = parameters(n_features, hidden, B, R, n_labels)
-    assert found == {
-        "params_input": counted[0],
-        "params_hidden": sum(counted[1:-1]),
-        "params_output": counted[-1],
-        "params_total": sum(counted),
-        "params_per_repetition": sum(counted) // R,
-        "index_bytes": np.zeros((R, n_labels), dtype=np.uint16).nbytes,
-    }
+def test_loads_by_hand_and_by_plain_counting() -> None:
+    lookup = np.array([[0, 2, 2, 0, 2], [1, 1, 1, 1, 1]], dtype=np.uint16)
+    assert bucket_loads(lookup, 3).tolist() == [[2, 0, 3], [0, 5, 0]]
+    assert bucket_loads(lookup[:, :0], 3).tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert bucket_loads(lookup[:0], 3).shape == (0, 3)
 
 
-def test_parameters_by_hand() -> None:
-    """The authors' Wiki10-31K recipe, 32 times 101,938-500-500-2,000, and the widths written out."""
-    found = parameters(101_938, [500, 500], 2_000, 32, 30_938)
-    assert found["params_per_repetition"] == 50_969_500 + 250_500 + 1_002_000
-    assert found["params_output"] == 32 * 1_002_000
-    assert found["index_bytes"] == 32 * 30_938 * 2
-    assert parameters(1, 1, 2**16, 1, 10)["index_bytes"] == 20
-    assert parameters(1, 1, 2**16 + 1, 1, 10)["index_bytes"] == 40
+@settings(deadline=None)
+@given(K=st.integers(0, 3000), B=st.integers(1, 300), R=st.integers(1, 50), delta=st.floats(1e-6, 0.5))
+def test_expected_loads_against_the_binomial(K: int, B: int, R: int, delta: float) -> None:
+    """Mean and sd are the binomial's; its exact tail above the bound, times R·B buckets, stays within delta."""
+    found = expected_loads(K, B, R, delta)
+    load = stats.binom(K, 1 / B)
+    assert found["mean"] == pytest.approx(load.mean())
+    assert found["sd"] == pytest.approx(load.std(), abs=1e-9)
+    assert R * B * load.sf(found["max_bound"]) <= delta
+
+
+def test_measured_loads_follow_the_expectation() -> None:
+    """Amazon-670K's labels in 10,000 buckets by murmur3, 8 tables: sd within 5 %, none above the bound."""
+    loads = bucket_loads(hash_labels(670_091, 10_000, 8, family="murmur3"), 10_000)
+    expected = expected_loads(670_091, 10_000, 8)
+    assert (loads.sum(axis=1) == 670_091).all()
+    np.testing.assert_allclose(loads.std(axis=1), expected["sd"], rtol=0.05)
+    assert loads.max() <= expected["max_bound"] < 1.2 * loads.max()
+
+
+@pytest.mark.parametrize("lookup", [np.zeros(3, dtype=int), np.zeros((2, 3)), np.array([[0, -1]]), np.array([[0, 4]])])
+def test_loads_refuse(lookup: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"lookup: found .* expected"):
+        bucket_loads(lookup, 4)
 
 
 @pytest.mark.parametrize(
@@ -184,10 +204,11 @@ def test_parameters_by_hand() -> None:
         lambda: estimator_variance([0.5, 0.4], 2, 1),
         lambda: estimator_variance([1.5, -0.5], 2, 1),
         lambda: estimator_variance(1.0, 2, 1),
-        lambda: parameters(0, 8, 4, 2, 10),
-        lambda: parameters(10, [], 4, 2, 10),
-        lambda: parameters(10, [8, 0], 4, 2, 10),
-        lambda: parameters(10, 8, 4, 0, 10),
+        lambda: expected_loads(-1, 4),
+        lambda: expected_loads(5, 0),
+        lambda: expected_loads(5, 4, 0),
+        lambda: expected_loads(5, 4, 1, 0.0),
+        lambda: expected_loads(5, 4, 1, 1.0),
     ],
 )
 def test_arguments_out_of_range(call: object) -> None:
