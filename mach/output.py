@@ -32,9 +32,10 @@ class MachOutput(nn.Module):
 
     loss: ``bce`` over buckets or ``softmax`` with 1/|buckets| targets. bias: ``prior`` starts a bucket at the
     log-odds (bce) or log share (softmax) of its train frequency, ``zero`` at 0. estimator: how bucket scores become a
-    label's score (`mach.estimators`); several joined by ``+`` are all evaluated, the first is the run's own. share_encoder: one encoder for all repetitions (an ablation; the first R' of
-    them then hold what training R' alone would not give). feature_hash: hashed input features that the encoder of
-    each repetition should have (`feature_lookup`), 0 for the features as they are.
+    label's score (`mach.estimators`); several joined by ``+`` are all evaluated, the first is the run's own.
+    share_encoder: one encoder for all repetitions (an ablation; the first R' of them then hold what training R' alone
+    would not give). feature_hash: hashed input features that the encoder of each repetition should have
+    (`feature_lookup`), 0 for the features as they are.
     """
 
     precisions = PRECISIONS
