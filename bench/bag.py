@@ -13,6 +13,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from bench.prefetch import prefetch_row
+
 INPUT_STD = 0.1
 
 Lookup = npt.NDArray[np.integer]
@@ -140,6 +142,8 @@ def _bag_forward(indptr, indices, values, table, out):  # type: ignore[no-untype
         out[n, :] = 0.0
         for at in range(indptr[n], indptr[n + 1]):
             feature, value = indices[at], values[at]
+            if at + 1 < indptr[n + 1]:
+                prefetch_row(table, indices[at + 1], 0, table.shape[1])
             for c in range(out.shape[1]):
                 out[n, c] += value * table[feature, c]
 

@@ -10,6 +10,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from bench.prefetch import prefetch_row
+
 STRIP = 1024  # columns at a time: the batch's pull on them stays in a core's cache
 FAST = {"contract"}  # multiplications may be fused into sums
 
@@ -39,6 +41,9 @@ def adam_bag(table, mean, square, rows, indptr, points, values, pull, bounds, st
         high = min(width, low + strip)
         gradient = np.empty(high - low, dtype=np.float32)
         for u in range(bounds[chunk], bounds[chunk + 1]):
+            if u + 1 < bounds[chunk + 1]:
+                for array in (table, mean, square):
+                    prefetch_row(array, rows[u + 1], low, high)
             _add_up(gradient, indptr, points, values, pull, u, low)
             row = rows[u]
             _adam(table[row, low:high], mean[row, low:high], square[row, low:high], gradient, rate, b1, b2, c1, c2, eps)
@@ -73,6 +78,8 @@ def adagrad_bag(table, square, rows, indptr, points, values, pull, bounds, strip
         high = min(width, low + strip)
         gradient = np.empty(high - low, dtype=np.float32)
         for u in range(bounds[chunk], bounds[chunk + 1]):
+            if u + 1 < bounds[chunk + 1]:
+                prefetch_row(table, rows[u + 1], low, high)
             _add_up(gradient, indptr, points, values, pull, u, low)
             row = rows[u]
             _adagrad(table[row, low:high], square[row, low // per : high // per], gradient, rate, eps)

@@ -60,6 +60,7 @@ class Worlds:
             )
         lookup = layer.feature_lookup(n_features) if total and hasattr(layer, "feature_lookup") else None
         n_hashed = 0 if lookup is None else layer.feature_hash
+        self._lookup_bytes = 0 if lookup is None else lookup.nbytes
         sizes = settings.hidden_sizes()
         self.group_size = self._group_size(total, n_hashed or n_features)
         self.groups: list[Group] = []
@@ -99,7 +100,7 @@ class Worlds:
         if not self.shared:
             n_input, n_hidden = n_input * share // worlds, n_hidden * share // worlds
         n_output = _size(self.layer) * share // worlds
-        index = self.layer.index_bytes() if hasattr(self.layer, "index_bytes") else 0
+        index = self._lookup_bytes + (self.layer.index_bytes() if hasattr(self.layer, "index_bytes") else 0)
         total = n_input + n_hidden + n_output
         return {
             "params_total": total,

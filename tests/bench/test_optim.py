@@ -35,6 +35,7 @@ def rowwise_adagrad_reference(weight: Tensor, square: Tensor, gradient: Tensor, 
             weight[row].chunk(groups)[g].sub_(lr * mine / (square[row, g].sqrt() + eps))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("duplicates", [False, True])
 @pytest.mark.parametrize(
     ("make", "make_reference", "width"),

@@ -85,6 +85,8 @@ def test_dataset_parameters(experiment: str) -> None:
         ("train.hidden=12-x", r"hidden: found '12-x'; expected widths"),
         ("train.lr=-1", r"lr: found -1.0; expected a positive"),
         ("train.lr_schedule=cosin", r"unknown lr_schedule 'cosin'"),
+        ("train.optimiser=adagrad", r"unknown optimiser 'adagrad'; did you mean 'rowwise_adagrad'"),
+        ("train.precision=fp16", r"unknown precision 'fp16'"),
         ("seeds=zero", r"key seeds: found 'zero'; expected whole numbers"),
         ("methods.mach", r"expected key=value"),
         ("seeds.x=1", r"seeds is a value and has no keys"),

@@ -109,6 +109,8 @@ def test_hashed_features_are_counted_as_what_they_are() -> None:
     real = sum(p.numel() for group in worlds.groups for p in group.network.encoder.bag.parameters())
     assert worlds.parameters(4)["params_input"] == real == 4 * (9 * 8 + 8)
     assert worlds.parameters(1)["params_input"] == 9 * 8 + 8
+    plain = make().parameters(4)["index_bytes"]
+    assert worlds.parameters(4)["index_bytes"] == plain + 2 * 4 * N_FEATURES  # ids of two bytes
 
 
 def test_a_shared_encoder_is_one_and_counts_once() -> None:
