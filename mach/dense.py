@@ -32,10 +32,10 @@ COMBINATIONS = {"sum": SUM, "min": MIN, "median": MEDIAN}
 SAMPLE = 128  # labels whose exact scores choose the units
 SPREAD = 0.75  # scores more than this many standard deviations below a repetition's mean count 0
 AIM_FIRST, AIM = 160, 210  # where in 1..255 the bar goes; the room above it is for a bar that still rises
-GOOD = (150, 225)  # with a bar from 1/16 of the labels in here, units are good enough to stay
+GOOD = (150, 225)  # with a bar from a first part of the labels in here, units are good enough to stay
 FIRST_PART = 16  # 1/16 of the labels is ranked by bounds alone before the units are chosen for all
 LEADERS = 8  # labels of that part that each task keeps for a point
-NEAR_TILE, FAR_TILE = 8192, 131_072  # labels whose totals stay near while four repetitions are added
+NEAR_TILE, FAR_TILE = 8192, 65_536  # labels whose totals stay near while four repetitions are added
 NEAR_BYTES = 2**21  # four repetitions' lines up to this size fit beside the totals in a core's own cache
 NEAR_TASKS = 2  # a thread; one where every task has to fetch a far table
 HUGE_PAGES = 2**22  # numpy asks the kernel for huge pages from this size on; random lines then miss fewer of them
@@ -78,6 +78,10 @@ class DenseScan:
     B: int
     _scratch: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     _groups: int = 0
+
+    @property
+    def _near(self) -> bool:
+        return AT_ONCE * self.B * LINE <= NEAR_BYTES
 
     @cached_property
     def by_label(self) -> Ints:
@@ -166,8 +170,7 @@ class DenseScan:
         leaders: int = 0,
     ) -> None:
         """Feed the labels 0..end to the lists; with ``leaders`` only raise the bar by that many labels a task."""
-        near = AT_ONCE * self.B * LINE <= NEAR_BYTES
-        tile, tasks = (NEAR_TILE, NEAR_TASKS) if near else (FAR_TILE, 1)
+        tile, tasks = (NEAR_TILE, NEAR_TASKS) if self._near else (FAR_TILE, 1)
         tasks = max(1, min(tasks * numba.get_num_threads(), -(-end // 1024)))
         tile = min(tile, -(-end // tasks))
         P = len(prefixes)

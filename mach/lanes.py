@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 LINE = 64  # points whose bytes fill one cache line
 BLOCK = 16  # buckets, and points, that `quantise` turns around at a time
 AT_ONCE = 4  # repetitions that `add_four` and `least_of_four` take in one pass over the labels
-AHEAD = 24  # labels ahead of the current one whose lines are asked for
+AHEAD = 48  # labels ahead of the current one whose lines are asked for
 
 I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 BYTES = ir.VectorType(I8, LINE)
