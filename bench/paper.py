@@ -42,9 +42,10 @@ class Paper:
 
 
 def keep_paper(paper: Path | None, folder: Path) -> None:
-    """Copy the file, after checking it, to the results folder; without a paper, take away what an earlier run left."""
+    """Copy the file, after checking it, to the results folder; without one, take away what an earlier run left."""
     if paper is None:
-        (folder / KEPT).unlink(missing_ok=True)
+        for path in (folder / KEPT, *(folder / "tables").glob("reproduction.*")):
+            path.unlink(missing_ok=True)
         return
     read_paper(paper)
     write_atomic(folder / KEPT, paper.read_bytes())

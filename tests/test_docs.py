@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from bench.frame import load_results
+from bench.render import to_csv
+from bench.reproduction import reproduction_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
@@ -57,3 +59,21 @@ def test_the_readmes_table_is_the_reference_result() -> None:
         assert method == row["method"]
         assert ("–" if pd.isna(row["B"]) else str(int(row["B"]))) == B
         assert quality == [f"{100 * row[name]:.2f}" for name in ("P@1", "P@3", "P@5")]
+
+
+def test_the_reproductions_table_is_the_reference_result() -> None:
+    text = (ROOT / "docs" / "reproduction.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "± " in line]
+    shown = [row for row in rows if len(row) == 8]
+    folder = ROOT / "results" / "reference" / "reproduce_mach_pytorch"
+    found = pd.read_csv(folder / "tables" / "reproduction.csv")
+    assert len(shown) == len(found) == 6
+    for row, own in zip(shown, found.to_dict("records"), strict=True):
+        ours = f"{own['ours']:.2f} ± {own['ours_sd']:.2f}"
+        difference = f"{own['difference']:+.2f}".replace("-", "−")
+        values = [own["metric"], ours, str(own["n"]), f"{own['theirs']:.2f}", difference, own["verdict"]]
+        assert row == [own["dataset"], str(own["B"]), *values]
+    # and the table is what the reader makes of the reference rows
+    table = reproduction_table(load_results(folder), folder)
+    assert table is not None
+    assert to_csv(table) == (folder / "tables" / "reproduction.csv").read_text()
