@@ -72,7 +72,7 @@ class FeatureBag(nn.Module):
         # From numpy, which asks for large pages: rows are far apart, and each costs a page look-up.
         table = torch.from_numpy(np.empty(shape, dtype=np.float32))
         for g, generator in enumerate(generators):
-            # Points are l2-normalised, so a table of standard deviation s gives pre-activations of that deviation.
+            # Where points are l2-normalised, as most are, pre-activations have the table's standard deviation.
             drawn = torch.empty(n_rows, width).normal_(0.0, INPUT_STD, generator=generator)
             if lookup is None:
                 table[:, g * width : (g + 1) * width] = drawn

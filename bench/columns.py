@@ -125,6 +125,8 @@ COLUMNS: tuple[Column, ...] = (
     _params("params_per_repetition", "parameters per repetition"),
     _bytes("size", "index_bytes", "index"),
     Column("unresolved_pairs", "size", "int", "label pairs not told apart", "pairs", "lower", required=False),
+    Column("encoder_trained_by", "size", "int", "repetitions that trained the encoder", "repetitions", required=False),
+    Column("repetitions_together", "size", "int", "repetitions trained together", "repetitions", required=False),
     _bytes("memory", "peak_host_bytes", "peak host memory"),
     _bytes("memory", "peak_gpu_allocated_bytes", "peak GPU memory, allocated"),
     _bytes("memory", "peak_gpu_reserved_bytes", "peak GPU memory, reserved"),

@@ -154,6 +154,7 @@ def fit_network(
         "build_s": build_clock.seconds,
         "warmup_s": warmup_clock.seconds,
         "predict_s": predict_clock.seconds,
+        "repetitions_together": worlds.group_size if worlds.prefixes != [None] else None,
         "examples_per_s": settings.epochs * split.X.shape[0] / fit_s[worlds.prefixes[-1]],
     }
     return predictions, rows, measured
