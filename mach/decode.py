@@ -72,6 +72,10 @@ class Decoder:
         self.lookup, self.B = np.ascontiguousarray(lookup), B
         self._dense = DenseScan(self.lookup, B)
 
+    def prepare(self) -> None:
+        """Build now what is otherwise built once many points have been decoded: index and lookup by label."""
+        _ = self.index, self._dense.by_label
+
     @cached_property
     def index(self) -> LabelIndex:
         """Labels by bucket: 4 bytes a label and repetition."""

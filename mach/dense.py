@@ -20,23 +20,23 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from mach.dense_kernels import find_leaders, raise_bar, scan_labels, score_the_rest
+from mach.dense_kernels import find_leaders, is_far, raise_bar, scan_labels, score_the_rest
 from mach.dense_table import MEDIAN, MIN, SUM, look_around, quantise_all, turn
-from mach.lanes import AT_ONCE, BLOCK, LINE, NOT_FINITE
+from mach.lanes import BLOCK, LINE, NOT_FINITE
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 
 COMBINATIONS = {"sum": SUM, "min": MIN, "median": MEDIAN}
 
-SAMPLE = 128  # labels whose exact scores choose the units
+SAMPLE = 64  # labels, and 8k at least, whose exact scores choose the units
 SPREAD = 0.75  # scores more than this many standard deviations below a repetition's mean count 0
-AIM_FIRST, AIM = 160, 210  # where in 1..255 the bar goes; the room above it is for a bar that still rises
-GOOD = (150, 225)  # with a bar from a first part of the labels in here, units are good enough to stay
+AIM = 210  # where in 1..255 the bar goes; the room above it is for a bar that still rises
+AIM_FIRST = (30, 150)  # where the bar of a few labels goes; learnt within these from what became of it before
+GOOD = (150, 235)  # with a bar from a first part of the labels in here, units are good enough to stay
 FIRST_PART = 16  # 1/16 of the labels is ranked by bounds alone before the units are chosen for all
 LEADERS = 8  # labels of that part that each task keeps for a point
 NEAR_TILE, FAR_TILE = 8192, 65_536  # labels whose totals stay near while four repetitions are added
-NEAR_BYTES = 2**21  # four repetitions' lines up to this size fit beside the totals in a core's own cache
 NEAR_TASKS = 2  # a thread; one where every task has to fetch a far table
 HUGE_PAGES = 2**22  # numpy asks the kernel for huge pages from this size on; random lines then miss fewer of them
 TURN_AFTER = 32  # groups and prefixes scanned before a second copy of the lookup, by label, is made
@@ -78,10 +78,7 @@ class DenseScan:
     B: int
     _scratch: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     _groups: int = 0
-
-    @property
-    def _near(self) -> bool:
-        return AT_ONCE * self.B * LINE <= NEAR_BYTES
+    _aims: dict[int, int] = field(default_factory=dict)
 
     @cached_property
     def by_label(self) -> Ints:
@@ -124,16 +121,22 @@ class DenseScan:
 
     def _group(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int) -> _Lists:
         n_labels, R = self.lookup.shape[1], int(prefixes[-1])
-        sample = np.linspace(0, n_labels - 1, min(SAMPLE, n_labels)).astype(np.int64)
+        sample = np.linspace(0, n_labels - 1, min(max(SAMPLE, 8 * k), n_labels)).astype(np.int64)
         sampled = np.ascontiguousarray(self.lookup[:R, sample])
         mean, deviation, bar = look_around(*points, self.B, sampled, k, prefixes, kind)
         # The k-th best of some labels belongs to the answer unless it is beaten, so a label may equal it.
         lists = _Lists.empty(len(prefixes), k, np.nextafter(bar, np.float32(-np.inf)))
         first = n_labels // FIRST_PART
-        if first > SAMPLE:
-            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, AIM_FIRST))
+        if first > len(sample):
+            aim = self._aims.get(kind, AIM_FIRST[1])
+            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, aim))
             self._scan(points, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
-        if first <= SAMPLE or kind == MEDIAN or not _still_good(units, lists.bar[-1, : points[2]], kind):
+            became = _place_of(lists.bar[-1, : points[2]], units, kind)
+            # The bar of a few labels says how far that of many lies only for one kind of scores: learn it.
+            scale = float(np.mean(GOOD)) / max(float(np.median(became)), 1.0)
+            self._aims[kind] = int(np.clip(aim * scale, *AIM_FIRST))
+            good = np.mean((became >= GOOD[0]) & (became <= GOOD[1])) > 0.75
+        if first <= len(sample) or kind == MEDIAN or not good:
             units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, AIM))
         self._scan(points, prefixes, units, lists, n_labels, kind)
         return lists
@@ -170,7 +173,7 @@ class DenseScan:
         leaders: int = 0,
     ) -> None:
         """Feed the labels 0..end to the lists; with ``leaders`` only raise the bar by that many labels a task."""
-        tile, tasks = (NEAR_TILE, NEAR_TASKS) if self._near else (FAR_TILE, 1)
+        tile, tasks = (NEAR_TILE, NEAR_TASKS) if not is_far(self.B) else (FAR_TILE, 1)
         tasks = max(1, min(tasks * numba.get_num_threads(), -(-end // 1024)))
         tile = min(tile, -(-end // tasks))
         P = len(prefixes)
@@ -214,11 +217,10 @@ def _choose_units(mean: Floats, deviation: Floats, bar: Floats, kind: int, aim: 
     return _Units(low, _rate(bar.max(0) - lowest, aim) if kind == MIN else none, none)
 
 
-def _still_good(units: _Units, bar: Floats, kind: int) -> bool:
-    """Whether the bar [n] of most points is where bytes tell labels apart; filling a table anew is not free."""
+def _place_of(bar: Floats, units: _Units, kind: int) -> Floats:
+    """Where in units the bar [n] of all repetitions lies."""
     ground = (units.low.astype(np.float64).sum(0) if kind == SUM else units.low[0])[: len(bar)]
-    at = (bar - ground) * units.per_unit[: len(bar)]
-    return bool(np.mean((at >= GOOD[0]) & (at <= GOOD[1])) > 0.75)
+    return np.asarray((bar - ground) * units.per_unit[: len(bar)])
 
 
 def _rate(span: Floats, aim: int) -> Floats:

@@ -11,23 +11,56 @@ import numba
 import numpy as np
 
 from mach.dense_table import MEDIAN, MIN, SUM
-from mach.lanes import AT_ONCE, LINE, add_four, add_one, first_bit, least_of_four, least_of_one, reaching
+from mach.lanes import (
+    AT_ONCE,
+    LINE,
+    add_four,
+    add_four_far,
+    add_one,
+    add_one_far,
+    ask_for,
+    first_bit,
+    least_of_four,
+    least_of_four_far,
+    least_of_one,
+    least_of_one_far,
+    next_reaching,
+    reaching,
+)
 from mach.lists import insert, middle, place_anywhere
+
+SOON = 8  # labels between asking for what an exact score needs and adding it up
+NEAR_BYTES = 2**21  # four repetitions' lines up to this size fit beside the totals in a core's own cache
+
+
+@numba.njit(cache=True)
+def is_far(B):  # type: ignore[no-untyped-def]
+    """Whether the lines of four repetitions are more than a core's own cache holds."""
+    return AT_ONCE * B * LINE > NEAR_BYTES
 
 
 @numba.njit(cache=True)
 def _add(total, lookup, n_labels, at, width, table, B, done, until, kind):  # type: ignore[no-untyped-def]
     """Bring the totals of labels at..at + width from their first ``done`` repetitions to ``until``."""
+    far = is_far(B)
     while done < until:
         if until - done >= AT_ONCE:
-            if kind == MIN:
+            if kind == MIN and far:
+                least_of_four_far(total, table, lookup, at, width, n_labels, done, B)
+            elif kind == MIN:
                 least_of_four(total, table, lookup, at, width, n_labels, done, B)
+            elif far:
+                add_four_far(total, table, lookup, at, width, n_labels, done, B)
             else:
                 add_four(total, table, lookup, at, width, n_labels, done, B)
             done += AT_ONCE
         else:
-            if kind == MIN:
+            if kind == MIN and far:
+                least_of_one_far(total, table, lookup, at, width, n_labels, done, B)
+            elif kind == MIN:
                 least_of_one(total, table, lookup, at, width, n_labels, done, B)
+            elif far:
+                add_one_far(total, table, lookup, at, width, n_labels, done, B)
             else:
                 add_one(total, table, lookup, at, width, n_labels, done, B)
             done += 1
@@ -52,7 +85,8 @@ def find_leaders(lookups, count, tables, totals, tile, found_labels, end, tasks,
             for p in range(P):
                 _add(total, lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
                 done = prefixes[p]
-                for t in range(width):
+                t = next_reaching(total, 0, width, limit, p * LINE)
+                while t < width:
                     hits = reaching(total, t * LINE, limit, p * LINE) & present
                     while hits != 0:
                         q = first_bit(hits)
@@ -60,6 +94,7 @@ def find_leaders(lookups, count, tables, totals, tile, found_labels, end, tasks,
                         bound = np.float32(total[t * LINE + q])
                         lowest = insert(bounds[p, q], found_labels[task, p, q], bound, at + t)
                         limit[p * LINE + q] = min(255, int(lowest) + 1)
+                    t = next_reaching(total, t + 1, width, limit, p * LINE)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -71,13 +106,14 @@ def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: 
         column = np.empty(prefixes[-1], dtype=np.float32)
         for p in range(P):
             exact = np.full(tasks * n, -np.inf, dtype=np.float32)
-            for task in range(tasks):
-                for at in range(n):
-                    label = leaders[task, p, q, at]
-                    if label >= 0:
-                        exact[task * n + at] = _exact(
-                            scores, rows[q], B, bucket_of, step, stride, label, prefixes[p], kind, column
-                        )
+            some = np.ascontiguousarray(leaders[:, p, q]).reshape(-1)
+            for at in range(tasks * n + SOON):
+                if at < tasks * n and some[at] >= 0:
+                    _ask_for_scores(scores, rows[q], B, bucket_of, step, stride, some[at], prefixes[p])
+                label = some[at - SOON] if at >= SOON else -1
+                if label >= 0:
+                    found = _exact(scores, rows[q], B, bucket_of, step, stride, label, prefixes[p], kind, column)
+                    exact[at - SOON] = found
             below = np.nextafter(np.partition(exact, tasks * n - k)[tasks * n - k], np.float32(-np.inf))
             bar[p, q] = max(bar[p, q], below)
 
@@ -109,7 +145,8 @@ def scan_labels(  # type: ignore[no-untyped-def]
             for p in range(P):
                 _add(total, lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
                 done = prefixes[p]
-                for t in range(width):
+                t = next_reaching(total, 0, width, limit, p * LINE)
+                while t < width:
                     hits = reaching(total, t * LINE, limit, p * LINE) & present
                     while hits != 0:
                         q = first_bit(hits)
@@ -133,6 +170,7 @@ def scan_labels(  # type: ignore[no-untyped-def]
                                 below = np.nextafter(some[0][k - 1], np.float32(-np.inf))
                                 reached = _limit(below, grounds[p, q], low[q], per_unit[q], done, kind)
                                 limit[p * LINE + q] = max(limit[p * LINE + q], reached)
+                    t = next_reaching(total, t + 1, width, limit, p * LINE)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -175,6 +213,11 @@ def _score_down(  # type: ignore[no-untyped-def]
     for i in range(count - 1, -1, -1):
         if bounds[order[i]] < limit:
             break
+        # What the labels after this one need is on its way meanwhile: first their buckets, then the scores of these.
+        if i >= SOON:
+            _ask_for_scores(scores, row, B, bucket_of, step, stride, labels[order[i - SOON]], R)
+        if i >= 2 * SOON:
+            ask_for(bucket_of, labels[order[i - 2 * SOON]] * np.int64(step))
         label = labels[order[i]]
         score = _exact(scores, row, B, bucket_of, step, stride, label, R, kind, column)
         if place_anywhere(best, best_labels, score, label) and best_labels[k - 1] >= 0:
@@ -200,6 +243,13 @@ def _limit(bar, ground, low, per_unit, R, kind):  # type: ignore[no-untyped-def]
     if units < 0.0:
         return 0
     return int(min(units * (1.0 - 1e-5), 254.0)) + 1
+
+
+@numba.njit(cache=True)
+def _ask_for_scores(scores, row, B, bucket_of, step, stride, label, R):  # type: ignore[no-untyped-def]
+    """Ask the cache for what `_exact` will add up."""
+    for r in range(R):
+        ask_for(scores, row + r * B + np.int64(bucket_of[label * np.int64(step) + r * stride]))
 
 
 @numba.njit(cache=True)

@@ -15,8 +15,8 @@ from numba.extending import intrinsic
 
 LINE = 64  # points whose bytes fill one cache line
 BLOCK = 16  # buckets, and points, that `quantise` turns around at a time
-AT_ONCE = 4  # repetitions that `add_four` and `least_of_four` take in one pass over the labels
-AHEAD = 48  # labels ahead of the current one whose lines are asked for
+AT_ONCE = 4  # repetitions that `add_four` and the like take in one pass over the labels
+AHEAD = 48  # labels ahead of the current one whose lines are asked for where the table is far
 
 I1, I8, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 BYTES = ir.VectorType(I8, LINE)
@@ -32,18 +32,17 @@ def _vector(typer: Callable[..., Any]) -> Any:
     return intrinsic(typer)
 
 
-def _gathering(operation: str, repetitions: int) -> Any:
+def _gathering(operation: str, repetitions: int, ahead: int = 0) -> Any:
     """total[t] = total[t] ∘ table[r, lookup[r, label + t]] for ``repetitions`` rows r from ``r0``, for t < width.
 
     total uint8 [width · 64]; table uint8 [R · B · 64]; lookup [R · n_labels], rows ``stride`` apart; total and table
-    start at a cache line. Sums saturate at 255.
+    start at a cache line. Sums saturate at 255. With ``ahead``, lines are asked for that many labels before their turn.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         total, table, lookup = (_data(context, builder, signature, arguments, at) for at in (0, 1, 2))
         label, width, stride, r0, B = (_index(context, builder, signature, arguments, at) for at in (3, 4, 5, 6, 7))
         combine = _declare(builder, f"llvm.{operation}.v{LINE}i8", BYTES, [BYTES, BYTES])
-        prefetch = _declare(builder, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         buckets, lines = [], []
         for u in range(repetitions):
             r = builder.add(r0, I64(u))
@@ -58,10 +57,12 @@ def _gathering(operation: str, repetitions: int) -> Any:
         with cgutils.for_range(builder, width, intp=I64) as loop:
             place = builder.bitcast(builder.gep(total, [builder.mul(loop.index, I64(LINE))]), BYTES.as_pointer())
             sofar = builder.load(place, align=LINE)
-            ahead = builder.add(loop.index, I64(AHEAD))
-            ahead = builder.select(builder.icmp_signed("<", ahead, last), ahead, last)
+            if ahead:
+                later = builder.add(loop.index, I64(ahead))
+                later = builder.select(builder.icmp_signed("<", later, last), later, last)
+                for u in range(repetitions):
+                    _ask_for(builder, line(u, later))
             for u in range(repetitions):
-                builder.call(prefetch, [line(u, ahead), I32(0), I32(3), I32(1)])
                 here = builder.bitcast(line(u, loop.index), BYTES.as_pointer())
                 sofar = builder.call(combine, [sofar, builder.load(here, align=LINE)])
             builder.store(sofar, place, align=LINE)
@@ -74,10 +75,42 @@ def _gathering(operation: str, repetitions: int) -> Any:
     return _vector(typer)
 
 
-add_four = _gathering("uadd.sat", AT_ONCE)
-add_one = _gathering("uadd.sat", 1)
-least_of_four = _gathering("umin", AT_ONCE)
-least_of_one = _gathering("umin", 1)
+add_four, add_one = _gathering("uadd.sat", AT_ONCE), _gathering("uadd.sat", 1)
+add_four_far, add_one_far = _gathering("uadd.sat", AT_ONCE, AHEAD), _gathering("uadd.sat", 1, AHEAD)
+least_of_four, least_of_one = _gathering("umin", AT_ONCE), _gathering("umin", 1)
+least_of_four_far, least_of_one_far = _gathering("umin", AT_ONCE, AHEAD), _gathering("umin", 1, AHEAD)
+
+
+@_vector
+def next_reaching(typingctx, total, label, width, limit, limit_at):  # type: ignore[no-untyped-def]
+    """The first label from ``label`` on, before ``width``, of whose 64 bytes in total any is at least that in
+    limit[limit_at : ]; ``width`` where there is none."""
+    del typingctx
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = _data(context, builder, signature, arguments, 0)
+        start, end = (_index(context, builder, signature, arguments, which) for which in (1, 2))
+        bar = _line(context, builder, signature, arguments, 3, BYTES, 1)
+        before = builder.block
+        look, go_on, done = (builder.append_basic_block(name) for name in ("look", "go_on", "done"))
+        builder.cbranch(builder.icmp_signed("<", start, end), look, done)
+        builder.position_at_end(look)
+        t = builder.phi(I64)
+        t.add_incoming(start, before)
+        place = builder.bitcast(builder.gep(data, [builder.mul(t, I64(LINE))]), BYTES.as_pointer())
+        hits = builder.bitcast(builder.icmp_unsigned(">=", builder.load(place, align=LINE), bar), I64)
+        builder.cbranch(builder.icmp_unsigned("!=", hits, I64(0)), done, go_on)
+        builder.position_at_end(go_on)
+        following = builder.add(t, I64(1))
+        t.add_incoming(following, go_on)
+        builder.cbranch(builder.icmp_signed("<", following, end), look, done)
+        builder.position_at_end(done)
+        found = builder.phi(I64)
+        for value, source in ((end, before), (t, look), (end, go_on)):
+            found.add_incoming(value, source)
+        return found
+
+    return types.int64(total, label, width, limit, limit_at), codegen
 
 
 @_vector
@@ -174,6 +207,25 @@ def survey(typingctx, scores, at, blocks, cut, masks):  # type: ignore[no-untype
         return builder.call(reduce, [builder.load(largest)])
 
     return types.uint32(scores, at, blocks, cut, masks), codegen
+
+
+@_vector
+def ask_for(typingctx, array, at):  # type: ignore[no-untyped-def]
+    """Ask the cache for array[at], which will be read soon."""
+    del typingctx
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = _data(context, builder, signature, arguments, 0)
+        place = builder.gep(data, [_index(context, builder, signature, arguments, 1)])
+        _ask_for(builder, builder.bitcast(place, I8.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(array, at), codegen
+
+
+def _ask_for(builder: Any, place: Any) -> None:
+    prefetch = _declare(builder, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    builder.call(prefetch, [place, I32(0), I32(3), I32(1)])  # to read, to the nearest cache, data
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:

@@ -48,10 +48,11 @@ def peaked(lookup: Ints, B: int, n_points: int, raised: int = 5) -> Floats:
 
 
 def variants(scores: Floats, lookup: Ints) -> Variants:
-    """The official algorithm, the best torch form, and the ways of `mach.decode` with their index already built."""
+    """The official algorithm, the best torch form, and the ways of `mach.decode` with what they prepare once: an index
+    of the labels by bucket, and the lookup by label."""
     n_points, _, B = scores.shape
     decoder = Decoder(lookup, B)
-    _ = decoder.index
+    decoder.prepare()
     wide = (lookup.astype(np.int64) + np.arange(len(lookup))[:, None] * B).T.copy()
     rows = torch.from_numpy(wide)
 

@@ -44,7 +44,7 @@ def measure_size(n_labels: int, B: int, R: int) -> dict[str, Any]:
     scores = peaked(lookup, B, N_POINTS)
     decoder = Decoder(lookup, B)
     started = time.perf_counter()
-    _ = decoder.index
+    decoder.prepare()
     index_s = time.perf_counter() - started
     _, expected = decoder.top_k(scores, K, method="dense")
     _, labels = decoder.top_k(scores, K)

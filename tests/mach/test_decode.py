@@ -106,6 +106,16 @@ def test_more_labels_near_the_top_than_are_kept() -> None:
         assert_same(dense, plain)
 
 
+def test_the_best_labels_come_after_what_can_be_kept() -> None:
+    """Every label beats those before it, so all reach the bar that the first ones set, and the last are the best."""
+    n_labels, B = 40 * KEPT, 4000
+    lookup = np.tile(np.arange(n_labels) * B // n_labels, (5, 1)).astype(np.uint16)
+    scores = np.tile(np.linspace(0.0, 1.0, B, dtype=np.float32), (3, 5, 1))
+    for estimator in ("logit_sum", "min", "median"):
+        dense, plain = (top_k(scores, lookup, 15, estimator=estimator, method=m) for m in ("dense", "reference"))
+        assert_same(dense, plain)
+
+
 @pytest.mark.parametrize("B", [1024, 9000, 70_000])
 def test_every_tile_and_table_width_equals_reference(B: int) -> None:
     """Tiles depend on B; above 65,536 buckets the lookup is int32."""
