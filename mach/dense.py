@@ -29,14 +29,14 @@ Ints = npt.NDArray[np.integer]
 
 COMBINATIONS = {"sum": SUM, "min": MIN, "median": MEDIAN}
 
-SAMPLE = 64  # labels, and 8k at least, whose exact scores choose the units
+SAMPLE = 32  # labels, and 8k at least, whose exact scores choose the units
 SPREAD = 0.75  # scores more than this many standard deviations below a repetition's mean count 0
 AIM = 210  # where in 1..255 the bar goes; the room above it is for a bar that still rises
 AIM_FIRST = (30, 150)  # where the bar of a few labels goes; learnt within these from what became of it before
-GOOD = (150, 235)  # with a bar from a first part of the labels in here, units are good enough to stay
+GOOD = (180, 245)  # with a bar from a first part of the labels in here, units are good enough to stay
 FIRST_PART = 16  # 1/16 of the labels is ranked by bounds alone before the units are chosen for all
 LEADERS = 8  # labels of that part that each task keeps for a point
-NEAR_TILE, FAR_TILE = 8192, 65_536  # labels whose totals stay near while four repetitions are added
+NEAR_TILE, FAR_TILE = 8192, 81_920  # labels whose totals stay near while four repetitions are added
 NEAR_TASKS = 2  # a thread; one where every task has to fetch a far table
 HUGE_PAGES = 2**22  # numpy asks the kernel for huge pages from this size on; random lines then miss fewer of them
 TURN_AFTER = 32  # groups and prefixes scanned before a second copy of the lookup, by label, is made
@@ -174,6 +174,7 @@ class DenseScan:
     ) -> None:
         """Feed the labels 0..end to the lists; with ``leaders`` only raise the bar by that many labels a task."""
         tile, tasks = (NEAR_TILE, NEAR_TASKS) if not is_far(self.B) else (FAR_TILE, 1)
+        tasks = 1 if leaders else tasks  # fewer lists, fewer labels to score
         tasks = max(1, min(tasks * numba.get_num_threads(), -(-end // 1024)))
         tile = min(tile, -(-end // tasks))
         P = len(prefixes)

@@ -80,7 +80,6 @@ def find_leaders(lookups, count, tables, totals, tile, found_labels, end, tasks,
         limit = np.zeros(P * LINE, dtype=np.uint8)
         for at in range(end * task // tasks, end * (task + 1) // tasks, tile):
             width = min(tile, end * (task + 1) // tasks - at)
-            total[: width * LINE] = 255 if kind == MIN else 0
             done = 0
             for p in range(P):
                 _add(total, lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
@@ -140,7 +139,6 @@ def scan_labels(  # type: ignore[no-untyped-def]
                 limit[p * LINE + q] = _limit(bar[p, q], grounds[p, q], low[q], per_unit[q], prefixes[p], kind)
         for at in range(end * task // tasks, end * (task + 1) // tasks, tile):
             width = min(tile, end * (task + 1) // tasks - at)
-            total[: width * LINE] = 255 if kind == MIN else 0
             done = 0
             for p in range(P):
                 _add(total, lookup, n_labels, at, width, table, B, done, prefixes[p], kind)

@@ -36,7 +36,8 @@ def _gathering(operation: str, repetitions: int, ahead: int = 0) -> Any:
     """total[t] = total[t] ∘ table[r, lookup[r, label + t]] for ``repetitions`` rows r from ``r0``, for t < width.
 
     total uint8 [width · 64]; table uint8 [R · B · 64]; lookup [R · n_labels], rows ``stride`` apart; total and table
-    start at a cache line. Sums saturate at 255. With ``ahead``, lines are asked for that many labels before their turn.
+    start at a cache line. Sums saturate at 255; with r0 = 0 totals start anew. With ``ahead``, lines are asked for that
+    many labels before their turn.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -54,18 +55,26 @@ def _gathering(operation: str, repetitions: int, ahead: int = 0) -> Any:
             bucket = builder.zext(builder.load(builder.gep(buckets[u], [t])), I64)
             return builder.gep(lines[u], [builder.mul(bucket, I64(LINE))])
 
-        with cgutils.for_range(builder, width, intp=I64) as loop:
-            place = builder.bitcast(builder.gep(total, [builder.mul(loop.index, I64(LINE))]), BYTES.as_pointer())
-            sofar = builder.load(place, align=LINE)
-            if ahead:
-                later = builder.add(loop.index, I64(ahead))
-                later = builder.select(builder.icmp_signed("<", later, last), later, last)
+        def every_label(start: Any) -> None:
+            with cgutils.for_range(builder, width, intp=I64) as loop:
+                place = builder.bitcast(builder.gep(total, [builder.mul(loop.index, I64(LINE))]), BYTES.as_pointer())
+                sofar = start or builder.load(place, align=LINE)
+                if ahead:
+                    later = builder.add(loop.index, I64(ahead))
+                    later = builder.select(builder.icmp_signed("<", later, last), later, last)
+                    for u in range(repetitions):
+                        _ask_for(builder, line(u, later))
                 for u in range(repetitions):
-                    _ask_for(builder, line(u, later))
-            for u in range(repetitions):
-                here = builder.bitcast(line(u, loop.index), BYTES.as_pointer())
-                sofar = builder.call(combine, [sofar, builder.load(here, align=LINE)])
-            builder.store(sofar, place, align=LINE)
+                    here = builder.bitcast(line(u, loop.index), BYTES.as_pointer())
+                    sofar = builder.call(combine, [sofar, builder.load(here, align=LINE)])
+                builder.store(sofar, place, align=LINE)
+
+        neutral = ir.Constant(BYTES, [255 if operation == "umin" else 0] * LINE)
+        with builder.if_else(builder.icmp_signed("==", r0, I64(0))) as (first, later):
+            with first:  # nothing to read
+                every_label(neutral)
+            with later:
+                every_label(None)
         return context.get_dummy_value()
 
     def typer(typingctx, total, table, lookup, label, width, stride, r0, B):  # type: ignore[no-untyped-def]
