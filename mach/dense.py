@@ -78,7 +78,8 @@ class DenseScan:
     B: int
     _scratch: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     _groups: int = 0
-    _aims: dict[int, int] = field(default_factory=dict)
+    _aims: dict[int, int] = field(default_factory=dict, repr=False)
+    _samples: dict[tuple[int, int], Ints] = field(default_factory=dict, repr=False)
 
     @cached_property
     def by_label(self) -> Ints:
@@ -121,13 +122,12 @@ class DenseScan:
 
     def _group(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int) -> _Lists:
         n_labels, R = self.lookup.shape[1], int(prefixes[-1])
-        sample = np.linspace(0, n_labels - 1, min(max(SAMPLE, 8 * k), n_labels)).astype(np.int64)
-        sampled = np.ascontiguousarray(self.lookup[:R, sample])
+        sampled = self._sample(R, min(max(SAMPLE, 8 * k), n_labels))
         mean, deviation, bar = look_around(*points, self.B, sampled, k, prefixes, kind)
         # The k-th best of some labels belongs to the answer unless it is beaten, so a label may equal it.
         lists = _Lists.empty(len(prefixes), k, np.nextafter(bar, np.float32(-np.inf)))
         first = n_labels // FIRST_PART
-        if first > len(sample):
+        if first > sampled.shape[1]:
             aim = self._aims.get(kind, AIM_FIRST[1])
             units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, aim))
             self._scan(points, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
@@ -136,10 +136,17 @@ class DenseScan:
             scale = float(np.mean(GOOD)) / max(float(np.median(became)), 1.0)
             self._aims[kind] = int(np.clip(aim * scale, *AIM_FIRST))
             good = np.mean((became >= GOOD[0]) & (became <= GOOD[1])) > 0.75
-        if first <= len(sample) or kind == MEDIAN or not good:
+        if first <= sampled.shape[1] or kind == MEDIAN or not good:
             units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, AIM))
         self._scan(points, prefixes, units, lists, n_labels, kind)
         return lists
+
+    def _sample(self, R: int, size: int) -> Ints:
+        """Buckets [R, size] of labels spread over all ids."""
+        if (R, size) not in self._samples:
+            labels = np.linspace(0, self.lookup.shape[1] - 1, size).astype(np.int64)
+            self._samples[R, size] = np.ascontiguousarray(self.lookup[:R, labels])
+        return self._samples[R, size]
 
     def _memory(self, name: str, size: int) -> npt.NDArray[np.uint8]:
         """Scratch memory of at least ``size`` bytes that starts at a cache line and is kept for the next group."""

@@ -19,11 +19,11 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 Variants = dict[str, Callable[[], tuple[Floats, Ints]]]
 
-N_POINTS, K_LABELS, R, K = 64, 670_091, 32, 5
+N_POINTS, K_LABELS, R, K = 128, 670_091, 32, 5
 
 
 def decode() -> Iterator[tuple[str, Variants]]:
-    """Ways to the top-5 labels of 64 points at Amazon-670K size, R = 32; the reference first.
+    """Ways to the top-5 labels of 128 points at Amazon-670K size, R = 32; the reference first.
 
     flat: scores drawn alike for all buckets, the worst case for pruning. peaked: a noisy background and 5 labels whose
     buckets stand out. trained: logits of a model that was trained on made-up points (`mach.speed_model`).
