@@ -17,7 +17,8 @@ import numpy.typing as npt
 @dataclass(frozen=True)
 class Estimator:
     """reads: what a bucket's score is, ``logit``, ``probability`` or ``log_probability``. combine: over repetitions,
-    ``sum``, ``min``, ``median``, or ``top_buckets`` (approximate). per: what a sum is divided by at the end."""
+    ``sum``, ``min``, ``median``, or ``top_buckets`` (approximate). mean: a sum is divided by R at the end. unbiased: it
+    is then mapped to B/(B−1) · (mean − 1/B)."""
 
     reads: str
     combine: str
