@@ -1,4 +1,4 @@
-"""Exact top-k by looking at every label, 64 points at a time, with one byte a score.
+"""Exact top-k by looking at every label, 64 points at a time with one byte a score or 128 with half a byte.
 
 A group of 64 points gets a table [R, B] of *lines*: 64 bytes, an upper bound of each point's score of that bucket in
 units of the point's own. Adding up a label's R lines (saturating at 255; the least of them for ``min``) bounds its
@@ -13,6 +13,7 @@ bound down until no bound is left that reaches the k-th best. A bad choice of un
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -21,8 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mach.dense_kernels import find_leaders, is_far, raise_bar, scan_labels, score_the_rest
-from mach.dense_table import MEDIAN, MIN, SUM, look_around, quantise_all, turn
-from mach.lanes import BLOCK, LINE, NOT_FINITE
+from mach.dense_table import MEDIAN, MIN, SUM, look_around, quantise_all, quantise_all_halves, turn
+from mach.effort import Effort, Grain
+from mach.few import scan_few
+from mach.quantise import MOST, NOT_FINITE
+from mach.vectors import BLOCK, LINE
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
@@ -30,10 +34,6 @@ Ints = npt.NDArray[np.integer]
 COMBINATIONS = {"sum": SUM, "min": MIN, "median": MEDIAN}
 
 SAMPLE = 32  # labels, and 8k at least, whose exact scores choose the units
-SPREAD = 0.75  # scores more than this many standard deviations below a repetition's mean count 0
-AIM = 210  # where in 1..255 the bar goes; the room above it is for a bar that still rises
-AIM_FIRST = (30, 150)  # where the bar of a few labels goes; learnt within these from what became of it before
-GOOD = (180, 245)  # with a bar from a first part of the labels in here, units are good enough to stay
 FIRST_PART = 16  # 1/16 of the labels is ranked by bounds alone before the units are chosen for all
 LEADERS = 8  # labels of that part that each task keeps for a point
 NEAR_TILE, FAR_TILE = 8192, 81_920  # labels whose totals stay near while four repetitions are added
@@ -47,26 +47,30 @@ KEPT = 1024  # labels that a task keeps for a point before it scores them
 class _Lists:
     """Best k of each prefix and point so far, and the score that a newcomer has to beat."""
 
-    scores: Floats  # [P, 64, k]
-    labels: npt.NDArray[np.int32]  # [P, 64, k]
-    bar: Floats  # [P, 64]
+    scores: Floats  # [P, Q, k]
+    labels: npt.NDArray[np.int32]  # [P, Q, k]
+    bar: Floats  # [P, Q]
 
     @classmethod
-    def empty(cls, n_prefixes: int, k: int, bar: Floats) -> _Lists:
-        shape = (n_prefixes, LINE, k)
+    def empty(cls, k: int, bar: Floats) -> _Lists:
+        shape = (*bar.shape, k)
         return cls(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32), bar)
 
 
 @dataclass(frozen=True)
 class _Units:
-    """low [R, 64]: at or below it a score counts 0; per_unit [64]: units a score; largest [64]: bound of a |score|."""
+    """low [R, Q]: at or below it a score counts 0; per_unit [Q]: units a score; largest [Q]: bound of a |score|."""
 
     low: Floats
     per_unit: Floats
     largest: Floats
 
 
-# All scores float32 [N · R · B], where each lane's point starts [64], and how many lanes have a point.
+class _TooWide(Exception):
+    """Some score counts more units than half a byte can tell."""
+
+
+# All scores float32 [N · R · B], where each lane's point starts [Q], and how many lanes have a point.
 _Points = tuple[Floats, npt.NDArray[np.int64], int]
 
 
@@ -78,8 +82,13 @@ class DenseScan:
     B: int
     _scratch: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     _groups: int = 0
-    _aims: dict[int, int] = field(default_factory=dict, repr=False)
+    _aims: dict[tuple[int, Grain], int] = field(default_factory=dict, repr=False)
     _samples: dict[tuple[int, int], Ints] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def effort(self) -> Effort:
+        """How groups are taken and what they cost."""
+        return Effort(self.lookup.shape[1], self.B)
 
     @cached_property
     def by_label(self) -> Ints:
@@ -109,35 +118,56 @@ class DenseScan:
         labels = np.full((len(prefixes), N, k), -1, dtype=np.int32)
         # A median needs bytes of its own for every number of repetitions.
         passes = [[R] for R in prefixes] if kind == MEDIAN else [prefixes]
-        for first in range(0, N, LINE):
-            group = slice(first, min(first + LINE, N))
-            count = group.stop - first
+        first = 0
+        while first < N:
+            started = time.perf_counter()
+            work = grain, _, _ = self.effort.choose(N - first, combine, prefixes[-1], len(prefixes))
+            count = min(grain.points if grain else N, N - first)
+            group = slice(first, first + count)
             # Lanes without a point repeat the last one and are not looked at.
-            rows = points[np.minimum(np.arange(first, first + LINE), N - 1)] * (self.B * bucket_scores.shape[1])
-            for some in passes:
-                at = slice(prefixes.index(some[0]), prefixes.index(some[-1]) + 1)
-                found = self._group((flat, rows, count), k, np.asarray(some), kind)
-                scores[at, group], labels[at, group] = found.scores[:, :count], found.labels[:, :count]
+            lanes = np.minimum(np.arange(first, first + (grain.points if grain else count)), N - 1)
+            rows = points[lanes] * (self.B * bucket_scores.shape[1])
+            try:
+                for some in passes:
+                    at = slice(prefixes.index(some[0]), prefixes.index(some[-1]) + 1)
+                    arguments = (flat, rows, count), k, np.asarray(some), kind
+                    found = self._group(*arguments, grain) if grain else self._one_by_one(*arguments)
+                    scores[at, group], labels[at, group] = found.scores[:, :count], found.labels[:, :count]
+            except _TooWide:
+                self.effort.too_wide()
+                continue
+            first += count
+            if combine == "sum":
+                self.effort.learn(work, count, time.perf_counter() - started)
         return scores, labels
 
-    def _group(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int) -> _Lists:
+    def _one_by_one(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int) -> _Lists:
+        scores, rows, _ = points
+        lists = _Lists.empty(k, np.full((len(prefixes), len(rows)), -np.inf, dtype=np.float32))
+        lookup, tasks = self.lookup.reshape(-1), max(1, min(numba.get_num_threads(), self.lookup.shape[1] // 1024))
+        arguments = lookup, self.lookup.shape[1], prefixes, kind, tasks, lists.scores, lists.labels
+        if not scan_few(scores, rows, self.B, *arguments):
+            raise ValueError("bucket_scores hold NaN or infinite values")
+        return lists
+
+    def _group(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int, grain: Grain) -> _Lists:
         n_labels, R = self.lookup.shape[1], int(prefixes[-1])
         sampled = self._sample(R, min(max(SAMPLE, 8 * k), n_labels))
         mean, deviation, bar = look_around(*points, self.B, sampled, k, prefixes, kind)
         # The k-th best of some labels belongs to the answer unless it is beaten, so a label may equal it.
-        lists = _Lists.empty(len(prefixes), k, np.nextafter(bar, np.float32(-np.inf)))
+        lists = _Lists.empty(k, np.nextafter(bar, np.float32(-np.inf)))
         first = n_labels // FIRST_PART
         if first > sampled.shape[1]:
-            aim = self._aims.get(kind, AIM_FIRST[1])
-            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, aim))
+            aim = self._aims.get((kind, grain), grain.aim_first[1])
+            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, aim))
             self._scan(points, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
             became = _place_of(lists.bar[-1, : points[2]], units, kind)
             # The bar of a few labels says how far that of many lies only for one kind of scores: learn it.
-            scale = float(np.mean(GOOD)) / max(float(np.median(became)), 1.0)
-            self._aims[kind] = int(np.clip(aim * scale, *AIM_FIRST))
-            good = np.mean((became >= GOOD[0]) & (became <= GOOD[1])) > 0.75
+            scale = float(np.mean(grain.good)) / max(float(np.median(became)), 1.0)
+            self._aims[kind, grain] = int(np.clip(aim * scale, *grain.aim_first))
+            good = np.mean((became >= grain.good[0]) & (became <= grain.good[1])) > 0.75
         if first <= sampled.shape[1] or kind == MEDIAN or not good:
-            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, AIM))
+            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, grain.aim))
         self._scan(points, prefixes, units, lists, n_labels, kind)
         return lists
 
@@ -162,12 +192,20 @@ class DenseScan:
 
     def _fill(self, points: _Points, R: int, units: _Units) -> _Units:
         """Write the table of the first R repetitions; returns the units with the largest |score| noted."""
+        scores, rows, count = points
         table = self._memory("table", R * self.B * LINE)
         largest = np.empty((R, LINE // BLOCK), dtype=np.uint32)
-        quantise_all(*points, self.B, units.low, units.per_unit, table, largest)
+        most = np.float32(0.0)
+        if len(rows) == LINE:
+            quantise_all(scores, rows, count, self.B, units.low, units.per_unit, table, largest)
+        else:
+            most = quantise_all_halves(scores, rows, self.B, units.low, units.per_unit, table, largest)
         if largest.max() >= NOT_FINITE:
             raise ValueError("bucket_scores hold NaN or infinite values")
-        return replace(units, largest=np.repeat(largest.max(0).view(np.float32), BLOCK))
+        if most >= MOST:
+            raise _TooWide
+        by_point = np.repeat(largest.max(0).view(np.float32), BLOCK)
+        return replace(units, largest=np.tile(by_point, len(rows) // LINE))
 
     def _scan(
         self,
@@ -184,11 +222,12 @@ class DenseScan:
         tasks = 1 if leaders else tasks  # fewer lists, fewer labels to score
         tasks = max(1, min(tasks * numba.get_num_threads(), -(-end // 1024)))
         tile = min(tile, -(-end // tasks))
-        P = len(prefixes)
+        P, Q = len(prefixes), len(points[1])
         grounds = np.cumsum(units.low.astype(np.float64), 0)[prefixes - 1]
         # Bound of what float32 sums are off by: R additions, each rounded at a partial sum of at most R·largest.
         slack = prefixes[:, None] ** 2 * 2.0**-24 * units.largest[None].astype(np.float64)
-        totals = self._memory("totals", tasks * tile * LINE)
+        size = tasks * tile * Q
+        totals = self._memory("totals", size)[:size].reshape(tasks, Q // LINE, tile * LINE)
         table = (self._memory("table", 0), self.B, units.low[0], units.per_unit, grounds + slack)
         n_labels = self.lookup.shape[1]
         # Buckets of one label: (flat array, step to the next label, step to the next repetition).
@@ -197,27 +236,27 @@ class DenseScan:
             buckets = (self.by_label.reshape(-1), len(self.lookup), 1)
         lookup = (self.lookup.reshape(-1), n_labels, prefixes, *buckets)
         kept = leaders or KEPT
-        labels = np.empty((tasks, P, LINE, kept), dtype=np.int32)
+        labels = np.empty((tasks, P, Q, kept), dtype=np.int32)
         if leaders:
             labels[:] = -1
-            find_leaders(lookup, points[2], table, totals, tile, labels, end, tasks, kind)
+            find_leaders(lookup, points[2], table, totals, labels, end, kind)
             raise_bar(*points, self.B, lookup, labels, lists.bar, lists.scores.shape[2], kind)
             return
-        bounds = np.empty((tasks, P, LINE, kept), dtype=np.uint8)
-        counts = np.zeros((tasks, P, LINE), dtype=np.int64)
+        bounds = np.empty((tasks, P, Q, kept), dtype=np.uint8)
+        counts = np.zeros((tasks, P, Q), dtype=np.int64)
         kept_labels = (lookup, table, labels, bounds, counts)
-        scan_labels(*points, *kept_labels, lists.scores.shape[2], lists.bar, kind, totals, tile, end)
+        scan_labels(*points, *kept_labels, lists.scores.shape[2], lists.bar, kind, totals, end)
         score_the_rest(*points, *kept_labels, lists.scores, lists.labels, kind)
 
 
-def _choose_units(mean: Floats, deviation: Floats, bar: Floats, kind: int, aim: int) -> _Units:
+def _choose_units(mean: Floats, deviation: Floats, bar: Floats, kind: int, grain: Grain, aim: int) -> _Units:
     """Units in which the bar of all repetitions (sum) or the highest bar (min) lies at ``aim``.
 
-    mean, deviation [R, 64]; bar [P, 64].
+    mean, deviation [R, Q]; bar [P, Q].
     """
-    none = np.zeros(LINE, dtype=np.float32)
+    none = np.zeros(bar.shape[1], dtype=np.float32)
     if kind == SUM:
-        low = mean - np.float32(SPREAD) * deviation
+        low = mean - np.float32(grain.spread) * deviation
         return _Units(low, _rate(bar[-1] - low.sum(0), aim), none)
     # For the least score, and for how many scores are high, only those above the lowest bar matter.
     lowest = np.maximum(bar.min(0), np.finfo(np.float32).min)

@@ -1,8 +1,9 @@
-"""The loops of `mach.dense`: bounds of all labels, 64 points at a time, and exact scores of the few that matter.
+"""The loops of `mach.dense`: bounds of all labels for a group of points, and exact scores of the few that matter.
 
 Groups of arguments travel as tuples. lookups: (lookup [R · n_labels], n_labels, prefixes [P], and where a label's
 buckets are: bucket_of, step to the next label, stride to the next repetition). tables: (lines uint8 [R · B · 64], B,
-low [64], per_unit [64], grounds [P, 64]: the score that a total of 0 stands for). kind: SUM, MIN or MEDIAN.
+low [Q], per_unit [Q], grounds [P, Q]: the score that a total of 0 stands for). kind: SUM, MIN or MEDIAN. A group has
+Q = 64 points, a byte each in a line, or Q = 128 with half a byte: then totals come in two *sides* of 64.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import numpy as np
 from mach.dense_table import MEDIAN, MIN, SUM
 from mach.lanes import (
     AT_ONCE,
-    LINE,
     add_four,
     add_four_far,
+    add_four_halves,
     add_one,
     add_one_far,
+    add_one_halves,
     ask_for,
     first_bit,
     least_of_four,
@@ -28,6 +30,7 @@ from mach.lanes import (
     reaching,
 )
 from mach.lists import insert, middle, place_anywhere
+from mach.vectors import LINE
 
 SOON = 8  # labels between asking for what an exact score needs and adding it up
 NEAR_BYTES = 2**21  # four repetitions' lines up to this size fit beside the totals in a core's own cache
@@ -41,64 +44,72 @@ def is_far(B):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _add(total, lookup, n_labels, at, width, table, B, done, until, kind):  # type: ignore[no-untyped-def]
-    """Bring the totals of labels at..at + width from their first ``done`` repetitions to ``until``."""
+    """Bring totals [sides, tile · 64] of labels at..at + width from their first ``done`` repetitions to ``until``."""
     far = is_far(B)
+    first, upper = total[0], total[-1]
     while done < until:
         if until - done >= AT_ONCE:
-            if kind == MIN and far:
-                least_of_four_far(total, table, lookup, at, width, n_labels, done, B)
+            if len(total) == 2:
+                add_four_halves(first, upper, table, lookup, at, width, n_labels, done, B)
+            elif kind == MIN and far:
+                least_of_four_far(first, table, lookup, at, width, n_labels, done, B)
             elif kind == MIN:
-                least_of_four(total, table, lookup, at, width, n_labels, done, B)
+                least_of_four(first, table, lookup, at, width, n_labels, done, B)
             elif far:
-                add_four_far(total, table, lookup, at, width, n_labels, done, B)
+                add_four_far(first, table, lookup, at, width, n_labels, done, B)
             else:
-                add_four(total, table, lookup, at, width, n_labels, done, B)
+                add_four(first, table, lookup, at, width, n_labels, done, B)
             done += AT_ONCE
         else:
-            if kind == MIN and far:
-                least_of_one_far(total, table, lookup, at, width, n_labels, done, B)
+            if len(total) == 2:
+                add_one_halves(first, upper, table, lookup, at, width, n_labels, done, B)
+            elif kind == MIN and far:
+                least_of_one_far(first, table, lookup, at, width, n_labels, done, B)
             elif kind == MIN:
-                least_of_one(total, table, lookup, at, width, n_labels, done, B)
+                least_of_one(first, table, lookup, at, width, n_labels, done, B)
             elif far:
-                add_one_far(total, table, lookup, at, width, n_labels, done, B)
+                add_one_far(first, table, lookup, at, width, n_labels, done, B)
             else:
-                add_one(total, table, lookup, at, width, n_labels, done, B)
+                add_one(first, table, lookup, at, width, n_labels, done, B)
             done += 1
 
 
 @numba.njit(parallel=True, cache=True)
-def find_leaders(lookups, count, tables, totals, tile, found_labels, end, tasks, kind):  # type: ignore[no-untyped-def]
+def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # type: ignore[no-untyped-def]
     """Of every task's share of the labels 0..end, those with the highest bounds, found_labels
-    [tasks, P, 64, n]."""
+    [tasks, P, Q, n]; totals [tasks, sides, tile · 64]."""
     lookup, n_labels, prefixes, _, _, _ = lookups
     table, B = tables[0], tables[1]
-    P, kept = len(prefixes), found_labels.shape[3]
-    present = _lanes(count)
+    tasks, P, Q, kept = found_labels.shape
+    sides, tile = totals.shape[1], totals.shape[2] // LINE
     for task in numba.prange(tasks):
-        total = totals[task * tile * LINE : (task + 1) * tile * LINE]
-        bounds = np.full((P, LINE, kept), -1.0, dtype=np.float32)
-        limit = np.zeros(P * LINE, dtype=np.uint8)
+        bounds = np.full((P, Q, kept), -1.0, dtype=np.float32)
+        limit = np.zeros(P * Q, dtype=np.uint8)
         for at in range(end * task // tasks, end * (task + 1) // tasks, tile):
             width = min(tile, end * (task + 1) // tasks - at)
             done = 0
             for p in range(P):
-                _add(total, lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
+                _add(totals[task], lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
                 done = prefixes[p]
-                t = next_reaching(total, 0, width, limit, p * LINE)
-                while t < width:
-                    hits = reaching(total, t * LINE, limit, p * LINE) & present
-                    while hits != 0:
-                        q = first_bit(hits)
-                        hits &= hits - np.uint64(1)
-                        bound = np.float32(total[t * LINE + q])
-                        lowest = insert(bounds[p, q], found_labels[task, p, q], bound, at + t)
-                        limit[p * LINE + q] = min(255, int(lowest) + 1)
-                    t = next_reaching(total, t + 1, width, limit, p * LINE)
+                for side in range(sides):
+                    total, first = totals[task, side], p * Q + side * LINE
+                    present = _lanes(count - side * LINE)
+                    t = next_reaching(total, 0, width, limit, first)
+                    while t < width:
+                        hits = reaching(total, t * LINE, limit, first) & present
+                        while hits != 0:
+                            lane = first_bit(hits)
+                            hits &= hits - np.uint64(1)
+                            q = side * LINE + lane
+                            bound = np.float32(total[t * LINE + lane])
+                            lowest = insert(bounds[p, q], found_labels[task, p, q], bound, at + t)
+                            limit[p * Q + q] = min(255, int(lowest) + 1)
+                        t = next_reaching(total, t + 1, width, limit, first)
 
 
 @numba.njit(parallel=True, cache=True)
 def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: ignore[no-untyped-def]
-    """bar [P, 64]: just below the k-th best exact score of the leaders [tasks, P, 64, n], where that is higher."""
+    """bar [P, Q]: just below the k-th best exact score of the leaders [tasks, P, Q, n], where that is higher."""
     _, _, prefixes, bucket_of, step, stride = lookups
     tasks, P, _, n = leaders.shape
     for q in numba.prange(count):
@@ -119,61 +130,75 @@ def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: 
 
 @numba.njit(parallel=True, cache=True)
 def scan_labels(  # type: ignore[no-untyped-def]
-    scores, rows, count, lookups, tables, labels, bounds, counts, k, bar, kind, totals, tile, end
+    scores, rows, count, lookups, tables, labels, bounds, counts, k, bar, kind, totals, end
 ):
-    """Every task keeps the labels of its share of 0..end whose bound reaches the bar [P, 64].
+    """Every task keeps the labels of its share of 0..end whose bound reaches the bar [P, Q].
 
-    labels, bounds [tasks, P, 64, KEPT], counts [tasks, P, 64]. Where there is no more room, a task scores what it has
-    into a list of its own and goes on with the few that are left.
+    labels, bounds [tasks, P, Q, KEPT], counts [tasks, P, Q], totals [tasks, sides, tile · 64]. Where there is no more
+    room, a task scores what it has into a list of its own and goes on with the few that are left.
     """
     lookup, n_labels, prefixes, _, _, _ = lookups
     table, B, low, per_unit, grounds = tables
-    P = len(prefixes)
-    tasks, room = len(labels), labels.shape[3]
-    present = _lanes(count)
+    tasks, P, Q, room = labels.shape
+    sides, tile = totals.shape[1], totals.shape[2] // LINE
     for task in numba.prange(tasks):
-        total = totals[task * tile * LINE : (task + 1) * tile * LINE]
-        limit = np.full(P * LINE, 255, dtype=np.uint8)
+        limit = np.full(P * Q, 255, dtype=np.uint8)
         for p in range(P):
             for q in range(count):
-                limit[p * LINE + q] = _limit(bar[p, q], grounds[p, q], low[q], per_unit[q], prefixes[p], kind)
+                limit[p * Q + q] = _limit(bar[p, q], grounds[p, q], low[q], per_unit[q], prefixes[p], kind)
         for at in range(end * task // tasks, end * (task + 1) // tasks, tile):
             width = min(tile, end * (task + 1) // tasks - at)
             done = 0
             for p in range(P):
-                _add(total, lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
+                _add(totals[task], lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
                 done = prefixes[p]
-                t = next_reaching(total, 0, width, limit, p * LINE)
-                while t < width:
-                    hits = reaching(total, t * LINE, limit, p * LINE) & present
-                    while hits != 0:
-                        q = first_bit(hits)
-                        hits &= hits - np.uint64(1)
-                        place = counts[task, p, q]
-                        labels[task, p, q, place] = at + t
-                        bounds[task, p, q, place] = total[t * LINE + q]
-                        counts[task, p, q] = place + 1
-                        if place + 1 == room:
-                            some = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int32)
-                            arguments = scores, rows[q], B, lookups, done, labels[task, p, q], bounds[task, p, q], room
-                            _score_down(*arguments, some[0], some[1], grounds[p, q], low[q], per_unit[q], kind)
-                            # What is among the best of these labels waits for the others with the highest bound.
-                            counts[task, p, q] = 0
-                            for place in range(k):
-                                if some[1][place] >= 0:
-                                    labels[task, p, q, place] = some[1][place]
-                                    bounds[task, p, q, place] = 255
-                                    counts[task, p, q] = place + 1
-                            if some[1][k - 1] >= 0:
-                                below = np.nextafter(some[0][k - 1], np.float32(-np.inf))
+                for side in range(sides):
+                    total, first = totals[task, side], p * Q + side * LINE
+                    present = _lanes(count - side * LINE)
+                    t = next_reaching(total, 0, width, limit, first)
+                    while t < width:
+                        hits = reaching(total, t * LINE, limit, first) & present
+                        while hits != 0:
+                            lane = first_bit(hits)
+                            hits &= hits - np.uint64(1)
+                            q = side * LINE + lane
+                            place = counts[task, p, q]
+                            labels[task, p, q, place] = at + t
+                            bounds[task, p, q, place] = total[t * LINE + lane]
+                            counts[task, p, q] = place + 1
+                            if place + 1 == room:
+                                mine = labels[task, p, q], bounds[task, p, q]
+                                units = grounds[p, q], low[q], per_unit[q]
+                                kept, below = _thin_out(scores, rows[q], B, lookups, done, mine, k, units, kind)
+                                counts[task, p, q] = kept
                                 reached = _limit(below, grounds[p, q], low[q], per_unit[q], done, kind)
-                                limit[p * LINE + q] = max(limit[p * LINE + q], reached)
-                    t = next_reaching(total, t + 1, width, limit, p * LINE)
+                                limit[p * Q + q] = max(limit[p * Q + q], reached)
+                        t = next_reaching(total, t + 1, width, limit, first)
+
+
+@numba.njit(cache=True)
+def _thin_out(scores, row, B, lookups, R, kept, k, units, kind):  # type: ignore[no-untyped-def]
+    """Of a full list of labels and their bounds only the best k stay, with the highest bound: they wait for the others.
+
+    Returns how many there are, and a score that labels have to beat from now on.
+    """
+    labels, bounds = kept
+    ground, low, per_unit = units
+    best = np.full(k, -np.inf, dtype=np.float32)
+    best_labels = np.full(k, -1, dtype=np.int32)
+    arguments = scores, row, B, lookups, R, labels, bounds, len(labels)
+    _score_down(*arguments, best, best_labels, ground, low, per_unit, kind)
+    count = 0
+    for label in best_labels:
+        if label >= 0:
+            labels[count], bounds[count] = label, 255
+            count += 1
+    return count, np.nextafter(best[k - 1], np.float32(-np.inf))
 
 
 @numba.njit(parallel=True, cache=True)
 def score_the_rest(scores, rows, count, lookups, tables, labels, bounds, counts, best, best_labels, kind):  # type: ignore[no-untyped-def]
-    """The best k [P, 64, k] among what the tasks have kept."""
+    """The best k [P, Q, k] among what the tasks have kept."""
     _, B, low, per_unit, grounds = tables
     tasks, P = counts.shape[:2]
     for q in numba.prange(count):
@@ -227,7 +252,9 @@ def _score_down(  # type: ignore[no-untyped-def]
 def _lanes(count):  # type: ignore[no-untyped-def]
     """The first ``count`` of 64 points as bits."""
     every = np.uint64(0xFFFFFFFFFFFFFFFF)
-    return every if count == LINE else (np.uint64(1) << np.uint64(count)) - np.uint64(1)
+    if count <= 0:
+        return np.uint64(0)
+    return every if count >= LINE else (np.uint64(1) << np.uint64(count)) - np.uint64(1)
 
 
 @numba.njit(cache=True)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from mach.lanes import BLOCK, LINE, NOT_FINITE, quantise
 from mach.lists import middle
+from mach.quantise import NOT_FINITE, quantise, quantise_halves
+from mach.vectors import BLOCK, LINE
 
 SUM, MIN, MEDIAN = 0, 1, 2  # how repetitions combine
 
 
 @numba.njit(parallel=True, cache=True)
 def look_around(scores, rows, count, B, sampled, k, prefixes, kind):  # type: ignore[no-untyped-def]
-    """Of a sample of labels, buckets [R, S]: mean and deviation of their scores in each repetition [R, 64], and the
-    k-th best total of each prefix [P, 64], −inf where the sample is too small."""
+    """Of a sample of labels, buckets [R, S]: mean and deviation of their scores in each repetition [R, Q], and the
+    k-th best total of each prefix [P, Q], −inf where the sample is too small; rows [Q]."""
     R, S = sampled.shape
-    mean = np.zeros((R, LINE), dtype=np.float32)
-    deviation = np.zeros((R, LINE), dtype=np.float32)
-    bar = np.full((len(prefixes), LINE), -np.inf, dtype=np.float32)
+    mean = np.zeros((R, len(rows)), dtype=np.float32)
+    deviation = np.zeros((R, len(rows)), dtype=np.float32)
+    bar = np.full((len(prefixes), len(rows)), -np.inf, dtype=np.float32)
     for q in numba.prange(count):
         total = np.zeros(S, dtype=np.float32)
         value = np.empty(S, dtype=np.float32)
@@ -73,6 +74,22 @@ def quantise_all(scores, rows, count, B, low, per_unit, table, largest):  # type
             else:
                 top = _quantise_plainly(scores, rows, r, B, low[r], per_unit, table, point)
             largest[r, block] = top
+
+
+@numba.njit(parallel=True, cache=True)
+def quantise_all_halves(scores, rows, B, low, per_unit, table, largest):  # type: ignore[no-untyped-def]
+    """The same for 128 points with half a byte each, B ≥ 16; returns the most units that any score counts."""
+    R = len(largest)
+    most = np.zeros((R, 1), dtype=np.float32)
+    for r in numba.prange(R):
+        largest[r] = 0
+        for block in range(LINE // BLOCK):
+            point = block * BLOCK
+            for at in range(0, B, BLOCK):
+                b = r * B + min(at, B - BLOCK)
+                found = quantise_halves(scores, rows, b, table, b * LINE + point, low[r], per_unit, point, most[r])
+                largest[r, block] = max(largest[r, block], found)
+    return most.max()
 
 
 @numba.njit(cache=True)

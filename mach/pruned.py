@@ -19,32 +19,29 @@ import numpy.typing as npt
 
 from mach.dense import DenseScan
 from mach.index import LabelIndex
-from mach.lanes import LINE
 from mach.pruned_kernels import search
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 
-# First guesses in seconds of one core, replaced by what is measured as soon as something has run.
-LINE_SECONDS, BYTE_SECONDS, SORT_SECONDS = 7e-10, 2e-10, 3e-9
+SORT_SECONDS = 3e-9  # of one core, to put one label of one repetition into the index
 FIRST_ROUND = 4  # points tried before it is decided how to go on; twice as many in every round
 CLEARLY = 0.9  # prune when it is expected to take less than this share of a scan; timings are noisy
+LONGEST_REST = 8  # calls in which nothing is tried, at most, after pruning did not pay several times in a row
 
 
 @dataclass
-class Costs:
-    """Seconds of wall clock for scanning a group of 64 points, and what scanning has cost in all."""
+class _Experience:
+    """What earlier calls for one R have shown: seconds spent on scans, calls in a row that gave up, calls to rest."""
 
-    scan_group: float
-    spent: float = 0.0
-    measured: bool = False
+    scanned: float = 0.0
+    given_up: int = 0
+    rest: int = 0
 
-    def learn(self, seconds: float, groups: int) -> None:
-        """Take a measured scan into account; a moving average, since machines are noisy."""
-        self.spent += seconds
-        rate = seconds / groups
-        self.scan_group = 0.5 * (self.scan_group + rate) if self.measured else rate
-        self.measured = True
+    def learn(self, paid: bool) -> None:
+        """Whether pruning paid in this call; where it did not, it is tried again after a while."""
+        self.given_up = 0 if paid else self.given_up + 1
+        self.rest = 0 if paid else min(2 ** (self.given_up - 1), LONGEST_REST)
 
 
 class PrunedSearch:
@@ -52,7 +49,7 @@ class PrunedSearch:
 
     def __init__(self, lookup: Ints, B: int, scan: DenseScan) -> None:
         self._lookup, self._B, self._scan = lookup, B, scan
-        self._costs: dict[int, Costs] = {}
+        self._experience: dict[int, _Experience] = {}
         self._tallies = np.zeros((0, lookup.shape[1]), dtype=np.uint8)
 
     @cached_property
@@ -67,27 +64,32 @@ class PrunedSearch:
         N = len(bucket_scores)
         scores = np.full((N, k), -np.inf, dtype=np.float32)
         labels = np.full((N, k), -1, dtype=np.int32)
-        costs = self._costs.setdefault(R, Costs(self._guess(R)))
+        experience = self._experience.setdefault(R, _Experience())
         left = np.arange(N)
         if always:
             left = self._prune(bucket_scores, R, left, scores, labels)
-        elif self._has_index(N, costs):
-            left = self._prune_while_it_pays(bucket_scores, R, scores, labels, costs.scan_group)
+        elif experience.rest > 0:
+            experience.rest -= 1
+        elif self._has_index(N, R, experience):
+            left, paid = self._prune_while_it_pays(bucket_scores, R, scores, labels)
+            experience.learn(paid)
         if len(left):
             left = np.sort(left)
             started = time.perf_counter()
             found = self._scan.top_k(bucket_scores, k, [R], "sum", left)
             scores[left], labels[left] = found[0][0], found[1][0]
-            costs.learn(time.perf_counter() - started, -(-len(left) // LINE))
+            experience.scanned += time.perf_counter() - started
         return scores, labels
 
     def _prune_while_it_pays(
-        self, bucket_scores: Floats, R: int, scores: Floats, labels: npt.NDArray[np.int32], scan: float
-    ) -> npt.NDArray[np.int64]:
-        """Prune in growing rounds, spread over the points, until scanning the rest is cheaper; returns what is left.
+        self, bucket_scores: Floats, R: int, scores: Floats, labels: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int64], bool]:
+        """Prune in growing rounds, spread over the points, until scanning the rest is cheaper.
 
-        A scan of a group costs the same for one point as for 64, so the first failure may end it for a few points.
+        Returns the points that are left, and whether it went on beyond the first round. A scan of a group costs the
+        same for one point as for all it has room for, so the first failure may end it for a few points.
         """
+        scan = self._scan.effort.expected_seconds
         waiting = _spread(len(bucket_scores))
         failed = waiting[:0]
         size, tried, seconds = FIRST_ROUND, 0, 0.0
@@ -98,22 +100,18 @@ class PrunedSearch:
             seconds += time.perf_counter() - started
             tried += len(now)
             size *= 2
-            expected = len(failed) + len(waiting) * len(failed) / tried
-            pruned = len(waiting) * seconds / tried + scan * np.ceil(expected / LINE)
-            if pruned > CLEARLY * scan * np.ceil((len(failed) + len(waiting)) / LINE):
+            expected = round(len(failed) + len(waiting) * len(failed) / tried)
+            pruned = len(waiting) * seconds / tried + scan(expected, R)
+            if pruned > CLEARLY * scan(len(failed) + len(waiting), R):
                 break
-        return np.concatenate([failed, waiting])
+        return np.concatenate([failed, waiting]), tried > FIRST_ROUND or not len(waiting)
 
-    def _guess(self, R: int) -> float:
-        lines = self._lookup.shape[1] * R * LINE_SECONDS
-        return (lines + R * self._B * LINE * BYTE_SECONDS) / numba.get_num_threads()
-
-    def _has_index(self, N: int, costs: Costs) -> bool:
+    def _has_index(self, N: int, R: int, experience: _Experience) -> bool:
         """Whether the index is there, or scanning has cost and would cost as much as building it."""
         if "index" in self.__dict__:
             return True
         build = self._lookup.size * SORT_SECONDS / numba.get_num_threads()
-        return costs.spent + costs.scan_group * -(-N // LINE) > build
+        return experience.scanned + self._scan.effort.expected_seconds(N, R) > build
 
     def _prune(
         self,

@@ -7,15 +7,19 @@ import math
 import numba
 import numpy as np
 
-from mach.lanes import BLOCK, NOT_FINITE, first_bit, survey
+from mach.lanes import ask_for, first_bit
 from mach.lists import place_anywhere
+from mach.quantise import NOT_FINITE, survey
+from mach.vectors import BLOCK
 
-LISTED = 64  # buckets a repetition that may be opened, about; the rest are bounded by the best of them
+LISTED = 128  # buckets a repetition that may be opened, about; the rest are bounded by the best of them
 ROOM = 8 * LISTED  # a point with more than this above the bound, in one repetition, is scanned
 LOOKED_AT = 1024  # buckets a repetition whose scores say where that bound is
 SEED_BUCKETS = 2  # best buckets a repetition that give the first labels, and so θ
 MARGIN_UNITS = 200  # the margin in a byte's units
 CANDIDATES = 1 << 14  # more labels than this are cheaper to scan
+MANY = 32  # where one label in so many was passed, clearing all is cheaper than clearing those
+SOON = 4  # buckets between asking for what opening one needs and opening it
 WORTH_OF_ONE = 60  # scoring a label costs as much as passing this many labels of opened buckets
 
 
@@ -65,12 +69,11 @@ def search(scores, by_label, by_bucket, starts, R, points, tallies, found_scores
 
 @numba.njit(cache=True)
 def _cut(row):  # type: ignore[no-untyped-def]
-    """A score that about `LISTED` buckets of a row exceed, from an even sample of it."""
+    """A score that about `LISTED` buckets of a row exceed, from the first of them: hashing has shuffled the labels."""
     looked_at = min(len(row), LOOKED_AT)
     rank = max(1, min(looked_at, LISTED * looked_at // len(row)))
     highest = np.full(rank, -np.inf, dtype=np.float32)
-    for s in range(looked_at):
-        score = row[s * len(row) // looked_at]
+    for score in row[:looked_at]:
         if score > highest[rank - 1]:
             at = rank - 1
             while at > 0 and highest[at - 1] < score:
@@ -165,12 +168,13 @@ def _seed(scores, by_label, by_bucket, starts, bucket, value, listed, tally, can
 
 @numba.njit(cache=True)
 def _raise_cuts(cut, best, value, listed, theta, n_labels, B):  # type: ignore[no-untyped-def]
-    """Raise the cuts (in place) to where the search is expected to be cheapest; returns the margin, or −1."""
+    """Raise the cuts (in place) to where the search is expected to be cheapest; returns the margin, or −1 where no
+    search is expected to find few enough labels."""
     R = len(cut)
     room = theta - cut.sum()
     if not room > 0.0 or not np.isfinite(room):
         return -1.0
-    cheapest, chosen = np.inf, 0.0
+    cheapest, chosen, expected = np.inf, 0.0, np.inf
     for share in (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9):
         rise = share * room / R
         left, highest, opened = theta, 0.0, 0
@@ -186,7 +190,9 @@ def _raise_cuts(cut, best, value, listed, theta, n_labels, B):  # type: ignore[n
         by_chance = n_labels * np.exp(hits * np.log(max(rate, 1e-30)) - rate - math.lgamma(hits + 1.0))
         cost = 2.0 * opened * n_labels / B + WORTH_OF_ONE * by_chance
         if cost < cheapest:
-            cheapest, chosen = cost, rise
+            cheapest, chosen, expected = cost, rise, by_chance
+    if expected > CANDIDATES:
+        return -1.0
     total = 0.0
     for r in range(R):
         cut[r] = min(cut[r] + chosen, best[r])
@@ -197,15 +203,21 @@ def _raise_cuts(cut, best, value, listed, theta, n_labels, B):  # type: ignore[n
 @numba.njit(cache=True)
 def _collect(by_bucket, starts, bucket, value, listed, cut, margin, tally, candidates):  # type: ignore[no-untyped-def]
     """Labels whose opened buckets reach the margin → candidates; returns how many (more than fit: too many)."""
-    R = len(listed)
+    R, n_labels = by_bucket.shape
     scale = MARGIN_UNITS / margin
     enough = MARGIN_UNITS - 1
-    count = 0
+    count = passed = 0
     for r in range(R):
         for c in range(listed[r]):
+            # Where the labels of the buckets after this one begin is on its way meanwhile, and then the labels.
+            if c + 2 * SOON < listed[r]:
+                ask_for(starts, r * starts.shape[1] + bucket[r, c + 2 * SOON])
+            if c + SOON < listed[r] and value[r, c + SOON] > cut[r]:
+                ask_for(by_bucket, r * n_labels + np.int64(starts[r, bucket[r, c + SOON]]))
             if value[r, c] > cut[r]:
                 units = int(min((value[r, c] - cut[r]) * scale, 254.0)) + 1
                 b = bucket[r, c]
+                passed += starts[r, b + 1] - starts[r, b]
                 for label in by_bucket[r, starts[r, b] : starts[r, b + 1]]:
                     before = np.int64(tally[label])
                     after = before + units if before + units < 255 else 255
@@ -214,6 +226,9 @@ def _collect(by_bucket, starts, bucket, value, listed, cut, margin, tally, candi
                         if count < len(candidates):
                             candidates[count] = label
                         count += 1
+    if passed > n_labels // MANY:
+        tally[:] = 0
+        return count
     for r in range(R):
         for c in range(listed[r]):
             if value[r, c] > cut[r]:

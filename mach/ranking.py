@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mach.decode import Decoder
 from mach.estimators import ESTIMATORS
 from mach.gpu import top_k_prefixes_device
-from mach.lanes import LINE
+from mach.vectors import LINE
 
 Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 SLICE_BYTES = 256 * 2**20  # bucket scores of the points that are decoded together
