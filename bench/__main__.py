@@ -15,6 +15,7 @@ from rich.console import Console
 from bench.data.cli import app as data_app
 from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
+from bench.experiment import load_experiment
 from bench.figures import write_figures
 from bench.files import write_atomic
 from bench.frame import load_results
@@ -22,7 +23,6 @@ from bench.launch import RETRY, run_experiment
 from bench.progress import Progress
 from bench.report import write_report
 from bench.score import score_experiment, score_file
-from bench.spec import load_experiment
 from bench.status import status_table
 from bench.store import Store
 from bench.tables import further_tables, render_table, write_tables

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import environment
+from bench.experiment import Experiment
 from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.progress import Progress
-from bench.spec import Experiment
 from bench.store import RunFolder, Store, described
 
 RETRY = {
