@@ -15,7 +15,7 @@ from rich.console import Console
 from bench.data.cli import app as data_app
 from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
-from bench.experiment import load_experiment
+from bench.experiment import experiment_name, load_experiment
 from bench.figures import write_figures
 from bench.files import write_atomic
 from bench.frame import load_results
@@ -85,7 +85,7 @@ def score(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Metrics again from kept predictions; with --file, a ranking made elsewhere becomes a row."""
-    store = Store(results / Path(experiment).stem if file else experiment_folder(experiment, results))
+    store = Store(results / experiment_name(experiment) if file else experiment_folder(experiment, results))
     with store.lock():
         if file is not None:
             if dataset is None:
@@ -153,7 +153,7 @@ def write_readings(folder: Path) -> pd.DataFrame:
 
 def experiment_folder(experiment: str, results: Path) -> Path:
     """The results of an experiment given by name or by its YAML file; InputError when there are none."""
-    folder = results / Path(experiment).stem
+    folder = results / experiment_name(experiment)
     if not folder.is_dir():
         known = [path.parent.name for path in results.glob("*/ledger.jsonl")]
         raise unknown_name("results of experiment", folder.name, known)

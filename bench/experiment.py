@@ -6,6 +6,8 @@ Nothing here imports torch or loads data; the launching process stays thin.
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,11 +16,39 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.columns import BY_NAME, QUALITY
 from bench.configs import apply_override, as_list, check_keys, config_path, read_yaml
-from bench.errors import InputError
+from bench.errors import InputError, unknown_name
+from bench.space import Space, draw_trials
 from bench.spec import RunSpec, TrainSettings
 
-EXPERIMENT_KEYS = ("description", "paper", "dataset", "seeds", "train", "methods", "time_limit_s")
+EXPERIMENT_KEYS: tuple[str, ...] = (
+    *("name", "description", "paper", "dataset", "seeds", "tune", "train", "methods", "time_limit_s"),
+    "tuned",  # where chosen settings come from: for readers, without effect on the runs
+)
+TRIAL = "tune.trial"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Every method gets ``trials`` settings, drawn by ``seed``, and is judged by ``metric`` on validation points."""
+
+    trials: int = 8
+    seed: int = 0
+    metric: str = "P@1"
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any], where: str) -> Tuning:
+        """From the key ``tune`` of an experiment; InputError for what it does not know."""
+        check_keys(value, [f.name for f in fields(cls)], "key", where)
+        tuning = cls(**value)
+        for name, lowest in (("trials", 1), ("seed", 0)):
+            found = getattr(tuning, name)
+            if not isinstance(found, int) or isinstance(found, bool) or found < lowest:
+                raise InputError(f"{where}.{name}: found {found!r}; expected a whole number of at least {lowest}")
+        if tuning.metric not in QUALITY:
+            raise unknown_name("metric", str(tuning.metric), QUALITY, where)
+        return tuning
 
 
 @dataclass(frozen=True)
@@ -31,6 +61,7 @@ class Experiment:
     time_limit_s: float | None
     config: Mapping[str, Any]
     paper: Path | None = None  # the file of published values to compare with
+    tuning: Tuning | None = None
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -48,14 +79,35 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     if not config.get("dataset"):
         raise InputError(f"{path}, key dataset: found nothing; expected a dataset name")
     limit = config.get("time_limit_s")
-    runs = tuple(_unfold(config, str(path)))
-    paper = config_path("paper", str(config["paper"])) if config.get("paper") else None
-    description = str(config.get("description", "")).strip()
-    return Experiment(path.stem, description, runs, limit and float(limit), config, paper)
+    tuning = Tuning.read(config["tune"] or {}, f"{path}, tune") if "tune" in config else None
+    return Experiment(
+        name=_name(config, path),
+        description=str(config.get("description", "")).strip(),
+        runs=tuple(unfold(config, str(path), tuning)),
+        time_limit_s=limit and float(limit),
+        config=config,
+        paper=config_path("paper", str(config["paper"])) if config.get("paper") else None,
+        tuning=tuning,
+    )
 
 
-def _unfold(config: Mapping[str, Any], where: str) -> Iterator[RunSpec]:
-    """Every combination of swept values; seeds outermost, so that an interrupted sweep has all methods at seed 0."""
+def experiment_name(experiment: str) -> str:
+    """The name under which the results of an experiment lie, given that name or the experiment's YAML file."""
+    path = Path(experiment)
+    return _name(read_yaml(path), path) if path.suffix in (".yaml", ".yml") and path.is_file() else path.stem
+
+
+def _name(config: Mapping[str, Any], path: Path) -> str:
+    """That of the key ``name`` or of the file."""
+    name = config.get("name", path.stem)
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise InputError(f"{path}, key name: found {name!r}; expected letters, digits, '_', '-' and '.'")
+    return name
+
+
+def unfold(config: Mapping[str, Any], where: str, tuning: Tuning | None = None) -> Iterator[RunSpec]:
+    """Every combination of swept values, or every trial; seeds outermost, so that an interrupted sweep has all
+    methods at seed 0. ``where`` names the config in errors."""
     train_keys = {f.name for f in fields(TrainSettings)}
     for seed in as_list(config.get("seeds", 0)):
         if not isinstance(seed, int) or isinstance(seed, bool):
@@ -65,10 +117,13 @@ def _unfold(config: Mapping[str, Any], where: str) -> Iterator[RunSpec]:
             methods = {name: _method(name, own, train_keys, where) for name, own in chosen.items()}
             for name, method in methods.items():
                 # Later wins: the method's file, what the experiment says for all, what it says for this method.
-                flat = {**method.defaults, **{f"train.{k}": v for k, v in shared.items()}, **method.chosen}
-                sweeps = {key: value for key, value in flat.items() if isinstance(value, list)}
-                for values in itertools.product(*sweeps.values()):
-                    point = {**flat, **dict(zip(sweeps, values, strict=True))}
+                before = {**method.defaults, **{f"train.{k}": v for k, v in shared.items()}}
+                if tuning is None:
+                    points = _combinations(name, method, before, where)
+                else:
+                    axes = (json.dumps(card, sort_keys=True), name)
+                    points = _trials(name, method, before, tuning, axes, where)
+                for point, swept in points:
                     train = {k.removeprefix("train."): v for k, v in point.items() if k.startswith("train.")}
                     yield RunSpec(
                         method=name,
@@ -78,12 +133,51 @@ def _unfold(config: Mapping[str, Any], where: str) -> Iterator[RunSpec]:
                         dataset=card["name"],
                         dataset_overrides={k: v for k, v in card.items() if k != "name"},
                         seed=seed,
-                        swept=swept_card
-                        | {
-                            f"methods.{name}.{key.removeprefix('train.')}" if key in method.chosen else key: value
-                            for key, value in zip(sweeps, values, strict=True)
-                        },
+                        swept=swept_card | swept,
                     )
+
+
+Points = Iterator[tuple[dict[str, Any], dict[str, Any]]]  # settings of a run, and those that vary by dotted key
+
+
+def _combinations(name: str, method: _Method, before: Mapping[str, Any], where: str) -> Points:
+    """Every combination of the values given as lists."""
+    flat = {**before, **method.chosen}
+    for key, value in flat.items():
+        if isinstance(value, Mapping):
+            expected = "expected a value, or the key tune in the experiment to search over it"
+            raise InputError(f"{where}, methods.{name}.{key}: found {value!r}; {expected}")
+    sweeps = {key: value for key, value in flat.items() if isinstance(value, list)}
+    for values in itertools.product(*sweeps.values()):
+        point = dict(zip(sweeps, values, strict=True))
+        swept = {
+            f"methods.{name}.{key.removeprefix('train.')}" if key in method.chosen else key: value
+            for key, value in point.items()
+        }
+        yield flat | point, swept
+
+
+def _trials(
+    name: str, method: _Method, before: Mapping[str, Any], tuning: Tuning, axes: Sequence[str], where: str
+) -> Points:
+    """Trials over the settings given as search spaces, the first at their defaults; one where there are none."""
+    flat = {**before, **method.chosen}
+    spaces, defaults = {}, {}
+    for key, value in flat.items():
+        if isinstance(value, list) or (isinstance(value, Mapping) and key not in method.chosen):
+            expected = (
+                "expected a value, or a search space of a method such as {choice: [...]}, because of the key tune"
+            )
+            raise InputError(f"{where}, {key} of {name}: found {value!r}; {expected}")
+        if isinstance(value, Mapping):
+            spaces[key] = Space.read(value, f"{where}, methods.{name}.{key.removeprefix('train.')}")
+            standard = getattr(TrainSettings, key.removeprefix("train."), None)
+            defaults[key] = before.get(key, standard)
+    for trial, drawn in enumerate(draw_trials(spaces, defaults, tuning.trials, tuning.seed, axes)):
+        names = {key: key.removeprefix("train.") for key in drawn}
+        # What has a column of its own in the table needs no second one.
+        swept = {f"tune.{names[key]}": value for key, value in drawn.items() if names[key] not in BY_NAME}
+        yield {**flat, **drawn, "train.evaluate_on": "validation"}, {TRIAL: trial} | swept
 
 
 def _datasets(config: Mapping[str, Any], where: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], Any, Any]]:

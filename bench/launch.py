@@ -21,6 +21,7 @@ from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.progress import Progress
 from bench.store import RunFolder, Store, described
+from bench.tune import write_chosen
 
 RETRY = {
     "oom": {"oom_host", "oom_device"},
@@ -58,6 +59,7 @@ def run_experiment(
                 statuses[run.run_id] = _run_one(run, store, experiment.time_limit_s, progress)
         finally:
             store.write_table()
+        write_chosen(experiment, runs, store)
     return 0 if all(status == "ok" for status in statuses.values()) else 1
 
 

@@ -25,7 +25,8 @@ class TrainSettings:
     repetitions_at_a_time: int = 0  # train repetitions in groups of this size, 0 = as many as memory holds
     holdout: bool = True  # keep the validation points out of training; False trains on the whole train split
     validate_every: int = 1  # epochs between points of the learning curve, 0 = none
-    top_k: int = 10  # predictions kept for each test point
+    evaluate_on: str = "test"  # points to predict and measure quality on: test, or validation to choose settings
+    top_k: int = 10  # predictions kept for each of these points
     predict_batch: int = 1024
     precision: str = "fp32"  # of the output layer's matrix products: fp32, or bf16 where layer and hardware have it
     device: str = "auto"  # auto, cpu or cuda
@@ -53,6 +54,7 @@ class TrainSettings:
         if not self.lr > 0:
             raise InputError(f"lr: found {self.lr}; expected a positive number")
         choices = {
+            "evaluate_on": ("test", "validation"),
             "lr_schedule": ("constant", "linear"),
             "optimiser": ("adam", "rowwise_adagrad"),
             "precision": ("fp32", "bf16"),
@@ -61,6 +63,8 @@ class TrainSettings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, str(getattr(self, name)), known)
+        if self.evaluate_on == "validation" and not self.holdout:
+            raise InputError("holdout: found False; expected True, because points trained on tell nothing of settings")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class RunSpec:
         """JSON that two equal runs share byte for byte."""
         content = asdict(self)
         del content["swept"]
+        if self.train.evaluate_on == "test":  # runs made before there was a choice keep their names
+            del content["train"]["evaluate_on"]
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     def run_id(self, code_hash: str, data_fingerprint: str) -> str:
