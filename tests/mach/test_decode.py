@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -249,3 +251,14 @@ def test_the_index_is_built_when_it_pays() -> None:
     found = decoder.top_k(scores, 5)
     assert "index" in vars(decoder._pruned)
     assert_same(found, decoder.top_k(scores, 5, method="reference"))
+
+
+def test_a_copy_of_a_used_decoder_decodes() -> None:
+    """Its scratch memory starts at a cache line again: a copy that kept the bytes but not their place would crash."""
+    lookup = hash_labels(300, 16, 4, seed=1)
+    scores = simulated(LINE + 3, lookup, 16, seed=2)
+    decoder = Decoder(lookup, 16)
+    expected = decoder.top_k(scores, 5, method="dense")
+    again = copy.deepcopy(decoder)
+    assert not again._dense._scratch
+    assert_same(again.top_k(scores, 5, method="dense"), expected)
