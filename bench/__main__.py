@@ -125,6 +125,22 @@ def report(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> 
 
 
 @app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="Name under configs/method/, or a method's YAML file.")],
+) -> None:
+    """Does a method keep to the interface? Named checks on the tiny twin, each with a reason when it fails."""
+    os.environ.update(THREADS | os.environ)  # before torch is loaded
+    from bench.check import FAILED, check_method, summary
+
+    outcomes = []
+    for outcome in check_method(method):
+        outcomes.append(outcome)
+        print(outcome.line(), flush=True)
+    print(f"{method}: {summary(outcomes)}")
+    raise typer.Exit(any(outcome.status == FAILED for outcome in outcomes))
+
+
+@app.command()
 def speed(
     what: Annotated[str | None, typer.Argument(help="One measurement; all when left out.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,

@@ -146,7 +146,7 @@ def _combinations(name: str, method: _Method, before: Mapping[str, Any], where: 
     for key, value in flat.items():
         if isinstance(value, Mapping):
             expected = "expected a value, or the key tune in the experiment to search over it"
-            raise InputError(f"{where}, methods.{name}.{key}: found {value!r}; {expected}")
+            raise InputError(f"{where}, methods.{name}.{key.removeprefix('train.')}: found {value!r}; {expected}")
     sweeps = {key: value for key, value in flat.items() if isinstance(value, list)}
     for values in itertools.product(*sweeps.values()):
         point = dict(zip(sweeps, values, strict=True))
@@ -165,9 +165,7 @@ def _trials(
     spaces, defaults = {}, {}
     for key, value in flat.items():
         if isinstance(value, list) or (isinstance(value, Mapping) and key not in method.chosen):
-            expected = (
-                "expected a value, or a search space of a method such as {choice: [...]}, because of the key tune"
-            )
+            expected = "with the key tune expected a value, or a search space of one method such as {choice: [...]}"
             raise InputError(f"{where}, {key} of {name}: found {value!r}; {expected}")
         if isinstance(value, Mapping):
             spaces[key] = Space.read(value, f"{where}, methods.{name}.{key.removeprefix('train.')}")
