@@ -38,7 +38,7 @@ def run_experiment(
 
     Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always; ``force`` repeats
     all. Whatever happens to a run, those finished before it stay as they are. KeyboardInterrupt stops the run in
-    progress, writes it down and is raised again.
+    progress, writes it down and is raised again. Where the experiment tunes, the chosen settings are written last.
     """
     store = Store(results / experiment.name)
     with store.lock():

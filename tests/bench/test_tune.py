@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from bench.data import load_dataset
 from bench.errors import InputError
 from bench.experiment import TRIAL, Experiment, experiment_name, load_experiment
-from bench.frame import load_results
+from bench.frame import load_results, rows_to_frame
 from bench.metrics import evaluate
 from bench.paths import config_root
 from bench.plan import PlannedRun
@@ -26,6 +27,7 @@ from bench.render import to_csv, to_markdown
 from bench.space import Space, draw_trials
 from bench.spec import RunSpec, TrainSettings
 from bench.store import RunFolder, Store
+from bench.tables import build_tables
 from bench.tune import tuning_table, write_chosen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,7 +267,7 @@ def test_a_broken_chosen_file_is_named(tmp_path: Path, text: str) -> None:
         tuning_table(tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (config_root() / "experiment").glob("tune_*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in (config_root() / "experiment").glob("*tune*.yaml")))
 def test_our_tunings_give_every_method_the_same_number_of_trials(name: str) -> None:
     experiment = load_experiment(name)
     assert experiment.tuning is not None
@@ -275,6 +277,29 @@ def test_our_tunings_give_every_method_the_same_number_of_trials(name: str) -> N
     tuned = {method: count for (_, method), count in counts.items() if count > 1}
     assert set(tuned.values()) == {experiment.tuning.trials}
     assert set(experiment.config["methods"]) - set(tuned) <= {"label_frequency"}
+
+
+def test_the_trials_of_quickstart_are_the_whole_grid() -> None:
+    found: dict[str, set[tuple[float, str]]] = {}
+    for run in load_experiment("quickstart_tune").runs:
+        other = "loss" if run.method == "mach" else "bias"
+        found.setdefault(run.method, set()).add((run.train.lr, run.settings[other]))
+    grid = {
+        "mach": {(lr, loss) for lr in (0.01, 0.02) for loss in ("bce", "softmax")},
+        "full_softmax": {(lr, bias) for lr in (0.01, 0.02) for bias in ("prior", "zero")},
+    }
+    assert found == grid | {"sampled_softmax": grid["full_softmax"]}
+
+
+def test_tables_name_the_points_that_they_are_about(rows: list[dict[str, Any]]) -> None:
+    def title_note(rows: list[dict[str, Any]]) -> str:
+        quality, _ = build_tables(rows_to_frame(rows))
+        return quality.notes[0][1]
+
+    assert title_note(rows).startswith("Test points, per cent")  # results of before the column
+    assert title_note([row | {"evaluated_on": "validation"} for row in rows]).startswith("Validation points, per cent")
+    mixed = [row | {"evaluated_on": ("test", "validation")[at % 2]} for at, row in enumerate(rows)]
+    assert title_note(mixed).startswith("Test and validation points, per cent")
 
 
 def machbench(*arguments: str, cwd: Path) -> str:
