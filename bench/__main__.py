@@ -15,6 +15,7 @@ from rich.console import Console
 from bench.data.cli import app as data_app
 from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
+from bench.experiment import experiment_name, load_experiment
 from bench.figures import write_figures
 from bench.files import write_atomic
 from bench.frame import load_results
@@ -22,7 +23,6 @@ from bench.launch import RETRY, run_experiment
 from bench.progress import Progress
 from bench.report import write_report
 from bench.score import score_experiment, score_file
-from bench.spec import load_experiment
 from bench.status import status_table
 from bench.store import Store
 from bench.tables import further_tables, render_table, write_tables
@@ -85,7 +85,7 @@ def score(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Metrics again from kept predictions; with --file, a ranking made elsewhere becomes a row."""
-    store = Store(results / Path(experiment).stem if file else experiment_folder(experiment, results))
+    store = Store(results / experiment_name(experiment) if file else experiment_folder(experiment, results))
     with store.lock():
         if file is not None:
             if dataset is None:
@@ -125,6 +125,22 @@ def report(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> 
 
 
 @app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="Name under configs/method/, or a method's YAML file.")],
+) -> None:
+    """Does a method keep to the interface? Named checks on the tiny twin, each with a reason when it fails."""
+    os.environ.update(THREADS | os.environ)  # before torch is loaded
+    from bench.check import FAILED, check_method, summary
+
+    outcomes = []
+    for outcome in check_method(method):
+        outcomes.append(outcome)
+        print(outcome.line(), flush=True)
+    print(f"{method}: {summary(outcomes)}")
+    raise typer.Exit(any(outcome.status == FAILED for outcome in outcomes))
+
+
+@app.command()
 def speed(
     what: Annotated[str | None, typer.Argument(help="One measurement; all when left out.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
@@ -153,7 +169,7 @@ def write_readings(folder: Path) -> pd.DataFrame:
 
 def experiment_folder(experiment: str, results: Path) -> Path:
     """The results of an experiment given by name or by its YAML file; InputError when there are none."""
-    folder = results / Path(experiment).stem
+    folder = results / experiment_name(experiment)
     if not folder.is_dir():
         known = [path.parent.name for path in results.glob("*/ledger.jsonl")]
         raise unknown_name("results of experiment", folder.name, known)

@@ -107,6 +107,7 @@ COLUMNS: tuple[Column, ...] = (
     *_text("identity", "experiment run_id status reason method dataset data_fingerprint"),
     _count("identity", "seed", "seed"),
     *_text("identity", "env_id derived_from"),
+    Column("evaluated_on", "identity", "text", "evaluated on", required=False),
     _count("settings", "B", "B", latex="$B$"),
     _count("settings", "R", "R", latex="$R$"),
     Column("hidden", "settings", "text", "hidden", unit="units"),  # text: two layers read 500-500

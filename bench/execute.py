@@ -29,7 +29,7 @@ from bench.errors import InputError
 from bench.files import write_atomic
 from bench.metrics import evaluate
 from bench.predict import Prediction, Ranking, predict
-from bench.score import quality_of
+from bench.score import evaluated_points, quality_of
 from bench.spec import RunSpec, TrainSettings, derive_seed
 from bench.store import RunFolder, described
 from bench.train import Diverged
@@ -51,13 +51,14 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     report({"phase": "load"})
     with measure.Clock(device).running() as load_clock:
         data = load_dataset(spec.dataset, **spec.dataset_overrides)
+    points = evaluated_points(data, settings.evaluate_on)
     method = method_class(spec.target)
     fit = fit_classifier if hasattr(method, "fit") else fit_network
     predictions, rows, whole = fit(method, spec, data, device, report, folder)
 
     report({"phase": "metrics"})
     for prediction, row in zip(predictions, rows, strict=True):
-        row.update(quality_of(prediction.labels, data))
+        row.update(quality_of(prediction.labels, data, points))
     folder.write_predictions(predictions)
     write_passport(folder.path.parents[2], data)
     # What was measured on the whole run belongs to the row of the largest R alone.
@@ -134,10 +135,11 @@ def fit_network(
     last = worlds.prefixes[-1:]
     with torch.no_grad():
         with measure.Clock(device).running() as predict_clock:
-            whole = predict_test(worlds.topk, data, last, settings, worlds.decoders[:1])
+            whole = predict_points(worlds.topk, data, last, settings, worlds.decoders[:1])
         # Off the clock: the smaller R, and other ways of decoding, come from the same model in one more pass.
         several = len(worlds.prefixes) * len(worlds.decoders) > 1
-        every = predict_test(worlds.topk_decoders, data, worlds.prefixes, settings, worlds.decoders) if several else []
+        prefixes = worlds.prefixes if several else []
+        every = predict_points(worlds.topk_decoders, data, prefixes, settings, worlds.decoders)
     rows: list[dict[str, Any]] = []
     facts = layer.facts() if hasattr(layer, "facts") else [{} for _ in worlds.prefixes]
     told = dict(zip(worlds.prefixes, facts, strict=True))
@@ -160,21 +162,21 @@ def fit_network(
     return predictions, rows, measured
 
 
-def predict_test(
+def predict_points(
     topk: Callable[[Any, list[int | None], int], list[Ranking]],
     data: Dataset,
     prefixes: list[int | None],
     settings: TrainSettings,
     decoders: Sequence[str | None] = (None,),
 ) -> list[Prediction]:
-    """Rankings of the test points, without the pairs that the dataset leaves out of scoring."""
+    """Rankings of the points to evaluate; of test points without the pairs that the dataset leaves out of scoring."""
 
     def of_prefixes(X: Any, k: int) -> list[Ranking]:
         return topk(X, prefixes, k)
 
-    return predict(
-        of_prefixes, data.test.X, prefixes, settings.top_k, settings.predict_batch, data.test_filter, decoders
-    )
+    X = evaluated_points(data, settings.evaluate_on).X
+    left_out = data.test_filter if settings.evaluate_on == "test" else None
+    return predict(of_prefixes, X, prefixes, settings.top_k, settings.predict_batch, left_out, decoders)
 
 
 def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:
@@ -203,7 +205,7 @@ def fit_classifier(
         classifier.fit(split.X, split.Y)
     report({"phase": "predict"})
     with measure.Clock(device).running() as predict_clock:
-        predictions = predict_test(lambda X, _, k: [classifier.topk(X, k)], data, [None], spec.train)
+        predictions = predict_points(lambda X, _, k: [classifier.topk(X, k)], data, [None], spec.train)
     times = {
         "fit_s": fit_clock.seconds,
         "device_seconds": fit_clock.seconds,

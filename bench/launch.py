@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import environment
+from bench.experiment import Experiment
 from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.progress import Progress
-from bench.spec import Experiment
 from bench.store import RunFolder, Store, described
+from bench.tune import write_chosen
 
 RETRY = {
     "oom": {"oom_host", "oom_device"},
@@ -37,7 +38,7 @@ def run_experiment(
 
     Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always; ``force`` repeats
     all. Whatever happens to a run, those finished before it stay as they are. KeyboardInterrupt stops the run in
-    progress, writes it down and is raised again.
+    progress, writes it down and is raised again. Where the experiment tunes, the chosen settings are written last.
     """
     store = Store(results / experiment.name)
     with store.lock():
@@ -58,6 +59,7 @@ def run_experiment(
                 statuses[run.run_id] = _run_one(run, store, experiment.time_limit_s, progress)
         finally:
             store.write_table()
+        write_chosen(experiment, runs, store)
     return 0 if all(status == "ok" for status in statuses.values()) else 1
 
 

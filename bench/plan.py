@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from bench.code import code_hash
 from bench.data import dataset_fingerprint, load_card, prepare_dataset
-from bench.spec import Experiment, RunSpec
+from bench.experiment import Experiment
+from bench.spec import RunSpec
 from bench.store import Store
 
 

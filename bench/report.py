@@ -17,7 +17,7 @@ from bench.errors import DataError, InputError
 from bench.figures import Picture, build_figures
 from bench.files import write_atomic
 from bench.frame import load_results
-from bench.summary import Group, grouped, records
+from bench.summary import Group, grouped, points_of, records
 from bench.tables import build_tables, further_tables
 from bench.verdict import QUESTION, verdict
 
@@ -44,6 +44,7 @@ def write_report(experiment_dir: Path | str) -> Path:
         question=QUESTION,
         answers=_answers(groups),
         runs=len(runs),
+        points=points_of(groups),
         failures=[{**row, "words": STATUS_WORDS[row["status"]]} for row in runs if row["status"] != "ok"],
         figures=[_figure(picture) for picture in build_figures(df, folder / "runs")],
         tables=[*build_tables(df), *further_tables(df, folder)],

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bench import environment
 from bench.columns import QUALITY
-from bench.data import Dataset, load_dataset
+from bench.data import Dataset, Split, load_dataset
 from bench.data.scores import read_scores
 from bench.errors import InputError
 from bench.files import write_atomic
@@ -36,7 +36,7 @@ def score_experiment(store: Store) -> dict[str, float]:
         folder = store.runs / record["run_id"]
         if record["status"] != "ok":
             continue
-        name, overrides = _predicted_data(folder)
+        name, overrides, on = _predicted(folder)
         key = json.dumps([name, overrides], sort_keys=True)
         if key not in datasets:
             datasets[key] = load_dataset(name, **overrides)
@@ -44,10 +44,11 @@ def score_experiment(store: Store) -> dict[str, float]:
         found = record["shared"]["data_fingerprint"]
         if found != data.fingerprint:
             raise InputError(f"{folder}: predictions are for data {found}; {name} on disk is {data.fingerprint}")
-        rankings = _kept(folder / "topk.npz", len(record["rows"]), len(data.test))
+        points = evaluated_points(data, on)
+        rankings = _kept(folder / "topk.npz", len(record["rows"]), len(points))
         moved = 0.0
         for row, labels in zip(record["rows"], rankings, strict=True):
-            quality = quality_of(labels, data)
+            quality = quality_of(labels, data, points)
             moved = max([moved, *(abs(quality[name] - row.get(name, 0.0)) for name in QUALITY)])
             row.update(quality)
         if moved > 0.0:
@@ -81,27 +82,35 @@ def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
         "n_features": data.train.X.shape[1],
         "n_labels": data.train.Y.shape[1],
     }
-    folder.write_record({"status": "ok", "shared": shared, "rows": [quality_of(labels, data)]})
+    folder.write_record({"status": "ok", "shared": shared, "rows": [quality_of(labels, data, data.test)]})
     folder.complete()
     store.ledger.append("finished", run_id, status="ok", reason=f"scored from {path.name}")
     return run_id
 
 
-def quality_of(labels: npt.NDArray[np.integer[Any]], data: Dataset) -> dict[str, float]:
-    """The contract's metrics of ranked labels [n_test, k] for the test points of a dataset."""
+def evaluated_points(data: Dataset, on: str) -> Split:
+    """The points that quality is measured on: ``test`` or ``validation``. InputError when there are none."""
+    points = data.validation if on == "validation" else data.test
+    if not len(points):
+        raise InputError(f"dataset {data.name}: found no {on} points to measure quality on; expected at least one")
+    return points
+
+
+def quality_of(labels: npt.NDArray[np.integer[Any]], data: Dataset, points: Split) -> dict[str, float]:
+    """The contract's metrics of ranked labels [N, k] for N points of a dataset."""
     A, B = data.propensity
-    quality = evaluate(labels, data.test.Y, data.train.Y, A=A, B=B)
+    quality = evaluate(labels, points.Y, data.train.Y, A=A, B=B)
     return {name: quality[name] for name in QUALITY}
 
 
-def _predicted_data(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of the dataset that a run predicts."""
+def _predicted(folder: Path) -> tuple[str, dict[str, Any], str]:
+    """Name and parameters of the dataset that a run predicts, and which of its points."""
     text = (folder / "spec.json").read_text()
     foreign = json.loads(text).get("foreign")
     if foreign:
-        return foreign["dataset"], {}
+        return foreign["dataset"], {}, "test"
     spec = RunSpec.from_json(text)
-    return spec.dataset, dict(spec.dataset_overrides)
+    return spec.dataset, dict(spec.dataset_overrides), spec.train.evaluate_on
 
 
 def _kept(path: Path, n_rows: int, n_points: int) -> npt.NDArray[np.int32]:

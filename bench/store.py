@@ -235,6 +235,7 @@ def described(spec: RunSpec, device: str | None = None) -> dict[str, Any]:
         "method": spec.method,
         "dataset": spec.dataset_name,
         "seed": spec.seed,
+        "evaluated_on": spec.train.evaluate_on,
         "env_id": environment.env_id(),
         **spec.settings,
         "hidden": spec.train.hidden,

@@ -127,6 +127,12 @@ def repeats(rows: Iterable[dict[str, Any]]) -> str:
     return "seeds and random splits" if len(seeds) > 1 else "random splits"
 
 
+def points_of(groups: Iterable[Group]) -> str:
+    """The points that quality was measured on, in words; results of before there was a choice do not name them."""
+    found = dict.fromkeys(row.get("evaluated_on") or "test" for group in groups for row in group.rows)
+    return f"{' and '.join(found) or 'test'} points"
+
+
 def _rank(row: dict[str, Any]) -> tuple[bool, bool]:
     return (row["status"] != "ok", row["derived_from"] is not None)
 

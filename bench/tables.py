@@ -12,7 +12,19 @@ from bench.errors import unknown_name
 from bench.files import write_atomic
 from bench.render import MISSING, Cell, Head, Table, to_csv, to_latex, to_markdown
 from bench.reproduction import reproduction_table
-from bench.summary import REFERENCE, SPLIT, Group, grouped, lines, reference_for, repeats, smallest_enough, varying
+from bench.summary import (
+    REFERENCE,
+    SPLIT,
+    Group,
+    grouped,
+    lines,
+    points_of,
+    reference_for,
+    repeats,
+    smallest_enough,
+    varying,
+)
+from bench.tune import tuning_table
 
 SHOWN_QUALITY = ("P@1", "P@3", "P@5", "nDCG@3", "nDCG@5", "PSP@1", "PSP@3", "PSP@5", "minP@3", "minP@5")
 SIZES = (
@@ -47,9 +59,8 @@ def write_tables(df: pd.DataFrame, out_dir: Path | str, more: Sequence[Table] = 
 
 
 def further_tables(df: pd.DataFrame, folder: Path) -> list[Table]:
-    """Tables that only some experiments have: ``reproduction`` where the experiment in ``folder`` names a paper."""
-    reproduction = reproduction_table(df, folder)
-    return [] if reproduction is None else [reproduction]
+    """Tables that only some experiments have: ``tuning`` where settings were chosen, ``reproduction`` of a paper."""
+    return [table for table in (tuning_table(folder), reproduction_table(df, folder)) if table is not None]
 
 
 def render_table(df: pd.DataFrame, format: str, more: Sequence[Table] = ()) -> str:
@@ -97,7 +108,8 @@ def _quality(rows: list[tuple[Group, bool]], failures: dict[int, tuple[str, str]
             if stat.sd is not None:
                 text += f" ± {BY_NAME[name].show(stat.sd)}"
             line.append(Cell(text, stat.mean, stat.sd, best=is_best))
-    notes = [("", "Test points, per cent; the best of each column is bold, with its ties at two decimals.")]
+    points = points_of(group for group, _ in rows)
+    notes = [("", f"{points.capitalize()}, per cent; the best of each column is bold, with its ties at two decimals.")]
     if any(len(group.ok) > 1 for group, _ in rows):
         over = repeats(row for group, _ in rows for row in group.ok)
         notes.append(("", f"Mean ± sample standard deviation over n {over}."))
@@ -225,7 +237,8 @@ def _enough_note(rows: list[tuple[Group, bool]]) -> list[tuple[str, str]]:
     if not any(enough for _, enough in rows):
         return []
     what = "the smallest R whose P@1 is within 0.1 point of the best R of this B"
-    caveat = "read off the test points, so it describes the sweep and is not a setting chosen in advance"
+    points = points_of(group for group, _ in rows)
+    caveat = f"read off the {points}, so it describes the sweep and is not a setting chosen in advance"
     return [(ENOUGH_MARK, f"{what}; {caveat}.")]
 
 

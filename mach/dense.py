@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numba
 import numpy as np
@@ -84,6 +85,10 @@ class DenseScan:
     _groups: int = 0
     _aims: dict[tuple[int, Grain], int] = field(default_factory=dict, repr=False)
     _samples: dict[tuple[int, int], Ints] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: all but the scratch memory, which must start at a cache line and would not."""
+        return self.__dict__ | {"_scratch": {}}
 
     @cached_property
     def effort(self) -> Effort:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.experiment import load_experiment
 from bench.frame import load_results
 from bench.render import to_csv
 from bench.reproduction import reproduction_table
@@ -28,20 +29,33 @@ def blocks(document: str, language: str) -> list[str]:
 def test_the_method_of_the_documentation_runs(tmp_path: Path) -> None:
     layer, _ = blocks("add_a_method.md", "python")
     settings, experiment = blocks("add_a_method.md", "yaml")
-    (command,) = blocks("add_a_method.md", "bash")
+    commands = "".join(blocks("add_a_method.md", "bash")).splitlines()
+    assert [command.split()[:2] for command in commands] == [["machbench", "check"], ["machbench", "run"]]
     for name, text in {"narrow.py": layer, "narrow.yaml": settings, "mine.yaml": experiment}.items():
         (tmp_path / name).write_text(text)
-    words = command.split()
-    assert words[0] == "machbench"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-m", "bench", *words[1:]]
-    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for command in commands:
+        arguments = [sys.executable, "-m", "bench", *command.split()[1:]]
+        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if "check" in command:
+            assert "narrow.yaml: 14 passed, 3 not applicable" in done.stdout
     table = load_results(tmp_path / "results" / "mine")
     assert table["status"].tolist() == ["ok"] * 3
     ranks = table[table["method"] == "narrow"]
     assert ranks["methods.narrow.rank"].tolist() == [4, 16]
     assert ranks["params_output"].tolist() == [rank * 32 + rank * 500 + 500 for rank in (4, 16)]
+
+
+def test_the_tuning_of_the_documentation_unfolds(tmp_path: Path) -> None:
+    (text,) = blocks("tuning.md", "yaml")
+    (commands,) = blocks("tuning.md", "bash")
+    path = tmp_path / Path(commands.split()[2]).name
+    path.write_text(text)
+    experiment = load_experiment(str(path))
+    assert f"results/{experiment.name}/chosen.yaml" in commands
+    trials = [run.method for run in experiment.runs]
+    assert [trials.count(name) for name in experiment.config["methods"]] == [1, 6, 6]
 
 
 def test_links_between_documents_lead_somewhere() -> None:

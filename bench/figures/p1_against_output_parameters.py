@@ -13,7 +13,7 @@ from bench.figures.labels import Label, label_points
 from bench.figures.panels import NEAR, ZOOM_FROM, Curves, flat_groups, stack
 from bench.figures.picture import Picture, context
 from bench.figures.style import GREY, INK, RC, Style, styles
-from bench.summary import Group
+from bench.summary import Group, points_of
 
 TITLE = "P@1 against output parameters"
 
@@ -65,7 +65,7 @@ def draw(groups: Sequence[Group], name: str = "p1_against_output_parameters") ->
                 )
             ax.set_xscale("log")
             ax.margins(x=0.1)
-            ax.set_ylabel("P@1 on test points (%)")
+            ax.set_ylabel(f"P@1 on {points_of(groups)} (%)")
             ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
         axes[0].set_ylim(0, max(heights) * 1.1)

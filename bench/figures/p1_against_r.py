@@ -12,7 +12,7 @@ from bench.figures.labels import Label, label_ends
 from bench.figures.panels import NEAR, ZOOM_FROM, Curves, draw_band, draw_curve, flat_groups, stack, whole_r
 from bench.figures.picture import Picture, context
 from bench.figures.style import RC, styles
-from bench.summary import Group, Stat
+from bench.summary import Group, Stat, points_of
 
 TITLE = "P@1 against the number of repetitions R"
 
@@ -34,7 +34,7 @@ def draw(groups: Sequence[Group], name: str = "p1_against_r") -> Picture:
         rows += [_row({"dataset": g.dataset, "method": g.method, "B": None}, g) for g in flats]
         for ax in axes:
             _draw(ax, curves, flats, styles(group.method for group in groups))
-            ax.set_ylabel("P@1 on test points (%)")
+            ax.set_ylabel(f"P@1 on {points_of(groups)} (%)")
         axes[0].set_ylim(0, max(values) * 1.06)
         if zoom:
             axes[0].set_title("Whole scale")

@@ -14,7 +14,7 @@ from bench.figures.labels import SIZE, Label, label_ends
 from bench.figures.panels import Curves, draw_band, draw_curve, stack, whole_r
 from bench.figures.picture import Picture, context
 from bench.figures.style import GREY, PAPER, RC
-from bench.summary import Group, Stat
+from bench.summary import Group, Stat, points_of
 
 TITLE = "Linear cost, exponential resolution"
 LOWEST_PAIRS = 1e-3  # the bottom of the pairs axis; below it no two labels are expected to share all buckets
@@ -36,7 +36,7 @@ def draw(groups: Sequence[Group], name: str = "linear_cost_exponential_resolutio
     panels += [
         ("Pairs of labels that share all R buckets", "pairs", _pairs),
         ("Codes that R repetitions can give", "codes", _codes),
-        ("P@1 on test points", "per cent", _quality),
+        (f"P@1 on {points_of(groups)}", "per cent", _quality),
     ]
     rows: list[dict[str, Any]] = []
     with matplotlib.rc_context(RC):

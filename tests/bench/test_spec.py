@@ -7,8 +7,9 @@ import pytest
 
 from bench.code import code_hash
 from bench.errors import InputError
+from bench.experiment import load_experiment
 from bench.paths import config_root
-from bench.spec import RunSpec, TrainSettings, derive_seed, load_experiment
+from bench.spec import RunSpec, TrainSettings, derive_seed
 
 EXPERIMENT = """
 description: a test

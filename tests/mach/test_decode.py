@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -368,3 +370,14 @@ def test_pruning_that_does_not_pay_is_tried_less_and_less_often(monkeypatch: pyt
         assert_same(decoder.top_k(flat, 5), decoder.top_k(flat, 5, method="dense"))
     assert np.diff(sorted(set(tried)))[:5].tolist() == [2, 3, 5, 9, LONGEST_REST + 1]
     assert len(tried) == len(set(tried))  # one round, then it gave up
+
+
+def test_a_copy_of_a_used_decoder_decodes() -> None:
+    """Its scratch memory starts at a cache line again: a copy that kept the bytes but not their place would crash."""
+    lookup = hash_labels(300, 16, 4, seed=1)
+    scores = simulated(LINE + 3, lookup, 16, seed=2)
+    decoder = Decoder(lookup, 16)
+    expected = decoder.top_k(scores, 5, method="dense")
+    again = copy.deepcopy(decoder)
+    assert not again._dense._scratch
+    assert_same(again.top_k(scores, 5, method="dense"), expected)

@@ -1,0 +1,66 @@
+"""Conformance of a method, a user's own or one of ours: a list of named checks, each with a reason when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from bench.check.classifier import CLASSIFIER_CHECKS
+from bench.check.layer import LAYER_CHECKS
+from bench.check.outcome import DOES_NOT_APPLY, FAILED, PASSED, UNSUPPORTED, Failed, Outcome, expect, outcome_of
+from bench.check.runs import RUN_CHECKS
+from bench.check.subject import Check, Subject
+from bench.errors import InputError
+
+
+def check_method(method: str) -> Iterator[Outcome]:
+    """Outcomes as they come, for a name under configs/method/ or a path to a method's YAML file.
+
+    What a later check builds on stops the list when it fails. Raises InputError when there is no such file, or when
+    it is not a method's.
+    """
+    subject = Subject.of(method)
+    first = (interface, constructor)
+    for check in first:
+        outcome = outcome_of(check, subject)
+        yield outcome
+        if outcome.status != PASSED:
+            return
+    rest: tuple[Check, ...] = CLASSIFIER_CHECKS if subject.is_classifier else LAYER_CHECKS
+    for further in (*rest, *RUN_CHECKS):
+        outcome = outcome_of(further, subject)
+        yield outcome
+        if outcome.status == UNSUPPORTED:
+            return
+
+
+def interface(subject: Subject) -> str:
+    """The class is found, and is an ``nn.Module`` with loss and topk, or has fit and topk."""
+    try:
+        found = subject.target
+    except InputError as error:
+        raise Failed(error, "a class that can be imported from here") from error
+    kind = "a classifier" if subject.is_classifier else "an output layer"
+    needed = ("fit", "topk") if subject.is_classifier else ("loss", "topk")
+    absent = [name for name in needed if not callable(getattr(found, name, None))]
+    expect(not absent, f"{kind} without {', '.join(absent)}", f"methods {' and '.join(needed)}")
+    if not subject.is_classifier:
+        expect(issubclass(found, nn.Module), "an output layer that is no nn.Module", "a subclass of torch.nn.Module")
+    return f"{subject.spec.target}, {kind}"
+
+
+def constructor(subject: Subject) -> str:
+    """It takes the settings of its YAML file, at their defaults."""
+    subject.build()
+    told = ", ".join(f"{name} {value}" for name, value in subject.spec.settings.items())
+    return told or "no settings"
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """How many checks ended how, in a line."""
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in _ORDER}
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+
+
+_ORDER = (PASSED, FAILED, DOES_NOT_APPLY, UNSUPPORTED)

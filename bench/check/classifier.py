@@ -1,0 +1,50 @@
+"""Checks of a method that is not a network: fit on feature and label matrices, and the rankings it gives."""
+
+from __future__ import annotations
+
+from bench.check.outcome import DoesNotApply, expect
+from bench.check.rankings import begins, same_scores, well_formed
+from bench.check.subject import N_POINTS, TOP_K, Check, Subject, emptied
+
+
+def fit(subject: Subject) -> str:
+    """Fits read-only matrices in which some points have no features and some no labels."""
+    n_points = subject.fitted and len(subject.data.fit)
+    return f"{n_points:,} points, two without features, two without labels, read-only"
+
+
+def topk(subject: Subject) -> str:
+    """(scores, labels) of the right types and shapes, labels in range and once, best first; also without features."""
+    X = emptied(subject.data.test.X[:N_POINTS], [3])
+    well_formed(subject.fitted.topk(X, TOP_K), N_POINTS, TOP_K, subject.n_labels)
+    return f"{N_POINTS} points, one without features, k = {TOP_K}"
+
+
+def topk_of_one_point(subject: Subject) -> str:
+    """A point by itself gets the scores that it gets among others."""
+    X = subject.data.test.X[:N_POINTS]
+    together = subject.fitted.topk(X, TOP_K)
+    alone = well_formed(subject.fitted.topk(X[:1], TOP_K), 1, TOP_K, subject.n_labels)
+    same_scores(alone, (together[0][:1], together[1][:1]), "for a point alone and among others")
+    return "as in a batch"
+
+
+def topk_of_all(subject: Subject) -> str:
+    """A k above the number of labels is no error, and a smaller k gives the beginning of the same ranking."""
+    k, X = subject.n_labels + 3, subject.data.test.X[:8]
+    every = well_formed(subject.fitted.topk(X, k), 8, k, subject.n_labels)
+    few = well_formed(subject.fitted.topk(X, 3), 8, 3, subject.n_labels)
+    begins(few, every)
+    return f"k = {k} of {subject.n_labels} labels: {every[0].shape[1]} columns"
+
+
+def facts(subject: Subject) -> str:
+    """``facts`` is a dict."""
+    if not hasattr(subject.fitted, "facts"):
+        raise DoesNotApply("no facts")
+    told = subject.fitted.facts()
+    expect(isinstance(told, dict), f"facts {told!r}", "a dict")
+    return ", ".join(told) or "none"
+
+
+CLASSIFIER_CHECKS: tuple[Check, ...] = (fit, topk, topk_of_one_point, topk_of_all, facts)

@@ -1,0 +1,106 @@
+"""Checks of a method in the harness: runs on the tiny twin, memory, and errors."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import nn
+
+from bench.check.outcome import DoesNotApply, Failed, expect
+from bench.check.subject import DATASET, N_POINTS, TOP_K, Check, Subject
+from bench.metrics import evaluate
+from bench.worlds import Worlds
+
+UNKNOWN = "no-such-choice"
+
+
+def beats_the_floor(subject: Subject) -> str:
+    """Trained by a run of the harness, its P@1 on test points is above that of ranking labels by train frequency."""
+    record, kept = subject.run
+    data = subject.data
+    counts = np.bincount(data.fit.Y.indices, minlength=subject.n_labels)
+    floor = np.tile(np.argsort(-counts, kind="stable")[:TOP_K].astype(np.int32), (len(data.test), 1))
+    if subject.is_classifier and np.array_equal(kept["labels"][-1], floor):
+        raise DoesNotApply("it ranks labels by train frequency, and so is the floor")
+    ours, theirs = record["rows"][-1]["P@1"], evaluate(floor, data.test.Y)["P@1"]
+    told = f"P@1 of {100 * ours:.2f} % on {DATASET}"
+    expect(ours > theirs, told, f"more than the {100 * theirs:.2f} % of label frequencies")
+    return f"{told}; label frequencies reach {100 * theirs:.2f} %"
+
+
+def deterministic(subject: Subject) -> str:
+    """Two runs of one spec give the same predictions, bit by bit."""
+    reason = getattr(subject.target, "nondeterministic", None)
+    if reason:
+        raise DoesNotApply(f"declared not to be: {reason}")
+    (_, first), (_, second) = subject.run, Subject(subject.spec).run
+    for name in ("labels", "scores"):
+        differ = int((first[name] != second[name]).sum())
+        expect(differ == 0, f"{differ:,} of {first[name].size:,} {name} differ between two runs", "none")
+    return "the same labels and scores twice"
+
+
+def frees_its_memory(subject: Subject) -> str:
+    """Once a method that was used is let go, none of its arrays and tensors stays behind."""
+    alive = _use(subject)
+    gc.collect()
+    left = [f"{name} ({kind})" for name, kind, reference in alive if reference() is not None]
+    expect(not left, f"{', '.join(left[:3])} alive after the method was let go", "nothing")
+    return f"{len(alive)} objects gone"
+
+
+def fails_with_a_reason(subject: Subject) -> str:
+    """An impossible value of a setting ends in an error that says something, and of a choice names what was found."""
+    settings = subject.spec.settings
+    choices = [name for name, value in settings.items() if isinstance(value, str)]
+    numbers = [name for name, value in settings.items() if type(value) in (int, float)]
+    tried = choices or numbers
+    if not tried:
+        raise DoesNotApply("no setting to set wrongly")
+    for name in tried:
+        wrong = replace(subject.spec, settings={**settings, name: UNKNOWN})
+        try:
+            _ = Subject(wrong).run
+        except Exception as error:
+            says = f"{type(error).__name__}: {error}"
+            if choices:
+                expect(UNKNOWN in str(error), f"{name}: {says}", f"a message that names the value {UNKNOWN!r}")
+            expect(bool(str(error).strip()), f"{name}: {type(error).__name__} without a message", "a message")
+        else:
+            raise Failed(f"a run that finished with {name}: {UNKNOWN}", "an error that says why not")
+    return f"{', '.join(tried)}: {UNKNOWN}"
+
+
+RUN_CHECKS: tuple[Check, ...] = (beats_the_floor, deterministic, frees_its_memory, fails_with_a_reason)
+
+
+def _use(subject: Subject) -> list[tuple[str, str, weakref.ref[Any]]]:
+    """Build a method and use all of it once; weak references to it and to what it held are all that is kept."""
+    fresh = Subject(subject.spec)  # its data and its instances go with it
+    fit = fresh.data.fit
+    method = fresh.build()
+    if fresh.is_classifier:
+        method.fit(fit.X, fit.Y)
+        method.topk(fit.X[:N_POINTS], TOP_K)
+    else:
+        worlds = Worlds(method, fit.X.shape[1], fresh.spec.train, fresh.spec.seed, torch.device("cpu"))
+        worlds.warm_up(fit.X, fit.Y)
+    held = [("the method", method), *_held(method)]
+    return [(name, type(value).__name__, weakref.ref(value)) for name, value in held]
+
+
+def _held(method: Any) -> Iterator[tuple[str, Any]]:
+    """Arrays, matrices and tensors that a method, or a part of it, has as attributes."""
+    parts = dict(method.named_modules()) if isinstance(method, nn.Module) else {"": method}
+    for place, part in parts.items():
+        values = {**vars(part), **vars(part).get("_parameters", {}), **vars(part).get("_buffers", {})}
+        for name, value in values.items():
+            if isinstance(value, np.ndarray | torch.Tensor) or sp.issparse(value):
+                yield f"{place}.{name}".lstrip("."), value
