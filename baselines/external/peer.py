@@ -20,7 +20,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from baselines.external import child
-from baselines.external.environments import cache_root, isolated, python_of
+from baselines.external.environments import cache_root, isolated, locked, python_of
 
 SHOWN = 4000  # characters of a failed child's output that the run's log gets
 OUT_OF_MEMORY = ("MemoryError", "std::bad_alloc", "memory allocation of")  # Python's words, C++'s and Rust's
@@ -63,6 +63,7 @@ class Peer:
         self._facts = {
             "library": f"{self.library} {told['version']}",
             "reproducible": "yes" if self.reproducible else "no",
+            "device": "cpu",
             "params_output": told["params_output"],
             "params_total": told["params_output"],
             "model_bytes": told["model_bytes"],
@@ -138,19 +139,20 @@ def work_folder(owner: object) -> Path:
     """
     root = (cache_root() / "peers").absolute()
     root.mkdir(parents=True, exist_ok=True)
-    for lock in root.glob("*.lock"):
-        with contextlib.suppress(OSError), lock.open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink()
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=root))
-    handle = folder.with_name(f"{folder.name}.lock").open("a")
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(root / ".sweeping"):  # nobody meets a folder whose lock is not held yet
+        for lock in root.glob("*.lock"):
+            with contextlib.suppress(OSError), lock.open("a") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink()
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=root))
+        held = folder.with_name(f"{folder.name}.lock").open("a")
+        fcntl.flock(held, fcntl.LOCK_EX)
 
     def remove() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
-        handle.close()
+        held.close()
 
     weakref.finalize(owner, remove)
     return folder
