@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SHOWN = 4000  # characters of a failed child's output that the run's log gets
 OUT_OF_MEMORY = ("MemoryError", "std::bad_alloc", "memory allocation of")  # Python's words, C++'s and Rust's
 
 
-class Peer:
+class Peer(ABC):
     """A classifier of another library; subclasses say which, and write the library's kind of files.
 
     ``fit`` and ``topk`` each start a child in the peer's environment. The model stays on disk in between, in a folder
@@ -60,6 +61,7 @@ class Peer:
         self.write_points(self._folder, "train", X)
         self.write_labels(self._folder, X, Y)
         told = self._call("fit")
+        self._n_labels = Y.shape[1]
         self._facts = {
             "library": f"{self.library} {told['version']}",
             "reproducible": "yes" if self.reproducible else "no",
@@ -84,6 +86,9 @@ class Peer:
             scores, labels = kept["scores"], kept["labels"]
         if scores.shape != (X.shape[0], k) or labels.shape != scores.shape:
             raise RuntimeError(f"{self.library}: found rankings {labels.shape}; expected {(X.shape[0], k)}")
+        if labels.size and not -1 <= labels.min() <= labels.max() < self._n_labels:
+            found = f"{labels.min()} to {labels.max()}"
+            raise RuntimeError(f"{self.library}: found label ids from {found}; expected 0 to {self._n_labels - 1}")
         return scores, labels
 
     def facts(self) -> dict[str, Any]:
@@ -91,24 +96,25 @@ class Peer:
         bytes of the model on disk, non-zero weights (None where they cannot be counted), version."""
         return dict(self._facts)
 
+    @abstractmethod
     def write_points(self, folder: Path, split: str, X: sp.csr_matrix) -> None:
         """Put the features of ``split`` (train or test) where the child script looks for them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_labels(self, folder: Path, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
         """Put the labels of the train points where the child script looks for them."""
-        raise NotImplementedError
 
     def _call(self, action: str, **more: Any) -> dict[str, Any]:
         """One child: its facts. It is in this process's group, and is killed with it."""
-        job = {"action": action, "script": self.script, "library": self.library, "parent": os.getpid(), **more}
+        script, main = Path(self.script).resolve(), Path(child.__file__).resolve()
+        job = {"action": action, "script": str(script), "library": self.library, "parent": os.getpid(), **more}
         job |= {"settings": self._settings, "seed": self._seed, "threads": self._threads}
         path, log = self._folder / "job.json", self._folder / "log.txt"
         path.write_text(json.dumps(job))
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(self._threads))
         with log.open("wb") as output:
             code = subprocess.run(
-                [str(self._python), "-I", child.__file__, str(path)],
+                [str(self._python), "-I", str(main), str(path)],
                 cwd=self._folder,
                 env=isolated(os.environ) | threads,
                 stdin=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ from baselines.external.napkinxc_plt import NapkinxcPLT
 from baselines.external.omikuji_trees import OmikujiTrees, xmc_lines
 from baselines.external.pecos_xrlinear import PecosXRLinear
 from baselines.external.peer import Peer, unit_rows, work_folder
+from bench import code
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "method"
 PEERS = {
@@ -205,6 +206,13 @@ def test_rankings_of_another_shape_are_refused(toy: Any) -> None:
         made.topk(X, 2)
 
 
+def test_labels_that_are_none_are_refused(toy: Any) -> None:
+    made = toy(FIRST_LABELS, n=8)
+    made.fit(X, Y)
+    with pytest.raises(RuntimeError, match="found label ids from 0 to 7; expected 0 to 5"):
+        made.topk(X, 8)
+
+
 @pytest.mark.parametrize("own_pip", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_without_an_index_in_reach_a_peer_is_unsupported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_pip: bool
@@ -321,3 +329,16 @@ def test_napkinxc_weights_are_counted_and_an_unknown_layout_is_not(tmp_path: Pat
     for broken in (content[:-1], content + b"\0", content[:20], content[:-1] + b"\1", content[:-30]):
         path.write_bytes(broken)
         assert napkinxc_child.parameters(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", sorted(PEERS))
+def test_an_edit_of_the_childs_script_is_other_code(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = f"{PEERS[name].__module__}.{PEERS[name].__name__}"
+    source = code._source
+
+    before = code.code_hash(target)
+    edited = tmp_path / "edited.py"
+    edited.write_text(Path(PEERS[name].script).read_text() + "\n# edited\n")
+    script = Path(PEERS[name].script).stem
+    monkeypatch.setattr(code, "_source", lambda found: edited if found.endswith(f".{script}") else source(found))
+    assert code.code_hash(target) != before
