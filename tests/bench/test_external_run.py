@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +54,10 @@ import os, time
 from pathlib import Path
 
 def fit(folder, job, clock):
-    Path(job["settings"]["pid"]).write_text(str(os.getpid()))
+    told = Path(job["settings"]["told"])
+    aside = told.with_name("aside")
+    aside.write_text(f"{os.getpid()} {os.getppid()} {os.getpgid(0)}")
+    aside.rename(told)
     time.sleep(600)
 """
 
@@ -90,21 +95,34 @@ def test_a_classifiers_own_numbers_go_first(tmp_path: Path) -> None:
     assert row["load_s"] > 0
 
 
-def test_a_child_dies_at_the_limit_of_its_run(tmp_path: Path) -> None:
+def test_a_child_dies_with_its_run(tmp_path: Path) -> None:
+    """It is in the group that is killed at the limit, and dies too when the run's own process alone is killed."""
+    told = tmp_path / "told"
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     (tmp_path / "asleep.py").write_text(ASLEEP)
-    (tmp_path / "sleeper.yaml").write_text(
-        f"target: sleeper.Sleeper\nsettings: {{settings: {{pid: {tmp_path / 'pid'}}}}}\n"
+    (tmp_path / "sleeper.yaml").write_text(f"target: sleeper.Sleeper\nsettings: {{settings: {{told: {told}}}}}\n")
+    (tmp_path / "one.yaml").write_text("dataset: tiny\nmethods: {sleeper: {method: sleeper.yaml}}\n")
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "bench", "run", "one.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
     )
-    experiment = "dataset: tiny\ntime_limit_s: 10\nmethods: {sleeper: {method: sleeper.yaml}}\n"
-    row = run(tmp_path, experiment, check=1)
-    assert row["status"] == "timeout"
-    child = int((tmp_path / "pid").read_text())
-    for _ in range(100):
-        if not alive(child):
-            break
+    wait_until(told.exists)
+    child, run_, group = map(int, told.read_text().split())
+    assert group == run_
+    os.kill(run_, signal.SIGKILL)
+    assert launcher.wait(timeout=120) == 1
+    wait_until(lambda: not alive(child))
+    assert "killed by signal 9" in load_results(tmp_path / "results" / "one")["reason"].iloc[0]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if true():
+            return
         time.sleep(0.1)
-    assert not alive(child)
+    pytest.fail("two minutes were not enough")
 
 
 def alive(pid: int) -> bool:
