@@ -108,6 +108,8 @@ COLUMNS: tuple[Column, ...] = (
     _count("identity", "seed", "seed"),
     *_text("identity", "env_id derived_from"),
     Column("evaluated_on", "identity", "text", "evaluated on", required=False),
+    Column("library", "identity", "text", "library", required=False),  # of a peer that runs in its own environment
+    Column("reproducible", "identity", "text", "reproducible", required=False),
     _count("settings", "B", "B", latex="$B$"),
     _count("settings", "R", "R", latex="$R$"),
     Column("hidden", "settings", "text", "hidden", unit="units"),  # text: two layers read 500-500
@@ -125,6 +127,7 @@ COLUMNS: tuple[Column, ...] = (
     _params("params_output", "output parameters"),
     _params("params_per_repetition", "parameters per repetition"),
     _bytes("size", "index_bytes", "index"),
+    Column("model_bytes", "size", "int", "model on disk", "bytes", "lower", "", "MiB", 1 / MIB, "sig3", required=False),
     Column("unresolved_pairs", "size", "int", "label pairs not told apart", "pairs", "lower", required=False),
     Column("encoder_trained_by", "size", "int", "repetitions that trained the encoder", "repetitions", required=False),
     Column("repetitions_together", "size", "int", "repetitions trained together", "repetitions", required=False),

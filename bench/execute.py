@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,14 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
         row.update(quality_of(prediction.labels, data, points))
     folder.write_predictions(predictions)
     write_passport(folder.path.parents[2], data)
-    # What was measured on the whole run belongs to the row of the largest R alone.
-    rows[-1] |= whole | measure.gpu_peaks(device)
-    rows[-1] |= {
+    # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
+    measured = {
         "peak_host_bytes": measure.peak_host_bytes(),
         "baseline_host_bytes": baseline,
         "load_s": load_clock.seconds,
         "elapsed_s": time.perf_counter() - started,
     }
+    rows[-1] |= measured | measure.gpu_peaks(device) | whole
     fitted_on = data.fit if settings.holdout else data.train
     sizes = {
         "data_fingerprint": data.fingerprint,
@@ -196,21 +197,30 @@ def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:
 def fit_classifier(
     method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
-    """Fit and predict with a classifier that is not a network; the same clocks."""
+    """Fit and predict with a classifier that is not a network (`bench.classifier.Classifier`); the same clocks."""
     del folder
-    split = data.fit if spec.train.holdout else data.train
+    settings = spec.train
+    split = data.fit if settings.holdout else data.train
     classifier = method(**spec.settings)
+    times: dict[str, Any] = {}
+    if hasattr(classifier, "prepare"):
+        report({"phase": "build"})
+        with measure.Clock(device).running() as build_clock:
+            classifier.prepare(seed=derive_seed(spec.seed, "initialisation"), threads=settings.threads)
+        times["build_s"] = build_clock.seconds
     report({"phase": "fit"})
     with measure.Clock(device).running() as fit_clock:
         classifier.fit(split.X, split.Y)
     report({"phase": "predict"})
+    if not getattr(classifier, "batched", True):
+        settings = replace(settings, predict_batch=max(1, len(evaluated_points(data, settings.evaluate_on))))
     with measure.Clock(device).running() as predict_clock:
-        predictions = predict_points(lambda X, _, k: [classifier.topk(X, k)], data, [None], spec.train)
-    times = {
-        "fit_s": fit_clock.seconds,
-        "device_seconds": fit_clock.seconds,
-        "predict_s": predict_clock.seconds,
-    }
+        predictions = predict_points(lambda X, _, k: [classifier.topk(X, k)], data, [None], settings)
+    times |= {"fit_s": fit_clock.seconds, "predict_s": predict_clock.seconds}
+    if hasattr(classifier, "facts"):
+        times |= classifier.facts()
+        times["build_s"] = times.get("build_s", 0.0) + fit_clock.seconds - times["fit_s"]
+    times["device_seconds"] = times["fit_s"]
     return predictions, [{}], times
 
 

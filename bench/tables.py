@@ -35,6 +35,7 @@ SIZES = (
     "params_per_repetition",
     "index_bytes",
 )
+OPTIONAL_SIZES = ("model_bytes",)  # shown where some method has it
 PEAKS = ("peak_host_bytes", "peak_gpu_allocated_bytes", "peak_gpu_reserved_bytes")
 TIMES = ("load_s", "build_s", "warmup_s", "fit_s", "predict_s", "examples_per_s")
 RATIOS = {"params_output": "output ÷ full", "params_total": "all ÷ full"}
@@ -115,6 +116,9 @@ def _quality(rows: list[tuple[Group, bool]], failures: dict[int, tuple[str, str]
         notes.append(("", f"Mean ± sample standard deviation over n {over}."))
     else:
         notes.append(("", "One seed: the spread between seeds is not known."))
+    unseeded = dict.fromkeys(g.method for g, _ in rows if any(row.get("reproducible") == "no" for row in g.rows))
+    if unseeded:
+        notes.append(("", f"Not reproducible, because the library's randomness takes no seed: {', '.join(unseeded)}."))
     notes += _enough_note(rows) + _settings_notes(rows) + list(failures.values())
     return Table("quality", _title("Quality", rows), heads, cells, notes, _rules(rows))
 
@@ -122,19 +126,20 @@ def _quality(rows: list[tuple[Group, bool]], failures: dict[int, tuple[str, str]
 def _cost(rows: list[tuple[Group, bool]], groups: list[Group], failures: dict[int, tuple[str, str]]) -> Table:
     heads, cells = _identity(rows, failures)
     measured = [name for name in PEAKS if any(group.stat(name) for group, _ in rows)]
-    heads += [_head(name) for name in SIZES]
+    sizes = [*SIZES, *(name for name in OPTIONAL_SIZES if any(group.stat(name) for group, _ in rows))]
+    heads += [_head(name) for name in sizes]
     heads += [Head(f"{name}_relative", label) for name, label in RATIOS.items()]
     heads += [_head(name) for name in (*measured, *TIMES)]
     derived = False
     for (group, _), line in zip(rows, cells, strict=True):
         reference = reference_for(group, groups)
-        line += [_value(group, name, of_failed=True) for name in SIZES]
+        line += [_value(group, name, of_failed=True) for name in sizes]
         line += [_ratio(group, reference, name) for name in RATIOS]
         line += [_value(group, name, of_failed=False) for name in (*measured, *TIMES)]
         derived |= any(row["derived_from"] is not None for row in group.rows)
-    sizes = "Input, hidden, output, all, per repetition: trained parameters in millions (M)"
+    counts = "Input, hidden, output, all, per repetition: trained parameters in millions (M)"
     means = "Peak memory is the largest over seeds, times are means"
-    notes = [("", f"{sizes}; ÷ full: divided by that of {REFERENCE}. {means}.")]
+    notes = [("", f"{counts}; ÷ full: divided by that of {REFERENCE}. {means}.")]
     gaps = [f"{MISSING} = not measured"]
     if derived:
         gaps.append("rows for R below the largest trained come from that run and have no memory of their own")

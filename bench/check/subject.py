@@ -76,7 +76,7 @@ class Subject:
         if self.is_classifier:
             classifier = self.target(**chosen)
             if hasattr(classifier, "prepare"):
-                classifier.prepare()
+                classifier.prepare(seed=derive_seed(self.spec.seed, "initialisation"), threads=1)
             return classifier
         seeds = {axis: derive_seed(self.spec.seed, axis) for axis in ("hashing", "initialisation", "sampling")}
         shared = {"n_labels": self.n_labels, "hidden": self.hidden, "train_labels": self.data.fit.Y, "seeds": seeds}

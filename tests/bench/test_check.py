@@ -169,7 +169,10 @@ def test_a_broken_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fa
 
 
 def test_what_cannot_be_had_here_is_unsupported_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = CLASSIFIER + "\n    def prepare(self):\n        raise NotImplementedError('no wheel for this Python')\n"
+    code = (
+        CLASSIFIER
+        + "\n    def prepare(self, seed, threads):\n        raise NotImplementedError('no wheel for this Python')\n"
+    )
     outcomes = check(tmp_path, monkeypatch, code, "unsupported_peer")
     assert [o.status for o in outcomes.values()] == [PASSED, UNSUPPORTED]
     assert outcomes["constructor"].detail == "no wheel for this Python"
@@ -177,7 +180,7 @@ def test_what_cannot_be_had_here_is_unsupported_and_no_failure(tmp_path: Path, m
 
 def test_a_method_may_declare_that_it_is_not_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = "scores = np.random.default_rng().random((X.shape[0], 500)) * 1e-6 + np"
-    code = CLASSIFIER.replace("scores = np", noise).replace("def fit", "nondeterministic = 'no seed'\n    def fit")
+    code = CLASSIFIER.replace("scores = np", noise).replace("def fit", "reproducible = False\n    def fit")
     outcome = check(tmp_path, monkeypatch, code, "no_seed", "deterministic")["deterministic"]
     assert (outcome.status, outcome.detail) == (DOES_NOT_APPLY, "declared not to be: no seed")
 

@@ -1,0 +1,70 @@
+"""PECOS's XR-Linear (Yu et al., JMLR 2022): linear rankers down a tree of label clusters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from baselines.external import pecos_child
+from baselines.external.peer import Peer, at_least, unit_rows
+
+SAMPLINGS = ("tfn", "man", "tfn+man")
+
+
+class PecosXRLinear(Peer):
+    """Squared-hinge linear rankers on a tree of balanced label clusters, searched with a beam.
+
+    The library takes points as they are, so they are scaled to length 1 here, as its own experiments do. Results are
+    reproducible.
+    """
+
+    library = "libpecos"
+    requirements = (
+        "libpecos==1.2.8",  # its pins: numpy below 2, scipy below 1.14; what only its transformers need is left out
+        "numpy==1.26.4",
+        "scipy==1.13.1",
+        "scikit-learn==1.5.2",
+        "joblib==1.4.2",
+        "threadpoolctl==3.5.0",
+    )
+    script = pecos_child.__file__
+    reproducible = True
+
+    def __init__(
+        self,
+        *,
+        nr_splits: int,
+        max_leaf_size: int,
+        negative_sampling: str,
+        cost: float,
+        threshold: float,
+        beam_size: int,
+    ) -> None:
+        """Settings as in configs/method/pecos_xrlinear.yaml; ValueError when one is out of its range."""
+        at_least(2, nr_splits=nr_splits)
+        at_least(1, max_leaf_size=max_leaf_size, beam_size=beam_size)
+        at_least(0, threshold=threshold)
+        if not cost > 0:
+            raise ValueError(f"cost: found {cost!r}; expected a positive number")
+        if negative_sampling not in SAMPLINGS:
+            raise ValueError(f"negative_sampling: found {negative_sampling!r}; expected one of {', '.join(SAMPLINGS)}")
+        super().__init__(
+            {
+                "nr_splits": nr_splits,
+                "max_leaf_size": max_leaf_size,
+                "negative_sampling": negative_sampling,
+                "cost": cost,
+                "threshold": threshold,
+                "beam_size": beam_size,
+            }
+        )
+
+    def write_points(self, folder: Path, split: str, X: sp.csr_matrix) -> None:
+        sp.save_npz(folder / f"{split}_X.npz", unit_rows(X), compressed=False)
+
+    def write_labels(self, folder: Path, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
+        del X
+        # by columns, as the library turns it anyway, on its clock
+        sp.save_npz(folder / "train_Y.npz", sp.csc_matrix(Y, dtype=np.float32), compressed=False)
