@@ -1,10 +1,11 @@
-"""Adaptive softmax: frequent labels in a head that every point sees, rare ones in clusters with fewer numbers a label."""
+"""Adaptive softmax: frequent labels in a head that every point sees, rare ones in tails with fewer numbers a label."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -72,10 +73,11 @@ class AdaptiveSoftmax(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_head + n_tails))
         self.tails = nn.ModuleList()
         for c, (low, high) in enumerate(itertools.pairwise(self.bounds[1:])):
-            self.tails.append(Tail(hidden, widths[c], high - low, generator))
+            tail = Tail(hidden, widths[c], high - low, generator)
+            self.tails.append(tail)
             if prior is not None:
                 self.bias.data[n_head + c] = prior[low:high].logsumexp(0)
-                self.tails[c].bias.data.copy_(prior[low:high] - prior[low:high].logsumexp(0))
+                tail.bias.data.copy_(prior[low:high] - prior[low:high].logsumexp(0))
         if prior is not None:
             self.bias.data[:n_head] = prior[:n_head]
 
@@ -104,7 +106,7 @@ class AdaptiveSoftmax(nn.Module):
         cluster = torch.bucketize(at, at.new_tensor(self.bounds[1:-1]), right=True)
         entry = torch.where(cluster == 0, at, self.bounds[1] + cluster - 1)
         total = cluster_loss(hidden, self.weight, self.bias, points, entry, share, self.label_chunk)
-        for c, tail in enumerate(self.tails, 1):
+        for c, tail in self._numbered_tails():
             here = (cluster == c).nonzero()[:, 0]
             if len(here):
                 members, row = points[here].unique(return_inverse=True)
@@ -122,7 +124,7 @@ class AdaptiveSoftmax(nn.Module):
         n_head = self.bounds[1]
         tails = hidden @ self.weight[n_head:].T + self.bias[n_head:] + shift
         scores, labels = self._best(0, hidden, self.weight[:n_head], self.bias[:n_head], shift, k)
-        for c, tail in enumerate(self.tails, 1):
+        for c, tail in self._numbered_tails():
             of_tail = tails[:, c - 1 : c]
             rows = np.flatnonzero(of_tail[:, 0].float().cpu().numpy() + MARGIN >= scores[:, -1])
             if len(rows):
@@ -132,6 +134,9 @@ class AdaptiveSoftmax(nn.Module):
                 found = self._best(c, narrow, tail.weight, tail.bias, within, k)
                 scores[rows], labels[rows] = _merge((scores[rows], labels[rows]), found)
         return scores, labels
+
+    def _numbered_tails(self) -> Iterator[tuple[int, Tail]]:
+        return ((c, cast(Tail, tail)) for c, tail in enumerate(self.tails, 1))
 
     def _best(self, c: int, narrow: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, k: int) -> Ranking:
         """Top-k of logits + shift [n, 1] in one cluster."""
@@ -145,9 +150,9 @@ class AdaptiveSoftmax(nn.Module):
         """log p of every label, [N, n_labels], all at once: the plain form that tests compare with."""
         head = (hidden @ self.weight.T + self.bias).log_softmax(1)
         parts = [head[:, : self.bounds[1]]]
-        for c, tail in enumerate(self.tails):
+        for c, tail in self._numbered_tails():
             within = (hidden @ tail.down.T @ tail.weight.T + tail.bias).log_softmax(1)
-            parts.append(head[:, self.bounds[1] + c, None] + within)
+            parts.append(head[:, self.bounds[1] + c - 1, None] + within)
         return torch.cat(parts, 1)[:, self.position.long()]
 
 

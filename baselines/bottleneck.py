@@ -14,7 +14,7 @@ from baselines.full_softmax import FullSoftmax
 
 
 class Bottleneck(nn.Module):
-    """hidden → rank → labels without a nonlinearity between: the output matrix is a product of two (Sainath et al. 2013).
+    """hidden → rank → labels, nothing nonlinear between: the output matrix is a product of two (Sainath et al. 2013).
 
     The plain way to save output parameters, to be compared with others at equal parameters: for P of them the rank is
     (P − K) / (K + H). The second step is a ``FullSoftmax`` on ``rank`` numbers, so the loss over all labels is exact;

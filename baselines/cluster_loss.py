@@ -73,13 +73,12 @@ class _ClusterLoss(torch.autograd.Function):
         loss = (mass * log_total[:, 0]).sum()
         grad_inputs, grad_weight = torch.zeros_like(inputs), torch.empty_like(weight)
         grad_bias = torch.empty_like(bias)
-        again = ((low, logits, None) for low, logits in logits_of(inputs, weight, bias, chunk))
-        for low, values, highest in kept or again:
-            part = slice(low, low + values.shape[1])
-            if highest is None:
-                gradient = values.sub_(log_total).exp_().mul_(mass[:, None])
-            else:
-                gradient = values.mul_((highest - log_total).exp_().mul_(mass[:, None]))
+        again = (
+            (low, logits.sub_(log_total).exp_(), log_total) for low, logits in logits_of(inputs, weight, bias, chunk)
+        )
+        for low, exponentials, shift in kept or again:
+            part = slice(low, low + exponentials.shape[1])
+            gradient = exponentials.mul_((shift - log_total).exp_().mul_(mass[:, None]))
             here = slice(*torch.searchsorted(columns, columns.new_tensor([part.start, part.stop])).tolist())
             gradient.index_put_((rows[here], columns[here] - low), -share[here], accumulate=True)
             grad_inputs.addmm_(gradient, weight[part])

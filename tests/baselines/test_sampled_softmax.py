@@ -88,7 +88,7 @@ def test_a_sample_of_everything_is_the_full_softmax() -> None:
 def bias_and_error(
     layer: SampledSoftmax, hidden: torch.Tensor, labels: sp.csr_matrix, steps: int
 ) -> tuple[float, float]:
-    """Distance of the mean gradient of hidden from the full softmax's, and the standard error of that mean, relative."""
+    """Distance of hidden's mean gradient from the full softmax's, and the standard error of that mean, relative."""
     exact = gradients(layer, hidden, full_loss(layer, hidden, labels))[0]
     found = torch.stack([gradients(layer, hidden, layer.loss(hidden, labels))[0] for _ in range(steps)])
     error = found.var(0).sum().div(steps).sqrt()
