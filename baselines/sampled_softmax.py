@@ -79,14 +79,14 @@ class SampledSoftmax(nn.Module):
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """hidden [N, H], labels CSR [N, n_labels]; a scalar, not comparable with the full softmax's loss."""
-        sample = self.sampler.sample(labels)
-        return self.loss_on(sample, hidden, one_positive(labels, self._pick) if self.positives == "one" else labels)
+        positives = one_positive(labels, self._pick) if self.positives == "one" else labels
+        return self.loss_on(self.sampler.sample(labels), hidden, labels, positives)
 
-    def loss_on(self, sample: Labels, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
-        """The loss with the negatives given: ascending, distinct, at least one."""
+    def loss_on(self, sample: Labels, hidden: Tensor, labels: sp.csr_matrix, positives: sp.csr_matrix) -> Tensor:
+        """The loss with the negatives given (ascending, distinct, at least one), and the positives among the labels."""
         if not labels.nnz:  # nothing to learn, and in_batch has no negatives
             return hidden.sum() * 0.0
-        batch = self._compare(sample, labels, hidden.device)
+        batch = self._compare(sample, labels, positives, hidden.device)
         loss: Tensor = _SampledLoss.apply(hidden, self.weight, self.bias, batch)
         return loss
 
@@ -100,19 +100,18 @@ class SampledSoftmax(nn.Module):
         """Exact top-k logits over all labels: (scores [N, k], labels [N, k])."""
         return linear_topk(hidden, self.weight, self.bias[:, 0], k)
 
-    def _compare(self, sample: Labels, labels: sp.csr_matrix, device: torch.device) -> _Batch:
-        positives = labels.indices.astype(np.int64)
-        counts = np.diff(labels.indptr).astype(np.int64)
-        rows = np.repeat(np.arange(len(counts)), counts)
-        place = np.searchsorted(sample, positives)
-        is_hit = sample[np.minimum(place, len(sample) - 1)] == positives
-        others, at = np.unique(positives[~is_hit], return_inverse=True)
-        positive_at = place.copy()
-        positive_at[~is_hit] = len(sample) + at
+    def _compare(self, sample: Labels, labels: sp.csr_matrix, positives: sp.csr_matrix, device: torch.device) -> _Batch:
+        rows, columns = _pairs(positives)
+        place, is_hit = _find(sample, columns)
+        others, at = np.unique(columns[~is_hit], return_inverse=True)
+        place[~is_hit] = len(sample) + at
         used = np.concatenate([sample, others])
-        log_q = self.log_q(used, len(counts))
-        log_q_positives = log_q[positive_at] if self.correction == "log_q_all" else np.zeros(len(rows), np.float32)
-        masked = is_hit & (self.accidental_hits == "mask")
+        log_q = self.log_q(used, labels.shape[0])
+        masked = np.empty(0, np.int64), np.empty(0, np.int64)
+        if self.accidental_hits == "mask":
+            own_rows, own = _pairs(labels)
+            own_place, own_hit = _find(sample, own)
+            masked = own_rows[own_hit], own_place[own_hit]
 
         def tensor(array: npt.NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -121,12 +120,23 @@ class SampledSoftmax(nn.Module):
             used=tensor(used),
             n_sampled=len(sample),
             log_q=tensor(log_q[: len(sample)]),
-            log_q_positives=tensor(log_q_positives),
+            log_q_positives=tensor(log_q[place] if self.correction == "log_q_all" else np.zeros(len(rows), np.float32)),
             rows=tensor(rows),
-            positive_at=tensor(positive_at),
-            masked=(tensor(rows[masked]), tensor(place[masked])),
-            counts=tensor(counts),
+            positive_at=tensor(place),
+            masked=(tensor(masked[0]), tensor(masked[1])),
+            counts=tensor(np.diff(positives.indptr).astype(np.int64)),
         )
+
+
+def _pairs(labels: sp.csr_matrix) -> tuple[npt.NDArray[np.int64], Labels]:
+    """Point and label of each entry."""
+    return np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr)), labels.indices.astype(np.int64)
+
+
+def _find(sample: Labels, chosen: Labels) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Place of each chosen label in the sample, and whether it is there at all."""
+    place = np.searchsorted(sample, chosen)
+    return place, sample[np.minimum(place, len(sample) - 1)] == chosen
 
 
 def one_positive(labels: sp.csr_matrix, rng: np.random.Generator) -> sp.csr_matrix:
@@ -144,6 +154,7 @@ def sampled_loss_reference(
     bias: Tensor,
     sample: Labels,
     labels: sp.csr_matrix,
+    positives: sp.csr_matrix,
     log_q: Tensor,
     *,
     keep_hits: bool = False,
@@ -152,12 +163,12 @@ def sampled_loss_reference(
     """The same loss a point at a time, through autograd; bias and log_q [n_labels]. For tests."""
     total = hidden.sum() * 0.0
     for point in range(labels.shape[0]):
-        own = labels.indices[labels.indptr[point] : labels.indptr[point + 1]]
+        own, chosen = (y.indices[y.indptr[point] : y.indptr[point + 1]] for y in (labels, positives))
         if len(own):
             negatives = sample if keep_hits else np.setdiff1d(sample, own)
-            positive = weight[own] @ hidden[point] + bias[own]
+            positive = weight[chosen] @ hidden[point] + bias[chosen]
             if correct_positives:
-                positive = positive - log_q[own]
+                positive = positive - log_q[chosen]
             negative = weight[negatives] @ hidden[point] + bias[negatives] - log_q[negatives]
             total = total + torch.cat([positive, negative]).logsumexp(0) - positive.mean()
     return total / labels.shape[0]

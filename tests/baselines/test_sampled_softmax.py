@@ -55,16 +55,17 @@ def test_every_path_equals_the_plain_one(sampler: str, correction: str, hits: st
     labels = labels_of(12)
     layer = build(labels, sampler=sampler, n_samples=25, correction=correction, accidental_hits=hits).double()
     hidden = torch.randn(12, 5, dtype=torch.float64, requires_grad=True)
-    for batch in (labels, labels[:1], labels[3:5], one_positive(labels, np.random.default_rng(0))):
+    one = one_positive(labels, np.random.default_rng(0))
+    for batch, positives in ((labels, labels), (labels[:1], labels[:1]), (labels[3:5], labels[3:5]), (labels, one)):
         rows = hidden[: batch.shape[0]]
         sample = layer.sampler.sample(batch)
         if not len(sample):  # in_batch, and no point has a label
             sample = np.array([4])
         log_q = torch.from_numpy(layer.log_q(np.arange(N_LABELS), batch.shape[0]).astype(np.float64))
         keep, both = hits == "keep", correction == "log_q_all"
-        arguments = (rows, layer.weight, layer.bias[:, 0], sample, batch, log_q)
+        arguments = (rows, layer.weight, layer.bias[:, 0], sample, batch, positives, log_q)
         theirs_loss = sampled_loss_reference(*arguments, keep_hits=keep, correct_positives=both)
-        ours_loss = layer.loss_on(sample, rows, batch)
+        ours_loss = layer.loss_on(sample, rows, batch, positives)
         torch.testing.assert_close(ours_loss, theirs_loss)
         ours = gradients(layer, hidden, 3.0 * ours_loss)
         theirs = gradients(layer, hidden, 3.0 * theirs_loss)
@@ -80,7 +81,7 @@ def test_a_sample_of_everything_is_the_full_softmax() -> None:
     labels = labels_of(10)
     layer = build(labels, n_samples=10**9, alpha=0.0)
     hidden = torch.randn(10, 5, requires_grad=True)
-    ours = gradients(layer, hidden, layer.loss_on(np.arange(N_LABELS), hidden, labels))
+    ours = gradients(layer, hidden, layer.loss_on(np.arange(N_LABELS), hidden, labels, labels))
     for mine, theirs in zip(ours, gradients(layer, hidden, full_loss(layer, hidden, labels)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
@@ -145,14 +146,24 @@ def test_the_setting_of_2019_is_biased() -> None:
         assert flawed > 5.0 * error, flaw
 
 
+def test_all_labels_of_a_point_are_masked_when_one_is_its_positive() -> None:
+    labels = sp.csr_matrix(([1.0, 1.0], ([0, 0], [7, 9])), shape=(1, N_LABELS), dtype=np.float32)
+    layer = build(labels_of(10), positives="one")
+    hidden, one = torch.randn(1, 5), one_positive(labels, np.random.default_rng(0))
+    with torch.no_grad():
+        with_hits = layer.loss_on(np.array([3, 7, 9, 20]), hidden, labels, one)
+        without = layer.loss_on(np.array([3, 20]), hidden, labels, one)
+    torch.testing.assert_close(with_hits, without)
+
+
 def test_accidental_hits_do_not_count() -> None:
     """A sampled label that is a point's own changes nothing for that point."""
     labels = sp.csr_matrix(([1.0], ([0], [7])), shape=(1, N_LABELS), dtype=np.float32)
     layer = build(labels_of(10))
     hidden = torch.randn(1, 5)
     with torch.no_grad():
-        with_hit = layer.loss_on(np.array([3, 7, 20]), hidden, labels)
-        without = layer.loss_on(np.array([3, 20]), hidden, labels)
+        with_hit = layer.loss_on(np.array([3, 7, 20]), hidden, labels, labels)
+        without = layer.loss_on(np.array([3, 20]), hidden, labels, labels)
     torch.testing.assert_close(with_hit, without)
 
 
@@ -163,7 +174,7 @@ def test_points_without_labels_add_nothing_however_large_their_logits() -> None:
     hidden[0] *= 1e4
     hidden.requires_grad_()
     sample = np.arange(0, N_LABELS, 7)
-    found = gradients(layer, hidden, layer.loss_on(sample, hidden, labels))
+    found = gradients(layer, hidden, layer.loss_on(sample, hidden, labels, labels))
     assert all(torch.isfinite(g).all() for g in found)
     assert not found[0][0].any()
 
@@ -171,7 +182,7 @@ def test_points_without_labels_add_nothing_however_large_their_logits() -> None:
 def test_gradient_touches_only_rows_in_use() -> None:
     labels = labels_of(4)
     layer = build(labels)
-    layer.loss_on(np.array([1, 50]), torch.randn(4, 5), labels).backward()
+    layer.loss_on(np.array([1, 50]), torch.randn(4, 5), labels, labels).backward()
     used = set(layer.weight.grad.coalesce().indices()[0].tolist())
     assert used == {1, 50} | set(labels.indices.tolist())
 
