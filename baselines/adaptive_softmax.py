@@ -48,7 +48,7 @@ class AdaptiveSoftmax(nn.Module):
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
         cutoffs: str | float = "0.1-0.4",
-        div_value: float = 2.0,
+        div_value: float = 4.0,
         bias: str = "prior",
         label_chunk: int = 8192,
     ) -> None:
@@ -83,7 +83,7 @@ class AdaptiveSoftmax(nn.Module):
 
     @staticmethod
     def parameter_count(
-        *, n_labels: int, hidden: int, cutoffs: str | float = "0.1-0.4", div_value: float = 2.0, **_: object
+        *, n_labels: int, hidden: int, cutoffs: str | float = "0.1-0.4", div_value: float = 4.0, **_: object
     ) -> int:
         """(head + tails)·(H + 1), and for each tail of width d: H·d + labels·(d + 1)."""
         ends = cluster_ends(n_labels, cutoffs)

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from baselines.bottleneck import Bottleneck
-from baselines.full_softmax import loss_reference
+from baselines.full_softmax import LOSSES, loss_reference
 
 SEEDS = {"hashing": 1, "initialisation": 2, "sampling": 3}
 N_LABELS, HIDDEN = 31, 8
@@ -22,7 +22,7 @@ def build(labels: sp.csr_matrix, **settings: object) -> Bottleneck:
     return Bottleneck(n_labels=N_LABELS, hidden=HIDDEN, train_labels=labels, seeds=SEEDS, **settings)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "bce"])
+@pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("rank", [1, 3, 12])
 def test_loss_and_gradients_are_those_of_the_product_of_both_matrices(kind: str, rank: int) -> None:
     labels = labels_of(12)
