@@ -13,16 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from baselines.full_softmax import label_prior, linear_topk
+from baselines.samplers import Labels, make_sampler
+
+CHOICES = {
+    "correction": ("log_q", "log_q_all", "none"),
+    "accidental_hits": ("mask", "keep"),
+    "positives": ("all", "one"),
+    "bias": ("zero", "prior"),
+}
 
 
 class SampledSoftmax(nn.Module):
     """The full softmax's parameters, trained on a sample of negatives a step (Jean et al. 2015).
 
-    Each step draws ``n_samples`` labels with replacement from the train frequencies to the power ``alpha`` (0 is
-    uniform) and keeps the distinct ones, shared by the batch so that their logits are one matrix product. A sampled
-    logit is lowered by the log of its probability of being in the sample, log(1 − (1 − q)^n): then the sum over the
-    sample estimates the sum over all labels without bias. All labels of a point are positives with target 1/|Y|,
-    and a sampled label that is one of them is masked (an accidental hit). Gradients touch only the rows used.
+    Each step a ``sampler`` (see ``baselines.samplers.make_sampler``) chooses distinct labels, shared by the batch so
+    that their logits are one matrix product. A sampled logit is lowered by the log of its probability of being in the
+    sample (``correction`` log_q): then the sum over the sample estimates the sum over all labels without bias. All
+    labels of a point are positives with target 1/|Y|, and a sampled label that is one of them is masked (an accidental
+    hit). Gradients touch only the rows used.
+
+    What was often done instead, for comparison: ``correction`` none, or log_q_all, which lowers the logits of positives
+    too, as ``tf.nn.sampled_softmax_loss`` does; ``accidental_hits`` keep; ``positives`` one, drawn for each point anew.
+    ValueError for unknown choices.
     """
 
     row_sparse = ("weight", "bias")
@@ -34,56 +46,132 @@ class SampledSoftmax(nn.Module):
         hidden: int,
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
+        sampler: str = "unigram",
         n_samples: int = 8192,
         alpha: float = 0.5,
+        label_order: str = "frequency",
+        correction: str = "log_q",
+        accidental_hits: str = "mask",
+        positives: str = "all",
         bias: str = "zero",
     ) -> None:
         super().__init__()
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-        if bias not in ("prior", "zero"):
-            raise ValueError(f"unknown bias {bias!r}; known: prior, zero")
+        chosen = {"correction": correction, "accidental_hits": accidental_hits, "positives": positives, "bias": bias}
+        for name, value in chosen.items():
+            if value not in CHOICES[name]:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(CHOICES[name])}")
         generator = torch.Generator().manual_seed(seeds["initialisation"])
         bound = 1.0 / math.sqrt(hidden)
         self.weight = nn.Parameter(torch.empty(n_labels, hidden).uniform_(-bound, bound, generator=generator))
         start = label_prior(train_labels, "softmax") if bias == "prior" else torch.zeros(n_labels)
         self.bias = nn.Parameter(start[:, None])
-        frequency = np.bincount(train_labels.indices, minlength=n_labels).astype(np.float64)
-        proposal = np.maximum(frequency, 1.0) ** alpha  # a label without train points can still be a negative
-        self._cumulative = np.cumsum(proposal / proposal.sum())
-        self._log_q = log_inclusion(proposal / proposal.sum(), n_samples)
-        self._rng = np.random.Generator(np.random.PCG64(seeds["sampling"]))
-        self.n_samples = n_samples
+        seed = seeds["sampling"]
+        self.sampler = make_sampler(
+            sampler, train_labels, n_samples=n_samples, alpha=alpha, label_order=label_order, seed=seed
+        )
+        self.correction, self.accidental_hits, self.positives = correction, accidental_hits, positives
+        self._pick = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1])))
 
     @staticmethod
     def parameter_count(*, n_labels: int, hidden: int, **_: object) -> int:
         """K·(H + 1): sampling saves work, not parameters."""
         return n_labels * (hidden + 1)
 
-    def sample(self) -> npt.NDArray[np.int64]:
-        """Distinct labels of one step, ascending."""
-        drawn = np.searchsorted(self._cumulative, self._rng.random(self.n_samples), side="right")
-        return np.unique(np.minimum(drawn, len(self._cumulative) - 1))
-
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """hidden [N, H], labels CSR [N, n_labels]; a scalar, not comparable with the full softmax's loss."""
-        return self.loss_on(self.sample(), hidden, labels)
+        positives = one_positive(labels, self._pick) if self.positives == "one" else labels
+        return self.loss_on(self.sampler.sample(labels), hidden, labels, positives)
 
-    def loss_on(self, sample: npt.NDArray[np.int64], hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
-        """The loss with the negatives given (ascending, distinct)."""
-        batch = _Batch.of(sample, labels, self._log_q, hidden.device)
+    def loss_on(self, sample: Labels, hidden: Tensor, labels: sp.csr_matrix, positives: sp.csr_matrix) -> Tensor:
+        """The loss with the negatives given (ascending, distinct, at least one), and the positives among the labels."""
+        if not labels.nnz:  # nothing to learn, and in_batch has no negatives
+            return hidden.sum() * 0.0
+        batch = self._compare(sample, labels, positives, hidden.device)
         loss: Tensor = _SampledLoss.apply(hidden, self.weight, self.bias, batch)
         return loss
+
+    def log_q(self, chosen: Labels, n_points: int) -> npt.NDArray[np.float32]:
+        """What the logits of sampled labels are lowered by."""
+        if self.correction == "none":
+            return np.zeros(len(chosen), np.float32)
+        return self.sampler.log_inclusion(chosen, n_points).astype(np.float32)
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Exact top-k logits over all labels: (scores [N, k], labels [N, k])."""
         return linear_topk(hidden, self.weight, self.bias[:, 0], k)
 
+    def _compare(self, sample: Labels, labels: sp.csr_matrix, positives: sp.csr_matrix, device: torch.device) -> _Batch:
+        rows, columns = _pairs(positives)
+        place, is_hit = _find(sample, columns)
+        others, at = np.unique(columns[~is_hit], return_inverse=True)
+        place[~is_hit] = len(sample) + at
+        used = np.concatenate([sample, others])
+        log_q = self.log_q(used, labels.shape[0])
+        masked = np.empty(0, np.int64), np.empty(0, np.int64)
+        if self.accidental_hits == "mask":
+            own_rows, own = _pairs(labels)
+            own_place, own_hit = _find(sample, own)
+            masked = own_rows[own_hit], own_place[own_hit]
 
-def log_inclusion(q: npt.NDArray[np.float64], tries: int) -> npt.NDArray[np.float64]:
-    """Log of the probability that a label is among the distinct ones of ``tries`` draws: log(1 − (1 − q)^tries)."""
-    with np.errstate(divide="ignore"):
-        return np.log(-np.expm1(tries * np.log1p(-q)))
+        def tensor(array: npt.NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return _Batch(
+            used=tensor(used),
+            n_sampled=len(sample),
+            log_q=tensor(log_q[: len(sample)]),
+            log_q_positives=tensor(log_q[place] if self.correction == "log_q_all" else np.zeros(len(rows), np.float32)),
+            rows=tensor(rows),
+            positive_at=tensor(place),
+            masked=(tensor(masked[0]), tensor(masked[1])),
+            counts=tensor(np.diff(positives.indptr).astype(np.int64)),
+        )
+
+
+def _pairs(labels: sp.csr_matrix) -> tuple[npt.NDArray[np.int64], Labels]:
+    """Point and label of each entry."""
+    return np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr)), labels.indices.astype(np.int64)
+
+
+def _find(sample: Labels, chosen: Labels) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Place of each chosen label in the sample, and whether it is there at all."""
+    place = np.searchsorted(sample, chosen)
+    return place, sample[np.minimum(place, len(sample) - 1)] == chosen
+
+
+def one_positive(labels: sp.csr_matrix, rng: np.random.Generator) -> sp.csr_matrix:
+    """One label of each point, drawn evenly; points without labels stay without."""
+    counts = np.diff(labels.indptr)
+    has = counts > 0
+    at = labels.indptr[:-1][has] + rng.integers(0, counts[has])
+    indptr = np.concatenate([[0], np.cumsum(has)])
+    return sp.csr_matrix((labels.data[at], labels.indices[at], indptr), shape=labels.shape)
+
+
+def sampled_loss_reference(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    sample: Labels,
+    labels: sp.csr_matrix,
+    positives: sp.csr_matrix,
+    log_q: Tensor,
+    *,
+    keep_hits: bool = False,
+    correct_positives: bool = False,
+) -> Tensor:
+    """The same loss a point at a time, through autograd; bias and log_q [n_labels]. For tests."""
+    total = hidden.sum() * 0.0
+    for point in range(labels.shape[0]):
+        own, chosen = (y.indices[y.indptr[point] : y.indptr[point + 1]] for y in (labels, positives))
+        if len(own):
+            negatives = sample if keep_hits else np.setdiff1d(sample, own)
+            positive = weight[chosen] @ hidden[point] + bias[chosen]
+            if correct_positives:
+                positive = positive - log_q[chosen]
+            negative = weight[negatives] @ hidden[point] + bias[negatives] - log_q[negatives]
+            total = total + torch.cat([positive, negative]).logsumexp(0) - positive.mean()
+    return total / labels.shape[0]
 
 
 @dataclass(frozen=True)
@@ -92,41 +180,12 @@ class _Batch:
 
     used: Tensor  # label ids of the rows in use: the sample, then positives outside it
     n_sampled: int
-    correction: Tensor  # log-probability of each sampled label to be in the sample, [n_sampled]
+    log_q: Tensor  # what the logit of each sampled label is lowered by, [n_sampled]
+    log_q_positives: Tensor  # and that of each positive
     rows: Tensor  # point of each positive
     positive_at: Tensor  # place of each positive among the rows in use
-    accidental: tuple[Tensor, Tensor]  # (point, place in the sample) of sampled labels that are the point's own
+    masked: tuple[Tensor, Tensor]  # (point, place in the sample) of sampled labels that do not count for the point
     counts: Tensor  # labels of each point, [N]
-
-    @classmethod
-    def of(
-        cls,
-        sample: npt.NDArray[np.int64],
-        labels: sp.csr_matrix,
-        log_q: npt.NDArray[np.float64],
-        device: torch.device,
-    ) -> _Batch:
-        positives = labels.indices.astype(np.int64)
-        counts = np.diff(labels.indptr)
-        rows = np.repeat(np.arange(len(counts)), counts)
-        place = np.searchsorted(sample, positives)
-        is_hit = sample[np.minimum(place, len(sample) - 1)] == positives
-        others, at = np.unique(positives[~is_hit], return_inverse=True)
-        positive_at = place.copy()
-        positive_at[~is_hit] = len(sample) + at
-
-        def tensor(array: npt.NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(array).to(device)
-
-        return cls(
-            used=tensor(np.concatenate([sample, others])),
-            n_sampled=len(sample),
-            correction=tensor(log_q[sample].astype(np.float32)),
-            rows=tensor(rows),
-            positive_at=tensor(positive_at),
-            accidental=(tensor(rows[is_hit]), tensor(place[is_hit])),
-            counts=tensor(counts.astype(np.int64)),
-        )
 
 
 class _SampledLoss(torch.autograd.Function):
@@ -137,30 +196,30 @@ class _SampledLoss(torch.autograd.Function):
         n_points, rows, at = len(hidden), batch.rows, batch.positive_at
         used_weight, used_bias = weight[batch.used], bias[batch.used, 0]
         sampled = used_weight[: batch.n_sampled]
-        offset = used_bias[: batch.n_sampled] - batch.correction.to(hidden.dtype)
+        offset = used_bias[: batch.n_sampled] - batch.log_q.to(hidden.dtype)
         negative = torch.addmm(offset, hidden, sampled.T)
-        negative[batch.accidental] = -torch.inf
+        negative[batch.masked] = -torch.inf
         positive_weight, positive_hidden = used_weight[at], hidden[rows]
-        positive = (positive_hidden * positive_weight).sum(1) + used_bias[at]
+        positive = (positive_hidden * positive_weight).sum(1) + used_bias[at] - batch.log_q_positives.to(hidden.dtype)
 
         # log Σ exp over the sample and the point's own labels, shifted by the largest so that it stays finite
         highest = torch.scatter_reduce(negative.amax(1), 0, rows, positive, reduce="amax")
         labelled = (batch.counts > 0).to(hidden.dtype)
-        highest = torch.where(batch.counts > 0, highest, 0.0)
         negative.sub_(highest[:, None]).exp_()
         raised = (positive - highest[rows]).exp_()
         total = negative.sum(1).index_add_(0, rows, raised)
         share = (1.0 / batch.counts.to(hidden.dtype))[rows]
         loss = ((total.log() + highest) * labelled).sum() - (share * positive).sum()
 
-        negative.mul_((labelled / (total * n_points))[:, None])
+        # The factor of a point goes to the narrow sides of the products instead of to each exponential.
+        factor = (labelled / (total * n_points))[:, None]
         pull = ((raised / total[rows] - share) / n_points)[:, None]
-        grad_hidden = (negative @ sampled).index_add_(0, rows, pull * positive_weight)
+        grad_hidden = (negative @ sampled).mul_(factor).index_add_(0, rows, pull * positive_weight)
         grad_weight = used_weight.new_zeros(used_weight.shape)
-        torch.mm(negative.T, hidden, out=grad_weight[: batch.n_sampled])
+        torch.mm(negative.T, hidden * factor, out=grad_weight[: batch.n_sampled])
         grad_weight.index_add_(0, at, pull * positive_hidden)
         grad_bias = used_bias.new_zeros(len(used_bias), 1)
-        grad_bias[: batch.n_sampled, 0] = negative.sum(0)
+        torch.mm(negative.T, factor, out=grad_bias[: batch.n_sampled])
         grad_bias.index_add_(0, at, pull)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, batch.used)
         ctx.n_labels = len(weight)
@@ -170,8 +229,10 @@ class _SampledLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad_outputs[0]
         grad_hidden, grad_weight, grad_bias, used = ctx.saved_tensors
+        if scale != 1.0:
+            grad_hidden, grad_weight, grad_bias = grad_hidden * scale, grad_weight * scale, grad_bias * scale
         sparse = [
-            torch.sparse_coo_tensor(used[None], g * scale, (ctx.n_labels, g.shape[1]), check_invariants=False)
+            torch.sparse_coo_tensor(used[None], g, (ctx.n_labels, g.shape[1]), check_invariants=False)
             for g in (grad_weight, grad_bias)
         ]
-        return grad_hidden * scale, *sparse, None
+        return grad_hidden, *sparse, None

@@ -1,0 +1,206 @@
+"""Adaptive softmax: frequent labels in a head that every point sees, rare ones in tails with fewer numbers a label."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from baselines.cluster_loss import cluster_loss, logits_of, normaliser
+from baselines.full_softmax import label_prior
+from baselines.topk import RunningTopK
+
+Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+MARGIN = 1e-3  # a label's log-probability may exceed its cluster's by rounding, far below this
+
+
+class AdaptiveSoftmax(nn.Module):
+    """Two-level softmax over clusters of labels of similar train frequency (Grave et al. 2017, sections 4.2 and 4.3).
+
+    Labels are ranked by train frequency and cut into a head and tails by ``cutoffs``. The head is a softmax over its
+    labels and one entry for each tail; tail c = 1, 2, … projects hidden to H / div_value^c numbers and is a softmax
+    over its labels. log p(label) is the sum of the two. Several labels of a point: each has target 1/|Y|, so an entry
+    of the head has the share of the point's labels behind it. Only points with a label in a tail are computed there.
+
+    cutoffs: where each tail starts, joined by '-', as numbers of labels (2000-10000) or shares of them (0.1-0.4).
+    bias: ``prior`` starts at train frequencies, ``zero`` at 0. label_chunk: labels worked on at a time. ValueError for
+    settings that make no sense.
+
+    The buffer ``order`` [n_labels] holds label ids by cluster, and ``position`` the place of each label in it. Inside
+    a cluster ids ascend: nothing depends on the order there but how ties are found.
+    """
+
+    order: Tensor
+    position: Tensor
+
+    def __init__(
+        self,
+        *,
+        n_labels: int,
+        hidden: int,
+        train_labels: sp.csr_matrix,
+        seeds: dict[str, int],
+        cutoffs: str | float = "0.1-0.4",
+        div_value: float = 4.0,
+        bias: str = "prior",
+        label_chunk: int = 8192,
+    ) -> None:
+        super().__init__()
+        if bias not in ("prior", "zero"):
+            raise ValueError(f"unknown bias {bias!r}; known: prior, zero")
+        if label_chunk < 1:
+            raise ValueError(f"label_chunk must be at least 1, got {label_chunk}")
+        self.bounds = [0, *cluster_ends(n_labels, cutoffs)]
+        widths = tail_widths(len(self.bounds) - 2, hidden, div_value)
+        self.label_chunk = label_chunk
+        counts = np.bincount(train_labels.indices, minlength=n_labels)
+        by_frequency = np.argsort(-counts, kind="stable").astype(np.int32)
+        order = np.concatenate([np.sort(by_frequency[a:b]) for a, b in itertools.pairwise(self.bounds)])
+        self.register_buffer("order", torch.from_numpy(order))
+        self.register_buffer("position", torch.from_numpy(np.argsort(order).astype(np.int32)))
+
+        generator = torch.Generator().manual_seed(seeds["initialisation"])
+        prior = label_prior(train_labels, "softmax")[order] if bias == "prior" else None
+        n_head, n_tails = self.bounds[1], len(widths)
+        self.weight = nn.Parameter(_uniform((n_head + n_tails, hidden), generator))
+        self.bias = nn.Parameter(torch.zeros(n_head + n_tails))
+        self.tails = nn.ModuleList()
+        for c, (low, high) in enumerate(itertools.pairwise(self.bounds[1:])):
+            tail = Tail(hidden, widths[c], high - low, generator)
+            self.tails.append(tail)
+            if prior is not None:
+                self.bias.data[n_head + c] = prior[low:high].logsumexp(0)
+                tail.bias.data.copy_(prior[low:high] - prior[low:high].logsumexp(0))
+        if prior is not None:
+            self.bias.data[:n_head] = prior[:n_head]
+
+    @staticmethod
+    def parameter_count(
+        *, n_labels: int, hidden: int, cutoffs: str | float = "0.1-0.4", div_value: float = 4.0, **_: object
+    ) -> int:
+        """(head + tails)·(H + 1), and for each tail of width d: H·d + labels·(d + 1)."""
+        ends = cluster_ends(n_labels, cutoffs)
+        widths = tail_widths(len(ends) - 1, hidden, div_value)
+        total = (ends[0] + len(widths)) * (hidden + 1)
+        for width, (low, high) in zip(widths, itertools.pairwise(ends), strict=True):
+            total += hidden * width + (high - low) * (width + 1)
+        return total
+
+    def index_bytes(self) -> int:
+        """Bytes of ``order`` and ``position``."""
+        return self.order.nbytes + self.position.nbytes
+
+    def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
+        """hidden [N, H], labels CSR [N, n_labels]: mean over points of −Σ log p(label) / |Y|, a scalar."""
+        counts = np.diff(labels.indptr)
+        points = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(hidden.device)
+        share = (1.0 / (torch.from_numpy(counts).to(hidden) * len(counts)))[points]
+        at = self.position[torch.from_numpy(labels.indices.astype(np.int64)).to(hidden.device)].long()
+        cluster = torch.bucketize(at, at.new_tensor(self.bounds[1:-1]), right=True)
+        entry = torch.where(cluster == 0, at, self.bounds[1] + cluster - 1)
+        total = cluster_loss(hidden, self.weight, self.bias, points, entry, share, self.label_chunk)
+        for c, tail in self._numbered_tails():
+            here = (cluster == c).nonzero()[:, 0]
+            if len(here):
+                members, row = points[here].unique(return_inverse=True)
+                narrow = hidden[members] @ tail.down.T
+                place = at[here] - self.bounds[c]
+                total = total + cluster_loss(narrow, tail.weight, tail.bias, row, place, share[here], self.label_chunk)
+        return total
+
+    def topk(self, hidden: Tensor, k: int) -> Ranking:
+        """Exact top-k log-probabilities over all labels: (scores [N, k], labels [N, k]), ties by lowest label id.
+
+        A tail is left out for a point whose k-th best so far is above the tail's own probability.
+        """
+        shift = -normaliser(hidden, self.weight, self.bias, self.label_chunk)
+        n_head = self.bounds[1]
+        tails = hidden @ self.weight[n_head:].T + self.bias[n_head:] + shift
+        scores, labels = self._best(0, hidden, self.weight[:n_head], self.bias[:n_head], shift, k)
+        for c, tail in self._numbered_tails():
+            of_tail = tails[:, c - 1 : c]
+            rows = np.flatnonzero(of_tail[:, 0].float().cpu().numpy() + MARGIN >= scores[:, -1])
+            if len(rows):
+                members = torch.from_numpy(rows).to(hidden.device)
+                narrow = hidden[members] @ tail.down.T
+                within = of_tail[members] - normaliser(narrow, tail.weight, tail.bias, self.label_chunk)
+                found = self._best(c, narrow, tail.weight, tail.bias, within, k)
+                scores[rows], labels[rows] = _merge((scores[rows], labels[rows]), found)
+        return scores, labels
+
+    def _numbered_tails(self) -> Iterator[tuple[int, Tail]]:
+        return ((c, cast(Tail, tail)) for c, tail in enumerate(self.tails, 1))
+
+    def _best(self, c: int, narrow: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, k: int) -> Ranking:
+        """Top-k of logits + shift [n, 1] in one cluster."""
+        best = RunningTopK(len(narrow), k)
+        for low, logits in logits_of(narrow, weight, bias, self.label_chunk):
+            best.feed(logits.add_(shift).float().cpu().numpy(), low)
+        ids = self.order[self.bounds[c] : self.bounds[c + 1]].cpu().numpy()
+        return best.scores, np.where(best.labels < 0, np.int32(-1), ids[best.labels])
+
+    def log_prob(self, hidden: Tensor) -> Tensor:
+        """log p of every label, [N, n_labels], all at once: the plain form that tests compare with."""
+        head = (hidden @ self.weight.T + self.bias).log_softmax(1)
+        parts = [head[:, : self.bounds[1]]]
+        for c, tail in self._numbered_tails():
+            within = (hidden @ tail.down.T @ tail.weight.T + tail.bias).log_softmax(1)
+            parts.append(head[:, self.bounds[1] + c - 1, None] + within)
+        return torch.cat(parts, 1)[:, self.position.long()]
+
+
+class Tail(nn.Module):
+    """The parameters of one tail: a projection down [width, H], and weight [size, width], bias [size] of its labels."""
+
+    def __init__(self, hidden: int, width: int, size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down = nn.Parameter(_uniform((width, hidden), generator))
+        self.weight = nn.Parameter(_uniform((size, width), generator))
+        self.bias = nn.Parameter(torch.zeros(size))
+
+
+def cluster_ends(n_labels: int, cutoffs: str | float) -> list[int]:
+    """Where each cluster ends, the last at n_labels; shares that round to the same cut are one, and none is empty.
+
+    ValueError unless cutoffs are increasing shares between 0 and 1, or increasing counts between 0 and n_labels.
+    """
+    try:
+        values = [float(part) for part in str(cutoffs).split("-")]
+    except ValueError:
+        values = []
+    rising = bool(values) and values[0] > 0 and all(a < b for a, b in itertools.pairwise(values))
+    if rising and values[-1] < 1:
+        cuts = {max(1, round(share * n_labels)) for share in values}
+        return [*sorted(cut for cut in cuts if cut < n_labels), n_labels]
+    if rising and values[-1] < n_labels and all(value == int(value) for value in values):
+        return [*map(int, values), n_labels]
+    raise ValueError(
+        f"cutoffs: found {cutoffs!r}; expected increasing shares of the labels such as 0.1-0.4, "
+        f"or increasing numbers of labels below {n_labels} such as 2000-10000"
+    )
+
+
+def tail_widths(n_tails: int, hidden: int, div_value: float) -> list[int]:
+    """Numbers a label has in each tail: hidden / div_value, hidden / div_value², …, at least 1."""
+    if not div_value >= 1:
+        raise ValueError(f"div_value must be at least 1, got {div_value}")
+    return [max(1, int(hidden // div_value**c)) for c in range(1, n_tails + 1)]
+
+
+def _uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    bound = 1.0 / math.sqrt(shape[1])
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _merge(ours: Ranking, theirs: Ranking) -> Ranking:
+    """The best k of two rankings [n, k] of different labels."""
+    scores, labels = (np.concatenate(pair, axis=1) for pair in zip(ours, theirs, strict=True))
+    best = np.lexsort((labels, -scores))[:, : ours[0].shape[1]]
+    return np.take_along_axis(scores, best, 1), np.take_along_axis(labels, best, 1)

@@ -1,0 +1,57 @@
+"""A low-rank output layer: fewer numbers a label, every label still on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from baselines.full_softmax import FullSoftmax
+
+
+class Bottleneck(nn.Module):
+    """hidden → rank → labels, nothing nonlinear between: the output matrix is a product of two (Sainath et al. 2013).
+
+    The plain way to save output parameters, to be compared with others at equal parameters: for P of them the rank is
+    (P − K) / (K + H). The second step is a ``FullSoftmax`` on ``rank`` numbers, so the loss over all labels is exact;
+    ``full_softmax`` are its settings (loss, bias, label_chunk). ValueError for a rank below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_labels: int,
+        hidden: int,
+        train_labels: sp.csr_matrix,
+        seeds: dict[str, int],
+        rank: int = 32,
+        **full_softmax: Any,
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        # A stream of its own: with that of the labels' rows both matrices would start with the same numbers.
+        seed = np.random.SeedSequence([seeds["initialisation"], 1]).generate_state(1)[0]
+        bound = (3.0 / hidden) ** 0.5  # keeps the variance (LeCun et al. 1998)
+        generator = torch.Generator().manual_seed(int(seed))
+        self.down = nn.Parameter(torch.empty(rank, hidden).uniform_(-bound, bound, generator=generator))
+        self.labels = FullSoftmax(
+            n_labels=n_labels, hidden=rank, train_labels=train_labels, seeds=seeds, **full_softmax
+        )
+
+    @staticmethod
+    def parameter_count(*, n_labels: int, hidden: int, rank: int = 32, **full_softmax: Any) -> int:
+        """H·rank + K·(rank + 1)."""
+        return hidden * rank + FullSoftmax.parameter_count(n_labels=n_labels, hidden=rank, **full_softmax)
+
+    def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
+        """hidden [N, H], labels CSR [N, n_labels]; a scalar, that of the full softmax."""
+        return self.labels.loss(hidden @ self.down.T, labels)
+
+    def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """Exact top-k logits: (scores [N, k], labels [N, k]), ties by lowest label id."""
+        return self.labels.topk(hidden @ self.down.T, k)

@@ -1,0 +1,97 @@
+"""Softmax cross-entropy of several weighted targets a point, a chunk of classes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEEP_BYTES = 256 * 2**20  # logits up to this size are kept for the gradient instead of computed twice
+
+
+def cluster_loss(
+    inputs: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor, share: Tensor, chunk: int
+) -> Tensor:
+    """Σ share · (log Σ exp of the row's logits − logit at (row, column)), a scalar; targets may repeat.
+
+    inputs [n, d], weight [m, d], bias [m]; rows, columns and share [targets]; chunk: classes worked on at a time.
+    """
+    loss: Tensor = _ClusterLoss.apply(inputs, weight, bias, rows, columns, share, chunk)
+    return loss
+
+
+def cluster_loss_reference(
+    inputs: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor, share: Tensor
+) -> Tensor:
+    """The same with all logits at once, through autograd. For tests."""
+    log_probability = (inputs @ weight.T + bias).log_softmax(1)
+    return -(share * log_probability[rows, columns]).sum()
+
+
+def logits_of(inputs: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
+    """(first class, logits [n, up to chunk]) of each chunk of classes."""
+    for low in range(0, len(weight), chunk):
+        part = slice(low, low + chunk)
+        yield low, torch.addmm(bias[part], inputs, weight[part].T)
+
+
+def normaliser(inputs: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Tensor:
+    """log Σ exp of the logits over all classes, [n, 1]."""
+    parts = [logits.logsumexp(1, keepdim=True) for _, logits in logits_of(inputs, weight, bias, chunk)]
+    return torch.cat(parts, 1).logsumexp(1, keepdim=True)
+
+
+class _ClusterLoss(torch.autograd.Function):
+    """Loss and gradients in the forward pass, chunk by chunk; backward only scales what was kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        share: Tensor,
+        chunk: int,
+    ) -> Tensor:
+        order = torch.argsort(columns, stable=True)
+        rows, columns, share = rows[order], columns[order], share[order]
+        mass = inputs.new_zeros(len(inputs)).index_add_(0, rows, share)  # all targets of a row together
+        keep = len(inputs) * len(weight) * inputs.element_size() <= KEEP_BYTES
+        parts, kept = [], []
+        for low, logits in logits_of(inputs, weight, bias, chunk):
+            highest = logits.amax(1, keepdim=True)
+            exponentials = logits.sub_(highest).exp_()
+            parts.append(exponentials.sum(1, keepdim=True).log_() + highest)
+            if keep:
+                kept.append((low, exponentials, highest))
+        log_total = torch.cat(parts, 1).logsumexp(1, keepdim=True)
+
+        loss = (mass * log_total[:, 0]).sum()
+        grad_inputs, grad_weight = torch.zeros_like(inputs), torch.empty_like(weight)
+        grad_bias = torch.empty_like(bias)
+        again = (
+            (low, logits.sub_(log_total).exp_(), log_total) for low, logits in logits_of(inputs, weight, bias, chunk)
+        )
+        for low, exponentials, shift in kept or again:
+            part = slice(low, low + exponentials.shape[1])
+            gradient = exponentials.mul_((shift - log_total).exp_().mul_(mass[:, None]))
+            here = slice(*torch.searchsorted(columns, columns.new_tensor([part.start, part.stop])).tolist())
+            gradient.index_put_((rows[here], columns[here] - low), -share[here], accumulate=True)
+            grad_inputs.addmm_(gradient, weight[part])
+            torch.mm(gradient.T, inputs, out=grad_weight[part])
+            torch.sum(gradient, 0, out=grad_bias[part])
+        loss = loss - (share * ((inputs[rows] * weight[columns]).sum(1) + bias[columns])).sum()
+        ctx.save_for_backward(grad_inputs, grad_weight, grad_bias)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_outputs[0]
+        grad_inputs, grad_weight, grad_bias = ctx.saved_tensors
+        if scale != 1.0:
+            grad_inputs, grad_weight, grad_bias = grad_inputs * scale, grad_weight * scale, grad_bias * scale
+        return grad_inputs, grad_weight, grad_bias, None, None, None, None
