@@ -38,7 +38,7 @@ class FullSoftmax(LinearOverLabels):
         seeds: dict[str, int],
         loss: str = "softmax",
         bias: str = "prior",
-        label_chunk: int = 512,
+        label_chunk: int = 2048,
         weights: str = "fp32",
     ) -> None:
         if loss not in LOSSES:

@@ -33,7 +33,7 @@ class OneVsAll(LinearOverLabels):
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
         bias: str = "prior",
-        label_chunk: int = 512,
+        label_chunk: int = 2048,
         weights: str = "fp32",
     ) -> None:
         super().__init__(
