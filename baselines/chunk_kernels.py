@@ -178,7 +178,7 @@ def bce_gradient_torch(
 ) -> Any:
     """The same in plain torch."""
     logits.add_(bias[:, None])
-    loss = F.softplus(logits).sum() - logits[rows, points].sum()
+    loss = -F.logsigmoid(-logits).sum() - logits[rows, points].sum()
     logits.sigmoid_()[rows, points] -= 1.0
     torch.sum(logits.mul_(scale), 1, out=grad_bias)
     return loss

@@ -85,7 +85,7 @@ class LabelStep:
     def each(self, work: Callable[[slice], T]) -> Iterator[T]:
         """Results of the work on every chunk, in order; threads take whole chunks."""
         threads = torch.get_num_threads()
-        spread = self.compiled and 1 < min(threads, len(self.chunks))
+        spread = self.compiled and min(threads, len(self.chunks)) > 1
         return iter((workers(threads).map if spread else map)(work, self.chunks))
 
     def logits(self, chunk: slice) -> Tensor:

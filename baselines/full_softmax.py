@@ -1,7 +1,7 @@
 """Softmax over all labels, exactly: the layer that MACH and sampling set out to replace, at its honest best.
 
-Labels are worked through in chunks, once for the normaliser and once for the gradient; each chunk is updated as soon
-as it has its gradient. Neither the batch × labels logits nor the labels × hidden gradient exists (docs/full_softmax.md).
+Labels are worked through in chunks, once for the normaliser and once for the gradient; a chunk is updated as soon as
+it has its gradient. Neither the batch × labels logits nor the labels × hidden gradient exists (docs/full_softmax.md).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def loss_reference(hidden: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, c
     if kind == "softmax":
         return -(share * F.log_softmax(logits, dim=1)).sum() / len(hidden)
     log_negatives = logits.masked_fill(target > 0, chunk_kernels.LOWEST).logsumexp(1, keepdim=True)
-    return (share * F.softplus(log_negatives - logits)).sum() / len(hidden)
+    return -(share * F.logsigmoid(logits - log_negatives)).sum() / len(hidden)
 
 
 def _softmax(step: LabelStep) -> Tensor:
@@ -90,10 +90,10 @@ def _decoupled(step: LabelStep) -> Tensor:
     totals = _Totals(step, negatives_only=True)
     n_points, points = len(step.points), step.positives.points
     share = (1.0 / step.positives.counts.double())[points]
-    behind = totals.log_sum[points] - totals.positive  # how far a positive is behind all negatives together
-    loss = (share * F.softplus(behind)).sum()
+    ahead = totals.positive - totals.log_sum[points]  # of a positive before all negatives together
+    loss = -(share * F.logsigmoid(ahead)).sum()  # softplus would be linear from 20 on
     if step.learn:
-        pull = share * behind.sigmoid() / n_points
+        pull = share * (-ahead).sigmoid() / n_points
         factor = torch.zeros_like(totals.log_sum).index_add_(0, points, pull)
         totals.take_gradient(factor, -pull)
     return loss / n_points

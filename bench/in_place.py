@@ -22,7 +22,7 @@ class InPlaceAdam(torch.optim.Optimizer):
     them), which never exists. All calls between two calls of `step` belong to one step; each row comes once.
     Calls for different rows may come from different threads.
 
-    Moments are float32. Weights in bfloat16 are updated in float32 and rounded to one of the two neighbours with
+    Weights in bfloat16 have moments in float32, are updated in float32, and rounded to one of the two neighbours with
     probabilities that make the expectation exact (stochastic rounding); the random bits are a function of seed, step
     and place, so neither the chunks nor the threads change the result.
     """
@@ -41,7 +41,8 @@ class InPlaceAdam(torch.optim.Optimizer):
         super().__init__(self.parameters.values(), {"lr": lr, "betas": betas, "eps": eps})
         for parameter in self.parameters.values():
             for moment in ("mean", "square"):
-                self.state[parameter][moment] = torch.zeros_like(parameter, dtype=torch.float32)
+                dtype = torch.float32 if parameter.dtype == torch.bfloat16 else parameter.dtype
+                self.state[parameter][moment] = torch.zeros_like(parameter, dtype=dtype)
         self._keys = self._draw_keys()
         self.layer.update = self.update
 

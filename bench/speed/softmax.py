@@ -67,7 +67,9 @@ def batches(n_labels: int) -> list[Batch]:
         hidden = np.maximum(rng.normal(size=(BATCH, HIDDEN)), 0.0).astype(np.float32)
         labels = [np.sort(rng.choice(n_labels, LABELS_A_POINT, replace=False)) for _ in range(BATCH)]
         ones = np.ones(indptr[-1], np.float32)
-        made.append((torch.from_numpy(hidden), sp.csr_matrix((ones, np.concatenate(labels), indptr), (BATCH, n_labels))))
+        made.append(
+            (torch.from_numpy(hidden), sp.csr_matrix((ones, np.concatenate(labels), indptr), (BATCH, n_labels)))
+        )
     return made
 
 
