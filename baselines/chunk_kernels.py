@@ -150,7 +150,7 @@ def softmax_gradient_torch(
 def bce_gradient(logits, bias, rows, points, scale, grad_bias):  # type: ignore[no-untyped-def]
     """Logits become scale·(σ − Y) and grad_bias [C] their sums; returns Σ of the binary cross-entropies, not scaled."""
     n_labels, n_points = logits.shape
-    loss, done = 0.0, 0
+    loss, done = np.float64(0.0), 0
     for c in range(n_labels):
         b = bias[c]
         softplus = _ZERO

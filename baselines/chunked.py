@@ -41,8 +41,8 @@ class Positives:
         pairs = np.unique(labels.indices.astype(np.int64) * n_points + rows)
         by_label, points = np.divmod(pairs, max(n_points, 1))
         counts = np.bincount(points, minlength=n_points)
-        tensors = (torch.from_numpy(array).to(device) for array in (points, by_label, counts))
-        return cls(*tensors, by_label)
+        tensors = [torch.from_numpy(array).to(device) for array in (points, by_label, counts)]
+        return cls(tensors[0], tensors[1], tensors[2], by_label)
 
     def within(self, chunk: slice) -> slice:
         """Places of the pairs whose label is in the chunk."""

@@ -6,6 +6,8 @@ it has its gradient. Neither the batch × labels logits nor the labels × hidden
 
 from __future__ import annotations
 
+from typing import Any
+
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -124,7 +126,7 @@ class _Totals:
         arguments = (logits, bias, rows, points)
         mine = positive[self.step.positives.within(chunk)]
         if self.step.compiled:
-            arrays = (tensor.numpy() for tensor in arguments)
+            arrays: Any = [tensor.numpy() for tensor in arguments]
             chunk_kernels.log_sum(*arrays, self.negatives_only, mine.numpy(), result.numpy())
         else:
             chunk_kernels.log_sum_torch(*arguments, self.negatives_only, mine, result)
@@ -144,7 +146,8 @@ class _Totals:
             mine = at_positives[step.positives.within(chunk)]
             arguments = (logits, bias, rows, points, log_sum, factor, mine, grad_bias)
             if step.compiled:
-                chunk_kernels.softmax_gradient(*(tensor.numpy() for tensor in arguments))
+                arrays: Any = [tensor.numpy() for tensor in arguments]
+                chunk_kernels.softmax_gradient(*arrays)
             else:
                 chunk_kernels.softmax_gradient_torch(*arguments)
             return step.hand_over(chunk, logits, grad_bias)

@@ -6,6 +6,8 @@ chunk is updated at once (Jain et al. 2023, "Renée"; Zhang et al. 2025, "ELMO")
 
 from __future__ import annotations
 
+from typing import Any
+
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -70,7 +72,7 @@ def _bce(step: LabelStep) -> Tensor:
         bias, rows, points = step.arrays(chunk)
         grad_bias = torch.empty_like(bias)
         if step.compiled:
-            arrays = [tensor.numpy() for tensor in (logits, bias, rows, points)]
+            arrays: Any = [tensor.numpy() for tensor in (logits, bias, rows, points)]
             scale = arrays[1].dtype.type(1.0 / n_points)
             loss = torch.tensor(chunk_kernels.bce_gradient(*arrays, scale, grad_bias.numpy()), dtype=torch.float64)
         else:

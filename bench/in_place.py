@@ -29,22 +29,22 @@ class InPlaceAdam(torch.optim.Optimizer):
 
     def __init__(
         self,
-        layer: nn.Module,
+        layer: Any,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         seed: int = 0,
     ) -> None:
-        self.layer: Any = layer
+        self.layer = layer
         self.seed, self.steps = seed, 0
-        self.parameters = {name: getattr(layer, name) for name in self.layer.chunked}
+        self.parameters: dict[str, nn.Parameter] = {name: getattr(layer, name) for name in layer.chunked}
         super().__init__(self.parameters.values(), {"lr": lr, "betas": betas, "eps": eps})
         for parameter in self.parameters.values():
             for moment in ("mean", "square"):
                 dtype = torch.float32 if parameter.dtype == torch.bfloat16 else parameter.dtype
                 self.state[parameter][moment] = torch.zeros_like(parameter, dtype=dtype)
         self._keys = self._draw_keys()
-        self.layer.update = self.update
+        layer.update = self.update
 
     def _draw_keys(self) -> dict[str, int]:
         """Of the random bits of this step, for each parameter."""
@@ -63,12 +63,13 @@ class InPlaceAdam(torch.optim.Optimizer):
         if weight.is_cuda or gradient.dtype != torch.float32:
             adam_torch(weight, mean, square, gradient, first, key, *numbers)
             return
-        arrays = [t.reshape(-1).numpy() for t in (mean, square, gradient)]
+        arrays: Any = [t.reshape(-1).numpy() for t in (mean, square, gradient)]
+        single: Any = [np.float32(number) for number in numbers]
         if weight.dtype == torch.bfloat16:
             bits = weight.view(torch.int16).reshape(-1).numpy().view(np.uint16)
-            _adam_bf16(bits, *arrays, np.uint32(first % 2**32), np.uint32(key), *map(np.float32, numbers))
+            _adam_bf16(bits, *arrays, np.uint32(first % 2**32), np.uint32(key), *single)
         else:
-            _adam(weight.reshape(-1).numpy(), *arrays, *map(np.float32, numbers))
+            _adam(weight.reshape(-1).numpy(), *arrays, *single)
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """The step is over: what is handed over next belongs to another."""

@@ -217,7 +217,7 @@ class Optimiser:
 
     def __init__(self, module: nn.Module, lr: float, kind: str = "adam", seed: int = 0) -> None:
         sparse = row_sparse_parameters(module)
-        chunked = [part for part in module.modules() if getattr(part, "chunked", ())]
+        chunked: list[Any] = [part for part in module.modules() if getattr(part, "chunked", ())]
         marked = {id(p) for p in sparse} | {id(getattr(part, name)) for part in chunked for name in part.chunked}
         dense = [p for p in module.parameters() if id(p) not in marked]
         bags = {id(part.table): part for part in module.modules() if isinstance(part, FeatureBag)}

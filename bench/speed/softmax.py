@@ -65,11 +65,9 @@ def batches(n_labels: int) -> list[Batch]:
     made = []
     for _ in range(N_BATCHES):
         hidden = np.maximum(rng.normal(size=(BATCH, HIDDEN)), 0.0).astype(np.float32)
-        labels = [np.sort(rng.choice(n_labels, LABELS_A_POINT, replace=False)) for _ in range(BATCH)]
-        ones = np.ones(indptr[-1], np.float32)
-        made.append(
-            (torch.from_numpy(hidden), sp.csr_matrix((ones, np.concatenate(labels), indptr), (BATCH, n_labels)))
-        )
+        columns = [np.sort(rng.choice(n_labels, LABELS_A_POINT, replace=False)) for _ in range(BATCH)]
+        parts = (np.ones(indptr[-1], np.float32), np.concatenate(columns), indptr)
+        made.append((torch.from_numpy(hidden), sp.csr_matrix(parts, shape=(BATCH, n_labels))))
     return made
 
 
@@ -77,7 +75,7 @@ def make(method: str, n_labels: int, **settings: Any) -> Any:
     """The layer that configs/method/<method>.yaml names, without a prior: all start with the same weights."""
     content: Any = OmegaConf.load(config_root() / "method" / f"{method}.yaml")
     module, _, name = content.target.rpartition(".")
-    nothing = sp.csr_matrix((1, n_labels), dtype=np.float32)
+    nothing = sp.csr_matrix(np.zeros((1, n_labels), dtype=np.float32))
     seeds = dict.fromkeys(("hashing", "initialisation", "sampling"), 0)
     return getattr(importlib.import_module(module), name)(
         n_labels=n_labels,
@@ -218,14 +216,15 @@ def measure_memory(variant: str, n_labels: int) -> dict[str, int]:
     case, _, name = variant.partition(": ")
     for size, counted in ((10_000, False), (n_labels, True)):
         data, before = batches(size), host_bytes()
+        work: Plain | InChunks
         if name == PLAIN:
-            work: Plain | InChunks = Plain(case, data)
-            parameters = [work.weight, work.bias]
-            held = 16 * sum(p.numel() for p in parameters)  # weight, gradient, two moments, 4 bytes each
+            work = plain = Plain(case, data)
+            held = 16 * (plain.weight.numel() + plain.bias.numel())  # weight, gradient, two moments, 4 bytes each
         else:
             precision, weights = LOW.get(name.partition(", ")[2], ("fp32", "fp32"))
-            work = InChunks(make(METHODS[case], size, weights=weights), data, precision)
-            held = sum(p.numel() * (p.element_size() + 8) for p in work.layer.parameters())
+            layer = make(METHODS[case], size, weights=weights)
+            work = InChunks(layer, data, precision)
+            held = sum(p.numel() * (p.element_size() + 8) for p in layer.parameters())
         for _ in range(2):
             work.step()
         if counted:
@@ -233,7 +232,7 @@ def measure_memory(variant: str, n_labels: int) -> dict[str, int]:
             if peak is None or before is None:
                 raise RuntimeError("this kernel does not tell the peak memory of a process")
             return {"transient_host_bytes": peak - before - held}
-        del work
+        del work  # and what it holds
     raise AssertionError
 
 
