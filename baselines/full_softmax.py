@@ -127,7 +127,8 @@ class _Totals:
         mine = positive[self.step.positives.within(chunk)]
         if self.step.compiled:
             arrays: Any = [tensor.numpy() for tensor in arguments]
-            chunk_kernels.log_sum(*arrays, self.negatives_only, mine.numpy(), result.numpy())
+            rest: Any = (self.negatives_only, mine.numpy(), result.numpy())
+            chunk_kernels.log_sum(*arrays, *rest)
         else:
             chunk_kernels.log_sum_torch(*arguments, self.negatives_only, mine, result)
         if self._keep:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -73,8 +74,8 @@ def _bce(step: LabelStep) -> Tensor:
         grad_bias = torch.empty_like(bias)
         if step.compiled:
             arrays: Any = [tensor.numpy() for tensor in (logits, bias, rows, points)]
-            scale = arrays[1].dtype.type(1.0 / n_points)
-            loss = torch.tensor(chunk_kernels.bce_gradient(*arrays, scale, grad_bias.numpy()), dtype=torch.float64)
+            rest: Any = (np.float32(1.0 / n_points), grad_bias.numpy())
+            loss = torch.tensor(chunk_kernels.bce_gradient(*arrays, *rest), dtype=torch.float64)
         else:
             loss = chunk_kernels.bce_gradient_torch(logits, bias, rows, points, 1.0 / n_points, grad_bias)
         return loss, step.hand_over(chunk, logits, grad_bias) if step.learn else None

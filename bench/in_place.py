@@ -67,7 +67,8 @@ class InPlaceAdam(torch.optim.Optimizer):
         single: Any = [np.float32(number) for number in numbers]
         if weight.dtype == torch.bfloat16:
             bits = weight.view(torch.int16).reshape(-1).numpy().view(np.uint16)
-            _adam_bf16(bits, *arrays, np.uint32(first % 2**32), np.uint32(key), *single)
+            place: Any = (np.uint32(first % 2**32), np.uint32(key))
+            _adam_bf16(bits, *arrays, *place, *single)
         else:
             _adam(weight.reshape(-1).numpy(), *arrays, *single)
 
