@@ -30,6 +30,12 @@ class OutputLayer(Protocol):
     the attribute ``feature_hash``, that each encoder shall see in place of the features, or None; ``precisions``, the
     names of the precisions that it knows beside fp32, of which its attribute ``precision`` is then set to the run's;
     ``tell``, None or a function that the loss shall call with the name of each part of its work and its seconds.
+
+    A layer whose dense gradient would be as large as its weights may list those parameters in ``chunked`` and have an
+    attribute ``update``, None at first. While it is trained, that is a function (name, rows, gradient), rows a slice,
+    by which the loss hands over the gradient of some rows and has them updated at once (`bench.in_place`): after it has
+    taken the gradient of hidden from the old rows, each row once a loss, and only where gradients are enabled. Autograd
+    then gets none for these parameters. Where ``update`` is None, it gets them as ever.
     """
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:

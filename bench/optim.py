@@ -1,8 +1,12 @@
-"""Optimisers in which a row-sparse gradient touches only the rows it names: Adam and row-wise Adagrad."""
+"""Optimisers in which a row-sparse gradient touches only the rows it names: Adam and row-wise Adagrad.
+
+`Optimiser` puts them together with torch's own and with the one of `bench.in_place`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import TracebackType
 from typing import Any
 
 import numba
@@ -11,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.bag import FeatureBag, RowGradient
+from bench.in_place import InPlaceAdam
 from bench.rows import STRIP, adagrad_bag, adagrad_rows, adam_bag, adam_rows, chunks_of
 
 CHUNKS_A_THREAD = 4  # pieces of work for each thread, so that an uneven piece does not keep the others waiting
@@ -205,12 +210,15 @@ def _all_different(rows, n_rows):  # type: ignore[no-untyped-def]
 class Optimiser:
     """Adam with dense moments for ordinary parameters, and ``kind`` for those marked row-sparse; one learning rate.
 
-    kind: ``adam`` or ``rowwise_adagrad``.
+    kind: ``adam`` or ``rowwise_adagrad``. Layers that list parameters in ``chunked`` have them updated within their
+    loss (`bench.in_place`) while this object is open: use it as a context, and take one loss and one step at a time.
+    seed: of the stochastic rounding of bfloat16 weights.
     """
 
-    def __init__(self, module: nn.Module, lr: float, kind: str = "adam") -> None:
+    def __init__(self, module: nn.Module, lr: float, kind: str = "adam", seed: int = 0) -> None:
         sparse = row_sparse_parameters(module)
-        marked = {id(p) for p in sparse}
+        chunked: list[Any] = [part for part in module.modules() if getattr(part, "chunked", ())]
+        marked = {id(p) for p in sparse} | {id(getattr(part, name)) for part in chunked for name in part.chunked}
         dense = [p for p in module.parameters() if id(p) not in marked]
         bags = {id(part.table): part for part in module.modules() if isinstance(part, FeatureBag)}
         self.bags = list(bags.values())
@@ -221,6 +229,17 @@ class Optimiser:
         if sparse:
             make = {"adam": RowSparseAdam, "rowwise_adagrad": RowwiseAdagrad}[kind]
             self.parts.append(make(sparse, lr=lr, bags=bags))
+        self._in_place = [InPlaceAdam(part, lr, seed=seed) for part in chunked]
+        self.parts += self._in_place
+
+    def __enter__(self) -> Optimiser:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for part in self._in_place:
+            part.release()
 
     def scale_lr(self, factor: float) -> None:
         """Set the learning rate to ``factor`` times the one given at the start."""

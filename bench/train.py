@@ -41,24 +41,24 @@ def train(
     X [N, n_features] and Y [N, n_labels] CSR. ``after_epoch(epoch, mean_loss)`` is called after each, counted from 1.
     Raises Diverged when the mean loss of an epoch is not finite.
     """
-    optimiser = Optimiser(network, settings.lr, settings.optimiser)
     n_points = X.shape[0]
     n_steps = settings.epochs * math.ceil(n_points / settings.batch_size)
     step, last_finite = 0, math.nan
-    for epoch in range(1, settings.epochs + 1):
-        total = 0.0
-        with clock.running():  # ── the fit clock: everything that trains, nothing that evaluates or logs
-            for rows in batches(n_points, settings.batch_size, order_seed, epoch):
-                if settings.lr_schedule == "linear":
-                    optimiser.scale_lr(1.0 - step / n_steps)
-                optimiser.zero_grad()
-                loss = network.loss(X[rows], Y[rows])
-                loss.backward()
-                optimiser.step()
-                total += float(loss.detach()) * len(rows)
-                step += 1
-        mean_loss = total / n_points
-        if not math.isfinite(mean_loss):
-            raise Diverged(f"loss {mean_loss} in epoch {epoch}; last finite mean loss {last_finite:.6g}")
-        last_finite = mean_loss
-        after_epoch(epoch, mean_loss)
+    with Optimiser(network, settings.lr, settings.optimiser, order_seed) as optimiser:
+        for epoch in range(1, settings.epochs + 1):
+            total = 0.0
+            with clock.running():  # ── the fit clock: everything that trains, nothing that evaluates or logs
+                for rows in batches(n_points, settings.batch_size, order_seed, epoch):
+                    if settings.lr_schedule == "linear":
+                        optimiser.scale_lr(1.0 - step / n_steps)
+                    optimiser.zero_grad()
+                    loss = network.loss(X[rows], Y[rows])
+                    loss.backward()
+                    optimiser.step()
+                    total += float(loss.detach()) * len(rows)
+                    step += 1
+            mean_loss = total / n_points
+            if not math.isfinite(mean_loss):
+                raise Diverged(f"loss {mean_loss} in epoch {epoch}; last finite mean loss {last_finite:.6g}")
+            last_finite = mean_loss
+            after_epoch(epoch, mean_loss)

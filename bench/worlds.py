@@ -115,10 +115,10 @@ class Worlds:
         """Run every kernel once, so that compiling and first allocations are not timed as training; weights stay."""
         some = slice(0, min(self.settings.batch_size, X.shape[0]))
         for group in self.groups:
-            optimiser = Optimiser(group.network, 0.0, self.settings.optimiser)  # a step of length zero
-            group.network.loss(X[some], Y[some]).backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            with Optimiser(group.network, 0.0, self.settings.optimiser) as optimiser:  # a step of length zero
+                group.network.loss(X[some], Y[some]).backward()
+                optimiser.step()
+                optimiser.zero_grad()
         with torch.no_grad():
             self.topk(X[some][:2], self.prefixes, self.settings.top_k)
 
@@ -176,6 +176,8 @@ def set_precision(layer: Any, precision: str, device: torch.device) -> None:
         raise NotImplementedError(f"precision {precision}: {type(layer).__name__} offers fp32 only")
     if precision == "bf16" and not has_bf16(device):
         raise NotImplementedError(f"precision bf16: this {device.type} has no bfloat16 instructions")
+    if any(p.dtype == torch.bfloat16 for p in layer.parameters()) and not has_bf16(device):
+        raise NotImplementedError(f"weights in bfloat16: this {device.type} has no bfloat16 instructions")
     if hasattr(layer, "precision"):
         layer.precision = precision
 

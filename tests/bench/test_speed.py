@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.errors import InputError
-from bench.speed import Measurement, compare, known, measure, parse, train
+from bench.speed import Measurement, compare, known, measure, parse, softmax, train
 from bench.speed.steps import Step
 
 
@@ -147,3 +147,33 @@ def test_a_wrong_gradient_is_no_training_step() -> None:
         step.model.network.output.kernel[1] *= 1.001  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match="different results"):
         compare("train", measurement, repeats=1)
+
+
+@pytest.mark.parametrize("case", ["softmax", "one-vs-all"])
+def test_steps_over_all_labels_agree_with_plain_torch(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"N_LABELS": 3000, "HIDDEN": 8, "BATCH": 16, "N_SAMPLES": 30}.items():
+        monkeypatch.setattr(softmax, name, value)
+    monkeypatch.setattr(softmax, "transient_bytes", lambda _, n_labels: n_labels)
+    rows = compare("softmax", dict(softmax.softmax())[case], repeats=1)
+    assert rows[0]["variant"] == "plain dense torch"
+    assert rows[1]["transient_host_bytes"] == {"3000": 3000, "1500": 1500}
+    assert (rows[-1].get("ratio_to_full") is not None) == (case == "softmax")
+
+
+def test_a_wrong_gradient_of_one_label_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"N_LABELS": 3000, "HIDDEN": 8, "BATCH": 16}.items():
+        monkeypatch.setattr(softmax, name, value)
+    data = softmax.batches(3000)
+    layer = softmax.make("one_vs_all", 3000)
+    with torch.no_grad():
+        layer.weight[17] *= 1.01
+    found, expected = softmax.InChunks(layer, data)(), softmax.Plain("one-vs-all", data)()
+    assert not softmax.same("one_vs_all", found[3], expected[3])
+
+
+def test_memory_of_a_step_is_what_plain_torch_holds() -> None:
+    """Three arrays of 256 × labels for plain torch, none for the chunks; each in a process of its own."""
+    plain, chunks = (softmax.transient_bytes(f"one-vs-all: {name}", 60_000) for name in (softmax.PLAIN, "one_vs_all"))
+    array = 4 * softmax.BATCH * 60_000
+    assert 2 * array < plain
+    assert chunks < array

@@ -1,0 +1,88 @@
+"""One classifier for each label, all of them trained on every point: binary cross-entropy over all labels, exactly.
+
+Labels are worked through in chunks, once; the gradient σ − Y is formed in place of a chunk's logits, without Y, and the
+chunk is updated at once (Jain et al. 2023, "Renée"; Zhang et al. 2025, "ELMO").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines import chunk_kernels
+from baselines.chunked import LabelStep
+from baselines.linear import LinearOverLabels
+
+
+class OneVsAll(LinearOverLabels):
+    """A linear layer over all labels. Binary cross-entropy summed over labels, mean over points.
+
+    bias ``prior`` starts a label at the log-odds of its train frequency, so that training need not first learn that
+    nearly all labels are nearly always absent. For the other settings see `LinearOverLabels`.
+    """
+
+    prior_of = "bce"
+
+    def __init__(
+        self,
+        *,
+        n_labels: int,
+        hidden: int,
+        train_labels: sp.csr_matrix,
+        seeds: dict[str, int],
+        bias: str = "prior",
+        label_chunk: int = 2048,
+        weights: str = "fp32",
+    ) -> None:
+        super().__init__(
+            n_labels=n_labels,
+            hidden=hidden,
+            train_labels=train_labels,
+            seeds=seeds,
+            bias=bias,
+            label_chunk=label_chunk,
+            weights=weights,
+        )
+
+    def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
+        """hidden [N, H], labels CSR [N, n_labels]; a scalar."""
+        return self.loss_by(_bce, hidden, labels)
+
+
+def loss_reference(hidden: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The same loss with all logits at once, through autograd. For tests and for comparisons of speed and memory.
+
+    rows, columns: point and label of each positive.
+    """
+    logits = F.linear(hidden, weight, bias)
+    target = torch.zeros_like(logits)
+    target[rows, columns] = 1.0
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(hidden)
+
+
+def _bce(step: LabelStep) -> Tensor:
+    n_points = len(step.points)
+
+    def work(chunk: slice) -> tuple[Tensor, Tensor | None]:
+        logits = step.logits(chunk)
+        bias, rows, points = step.arrays(chunk)
+        grad_bias = torch.empty_like(bias)
+        if step.compiled:
+            arrays: Any = [tensor.numpy() for tensor in (logits, bias, rows, points)]
+            rest: Any = (np.float32(1.0 / n_points), grad_bias.numpy())
+            loss = torch.tensor(chunk_kernels.bce_gradient(*arrays, *rest), dtype=torch.float64)
+        else:
+            loss = chunk_kernels.bce_gradient_torch(logits, bias, rows, points, 1.0 / n_points, grad_bias)
+        return loss, step.hand_over(chunk, logits, grad_bias) if step.learn else None
+
+    total = torch.zeros((), dtype=torch.float64, device=step.points.device)
+    for loss, pull in step.each(work):
+        total += loss
+        if pull is not None:
+            step.add(pull)
+    return total / n_points
