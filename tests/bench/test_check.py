@@ -182,7 +182,7 @@ def test_a_method_may_declare_that_it_is_not_deterministic(tmp_path: Path, monke
     noise = "scores = np.random.default_rng().random((X.shape[0], 500)) * 1e-6 + np"
     code = CLASSIFIER.replace("scores = np", noise).replace("def fit", "reproducible = False\n    def fit")
     outcome = check(tmp_path, monkeypatch, code, "no_seed", "deterministic")["deterministic"]
-    assert (outcome.status, outcome.detail) == (DOES_NOT_APPLY, "declared not to be: no seed")
+    assert (outcome.status, outcome.detail) == (DOES_NOT_APPLY, "declared not to be reproducible")
 
 
 def test_exit_status_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
