@@ -58,6 +58,8 @@ class Peer(ABC):
     def fit(self, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
         """X CSR [N, n_features], Y CSR [N, n_labels]. Raises RuntimeError when the child fails, MemoryError when it
         says that memory ran out."""
+        # Out of order, indices are read wrongly by some libraries and end napkinXC with a segmentation fault.
+        X, Y = X.sorted_indices(), Y.sorted_indices()
         self.write_points(self._folder, "train", X)
         self.write_labels(self._folder, X, Y)
         told = self._call("fit")
@@ -77,7 +79,7 @@ class Peer(ABC):
 
     def topk(self, X: sp.csr_matrix, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """(scores [N, k], labels [N, k]), best first, −1 where the peer has no more; errors as in ``fit``."""
-        self.write_points(self._folder, "test", X)
+        self.write_points(self._folder, "test", X.sorted_indices())
         told = self._call("predict", k=k)
         peaks = [told["peak_host_bytes"], self._facts["peak_host_bytes"]]
         self._facts["peak_host_bytes"] = max(peaks) if None not in peaks else None
