@@ -43,6 +43,9 @@ class Sleeper(Peer):
     library, requirements, reproducible = "numpy", (), True
     script = str(Path(__file__).with_name("asleep.py"))
 
+    def __init__(self, told):
+        super().__init__({"told": told})
+
     def prepare(self, seed, threads):
         self._python, self._folder = Path(sys.executable), work_folder(self)
     def write_points(self, folder, split, X): pass
@@ -100,7 +103,7 @@ def test_a_child_dies_with_its_run(tmp_path: Path) -> None:
     told = tmp_path / "told"
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     (tmp_path / "asleep.py").write_text(ASLEEP)
-    (tmp_path / "sleeper.yaml").write_text(f"target: sleeper.Sleeper\nsettings: {{settings: {{told: {told}}}}}\n")
+    (tmp_path / "sleeper.yaml").write_text(f"target: sleeper.Sleeper\nsettings: {{told: {told}}}\n")
     (tmp_path / "one.yaml").write_text("dataset: tiny\nmethods: {sleeper: {method: sleeper.yaml}}\n")
     launcher = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "one.yaml"],
