@@ -12,6 +12,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+from bench.compare import AgainstBest, against_best
 from bench.data.cli import app as data_app
 from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
@@ -62,10 +63,9 @@ def run(
         console.print("stopped; what is finished is kept. The same command goes on from here.")
         raise typer.Exit(130) from None
     folder = results / chosen.name
-    frame = write_readings(folder)
-    console.print(
-        render_table(frame, "md", further_tables(frame, folder)), highlight=False, markup=False, soft_wrap=True
-    )
+    frame, tested = write_readings(folder)
+    text = render_table(frame, "md", further_tables(frame, folder), tested)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
     console.print(f"results in {folder}: table.csv, tables/, figures/, report.html", highlight=False)
     raise typer.Exit(failed)
 
@@ -105,9 +105,9 @@ def table(
     """Write the tables, and print them."""
     folder = experiment_folder(experiment, results)
     frame = load_results(folder)
-    more = further_tables(frame, folder)
-    write_tables(frame, folder / "tables", more)
-    print(render_table(frame, format, more))
+    more, tested = further_tables(frame, folder), against_best(frame, folder)
+    write_tables(frame, folder / "tables", more, tested)
+    print(render_table(frame, format, more, tested))
 
 
 @app.command()
@@ -158,13 +158,14 @@ def speed(
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 
 
-def write_readings(folder: Path) -> pd.DataFrame:
-    """Tables, figures and report of an experiment; returns its results."""
+def write_readings(folder: Path) -> tuple[pd.DataFrame, AgainstBest]:
+    """Tables, figures and report of an experiment; returns its results and the tests over points."""
     frame = load_results(folder)
-    write_tables(frame, folder / "tables", further_tables(frame, folder))
+    tested = against_best(frame, folder)
+    write_tables(frame, folder / "tables", further_tables(frame, folder), tested)
     write_figures(frame, folder / "figures")
-    write_report(folder)
-    return frame
+    write_report(folder, tested)
+    return frame, tested
 
 
 def experiment_folder(experiment: str, results: Path) -> Path:
