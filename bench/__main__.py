@@ -22,6 +22,8 @@ from bench.files import write_atomic
 from bench.frame import load_results
 from bench.launch import RETRY, run_experiment
 from bench.progress import Progress
+from bench.quarantine import lift as lift_quarantine
+from bench.quarantine import quarantine as withdraw
 from bench.report import write_report
 from bench.score import score_experiment, score_file
 from bench.status import status_table
@@ -122,6 +124,25 @@ def figure(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> 
 def report(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
     """Write report.html, one self-contained page."""
     print(write_report(experiment_folder(experiment, results)))
+
+
+@app.command()
+def quarantine(
+    experiment: ExperimentArgument,
+    run_id: Annotated[str, typer.Argument(help="The run, as table.csv and `status` name it.")],
+    reason: Annotated[str, typer.Option(help="Why its result is withdrawn; kept beside it.")] = "",
+    lift: Annotated[bool, typer.Option(help="Take it out of quarantine again.")] = False,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Withdraw a run: it stays on disk, and leaves table.csv, tables, figures and the report."""
+    folder = experiment_folder(experiment, results)
+    store = Store(folder)
+    with store.lock():
+        (lift_quarantine if lift else withdraw)(store, run_id, reason)
+        store.write_table()
+    write_readings(folder)
+    state = "out of quarantine, its rows are back" if lift else "in quarantine; only `run --force` runs it again"
+    print(f"{run_id}: {state}")
 
 
 @app.command()

@@ -14,8 +14,8 @@ from bench.store import Store
 def run_states(store: Store) -> dict[str, dict[str, Any]]:
     """State and reason of every run in the ledger, in the order they were first planned.
 
-    A record's status, or else ``running`` (its process is alive on this machine), ``interrupted`` (it is not) or
-    ``planned``.
+    ``quarantined`` for a withdrawn result, else a record's status, or else ``running`` (its process is alive on this
+    machine), ``interrupted`` (it is not) or ``planned``.
     """
     open_starts = store.ledger.open_starts()
     states: dict[str, dict[str, Any]] = {}
@@ -29,6 +29,8 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
             alive = start.get("host") == socket.gethostname() and _alive(int(start.get("pid", 0)), run_id)
             reason = f"process {start.get('pid')} on {start.get('host')}, started {start['time']}"
             states[run_id] = {"state": "running" if alive else "interrupted", "reason": reason}
+        elif record is not None and (reason := store.quarantined(run_id)) is not None:
+            states[run_id] = {"state": "quarantined", "reason": reason}
         elif record is not None:
             states[run_id] = {"state": record["status"], "reason": record.get("reason") or ""}
         else:

@@ -53,9 +53,7 @@ def _distance(group: Group, full: Group) -> str:
         return f"as high as {beside}"
     stats = [g.stat("P@1") for g in (group, full)]
     spreads = [100 * s.half for s in stats if s is not None and s.half is not None]
-    doubt = (
-        ", less than the two spreads together" if len(spreads) == 2 and abs(gap) < sum(spreads) else ""
-    )
+    doubt = ", less than the two spreads together" if len(spreads) == 2 and abs(gap) < sum(spreads) else ""
     return f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'} {beside}{doubt}"
 
 
