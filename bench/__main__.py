@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench.compare import AgainstBest, against_best
 from bench.data.cli import app as data_app
+from bench.diff import diff as tell_differences
 from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
 from bench.experiment import experiment_name, load_experiment
@@ -124,6 +125,19 @@ def figure(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> 
 def report(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
     """Write report.html, one self-contained page."""
     print(write_report(experiment_folder(experiment, results)))
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="An experiment (name or results folder) or a run id.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind.")],
+    times: Annotated[bool, typer.Option("--times", help="Compare times and memory across machines too.")] = False,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """How B differs from A, with paired tests. Exit status 0: nothing significant, 1: something, 2: a bad request."""
+    lines, significant = tell_differences(a, b, results, times)
+    print("\n".join(lines))
+    raise typer.Exit(significant)
 
 
 @app.command()

@@ -23,14 +23,14 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
         run_id = entry["run_id"]
         if run_id in states:
             continue
-        record = store.record(run_id)
+        record, withdrawn = store.record(run_id), store.quarantined(run_id)
         if run_id in open_starts:
             start = open_starts[run_id]
             alive = start.get("host") == socket.gethostname() and _alive(int(start.get("pid", 0)), run_id)
             reason = f"process {start.get('pid')} on {start.get('host')}, started {start['time']}"
             states[run_id] = {"state": "running" if alive else "interrupted", "reason": reason}
-        elif record is not None and (reason := store.quarantined(run_id)) is not None:
-            states[run_id] = {"state": "quarantined", "reason": reason}
+        elif withdrawn is not None:
+            states[run_id] = {"state": "quarantined", "reason": withdrawn}
         elif record is not None:
             states[run_id] = {"state": record["status"], "reason": record.get("reason") or ""}
         else:

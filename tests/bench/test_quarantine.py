@@ -82,6 +82,7 @@ def test_what_cannot_be_withdrawn_is_said(store: Store) -> None:
         store.write_table()
 
 
+@pytest.mark.filterwarnings("ignore:No artists")  # a run without sizes has a figure without curves
 def test_the_command_writes_table_figures_and_report_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machbench(monkeypatch, store, "quarantine", "e", RUN_ID, "--reason", "wrong") == 0
     assert machbench(monkeypatch, store, "quarantine", "e", "other-run", "--reason", "wrong") == 0
