@@ -12,7 +12,9 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+from bench.compare import AgainstBest, against_best
 from bench.data.cli import app as data_app
+from bench.diff import diff as tell_differences
 from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
 from bench.experiment import experiment_name, load_experiment
@@ -21,6 +23,8 @@ from bench.files import write_atomic
 from bench.frame import load_results
 from bench.launch import RETRY, run_experiment
 from bench.progress import Progress
+from bench.quarantine import lift as lift_quarantine
+from bench.quarantine import quarantine as withdraw
 from bench.report import write_report
 from bench.score import score_experiment, score_file
 from bench.status import status_table
@@ -62,10 +66,9 @@ def run(
         console.print("stopped; what is finished is kept. The same command goes on from here.")
         raise typer.Exit(130) from None
     folder = results / chosen.name
-    frame = write_readings(folder)
-    console.print(
-        render_table(frame, "md", further_tables(frame, folder)), highlight=False, markup=False, soft_wrap=True
-    )
+    frame, tested = write_readings(folder)
+    text = render_table(frame, "md", further_tables(frame, folder), tested)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
     console.print(f"results in {folder}: table.csv, tables/, figures/, report.html", highlight=False)
     raise typer.Exit(failed)
 
@@ -105,9 +108,9 @@ def table(
     """Write the tables, and print them."""
     folder = experiment_folder(experiment, results)
     frame = load_results(folder)
-    more = further_tables(frame, folder)
-    write_tables(frame, folder / "tables", more)
-    print(render_table(frame, format, more))
+    more, tested = further_tables(frame, folder), against_best(frame, folder)
+    write_tables(frame, folder / "tables", more, tested)
+    print(render_table(frame, format, more, tested))
 
 
 @app.command()
@@ -122,6 +125,38 @@ def figure(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> 
 def report(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
     """Write report.html, one self-contained page."""
     print(write_report(experiment_folder(experiment, results)))
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="An experiment (name or results folder) or a run id.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind.")],
+    times: Annotated[bool, typer.Option("--times", help="Compare times and memory across machines too.")] = False,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """How B differs from A, with paired tests. Exit status 0: nothing significant, 1: something, 2: a bad request."""
+    lines, significant = tell_differences(a, b, results, times)
+    print("\n".join(lines))
+    raise typer.Exit(significant)
+
+
+@app.command()
+def quarantine(
+    experiment: ExperimentArgument,
+    run_id: Annotated[str, typer.Argument(help="The run, as table.csv and `status` name it.")],
+    reason: Annotated[str, typer.Option(help="Why its result is withdrawn; kept beside it.")] = "",
+    lift: Annotated[bool, typer.Option(help="Take it out of quarantine again.")] = False,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Withdraw a run: it stays on disk, and leaves table.csv, tables, figures and the report."""
+    folder = experiment_folder(experiment, results)
+    store = Store(folder)
+    with store.lock():
+        (lift_quarantine if lift else withdraw)(store, run_id, reason)
+        store.write_table()
+    write_readings(folder)
+    state = "out of quarantine, its rows are back" if lift else "in quarantine; only `run --force` runs it again"
+    print(f"{run_id}: {state}")
 
 
 @app.command()
@@ -158,13 +193,14 @@ def speed(
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 
 
-def write_readings(folder: Path) -> pd.DataFrame:
-    """Tables, figures and report of an experiment; returns its results."""
+def write_readings(folder: Path) -> tuple[pd.DataFrame, AgainstBest]:
+    """Tables, figures and report of an experiment; returns its results and the tests over points."""
     frame = load_results(folder)
-    write_tables(frame, folder / "tables", further_tables(frame, folder))
+    tested = against_best(frame, folder)
+    write_tables(frame, folder / "tables", further_tables(frame, folder), tested)
     write_figures(frame, folder / "figures")
-    write_report(folder)
-    return frame
+    write_report(folder, tested)
+    return frame, tested
 
 
 def experiment_folder(experiment: str, results: Path) -> Path:

@@ -62,17 +62,18 @@ def _count(group: str, name: str, label: str, latex: str = "") -> Column:
     return Column(name, group, "int", label, latex=latex)
 
 
-def _quality(name: str) -> Column:
+def _quality(name: str, required: bool = True) -> Column:
     return Column(
         name,
         "quality",
         "float",
-        name,
+        name.replace("_", " "),
         unit="fraction",
         better="higher",
         shown_unit="%",
         scale=100,
         style="fixed2",
+        required=required,
     )
 
 
@@ -102,6 +103,7 @@ def _seconds(name: str, label: str) -> Column:
 
 _MEASURES = [(m, k) for m in ("P", "nDCG", "PSP") for k in (1, 3, 5)] + [("R", 5), ("minP", 3), ("minP", 5)]
 QUALITY = tuple(f"{measure}@{k}" for measure, k in _MEASURES)
+BY_GROUP = tuple(f"{metric}_{group}" for metric in ("P@1", "P@5", "R@5") for group in ("head", "torso", "tail"))
 
 COLUMNS: tuple[Column, ...] = (
     *_text("identity", "experiment run_id status reason method dataset data_fingerprint"),
@@ -121,6 +123,7 @@ COLUMNS: tuple[Column, ...] = (
     _count("data", "n_features", "features"),
     _count("data", "n_labels", "labels"),
     *(_quality(name) for name in QUALITY),
+    *(_quality(name, required=False) for name in BY_GROUP),
     _params("params_total", "all parameters"),
     _params("params_input", "input parameters"),
     _params("params_hidden", "hidden parameters"),

@@ -30,7 +30,7 @@ from bench.errors import InputError
 from bench.files import write_atomic
 from bench.metrics import evaluate
 from bench.predict import Prediction, Ranking, predict
-from bench.score import evaluated_points, quality_of
+from bench.score import deciles_of, evaluated_points, quality_of
 from bench.spec import RunSpec, TrainSettings, derive_seed
 from bench.store import RunFolder, described
 from bench.train import Diverged
@@ -79,7 +79,8 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
         "n_features": data.train.X.shape[1],
         "n_labels": data.train.Y.shape[1],
     }
-    return {"status": "ok", "shared": described(spec, device.type) | sizes, "rows": rows}
+    by_decile = [deciles_of(prediction.labels, data, points) for prediction in predictions]
+    return {"status": "ok", "shared": described(spec, device.type) | sizes, "rows": rows, "deciles": by_decile}
 
 
 def write_passport(results: Path, data: Dataset) -> None:

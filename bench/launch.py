@@ -36,9 +36,10 @@ def run_experiment(
 ) -> int:
     """Run what is missing; returns 0 when all runs of the experiment are done, 1 when some run failed.
 
-    Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always; ``force`` repeats
-    all. Whatever happens to a run, those finished before it stay as they are. KeyboardInterrupt stops the run in
-    progress, writes it down and is raised again. Where the experiment tunes, the chosen settings are written last.
+    Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always, withdrawn ones never;
+    ``force`` repeats all. Whatever happens to a run, those finished before it stay as they are. KeyboardInterrupt stops
+    the run in progress, writes it down and is raised again. Where the experiment tunes, the chosen settings are written
+    last.
     """
     store = Store(results / experiment.name)
     with store.lock():
@@ -48,7 +49,12 @@ def run_experiment(
         keep_paper(experiment.paper, store.root)
         runs = plan(experiment, store, lambda name: progress.note(f"building dataset {name} (once)"))
         again = RETRY[retry] if retry else set()
-        todo = [r for r in runs if force or r.status in (None, "interrupted") or r.status in again]
+        withdrawn = {r.run_id: reason for r in runs if (reason := store.quarantined(r.run_id)) is not None}
+        if not force:
+            for run_id, reason in withdrawn.items():
+                progress.note(f"{run_id}: in quarantine ({reason}); left as it is, --force runs it again")
+        wanted = {None, "interrupted"} | again
+        todo = [r for r in runs if force or (r.status in wanted and r.run_id not in withdrawn)]
         for run in runs:
             event = "planned" if run in todo else "skipped"
             store.ledger.append(event, run.run_id, reason=None if run in todo else f"already {run.status}")

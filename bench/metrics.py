@@ -7,6 +7,7 @@ ordinary score. `bench.metrics_reference` has the same definitions as plain loop
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,38 +46,57 @@ def evaluate(
     Raises:
         InputError: shapes, types or label ids do not fit, or a row names a label twice.
     """
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1 for k in ks):
-        raise InputError(f"cut-offs: found {list(ks)!r}; expected positive integers")
-    truth = _label_sets(true, "true labels")
-    n_labels = truth.shape[1]
-    depth = max(ks)
-    given = _ranked_ids(labels, truth.shape)[:, :depth]
-    ranked = np.pad(given, ((0, 0), (0, depth - given.shape[1])), constant_values=-1)
-    found = _lookup(ranked, truth)
-
-    sizes = np.diff(truth.indptr).astype(np.int64)
-    at_least_one = np.maximum(sizes, 1)  # a point without labels has no hit, so it counts 0 / 1 = 0
-    discount = 1.0 / np.log2(np.arange(depth) + 2.0)
-    ideal_gain = np.cumsum(discount)
-    correct = np.cumsum(found, axis=1)
-    gain = np.cumsum(found * discount, axis=1)
-
+    counted = _count(labels, true, ks)
+    correct, gain, sizes = counted.correct, counted.gain, counted.at_least_one
     values: dict[str, float] = {}
     for k in ks:
         values[f"P@{k}"] = float(correct[:, k - 1].mean() / k)
     for k in ks:
-        values[f"nDCG@{k}"] = float((gain[:, k - 1] / ideal_gain[np.minimum(at_least_one, k) - 1]).mean())
+        values[f"nDCG@{k}"] = float((gain[:, k - 1] / counted.ideal_gain[np.minimum(sizes, k) - 1]).mean())
     if train_or_inverse_propensity is not None:
-        weights = _weights(train_or_inverse_propensity, n_labels, A, B)
+        weights = _weights(train_or_inverse_propensity, counted.truth.shape[1], A, B)
         # Id -1 is never found, so that it reads the last label's weight does not matter.
-        reached = np.cumsum((found * weights[ranked]).sum(axis=0))
-        best = np.cumsum(_best_weights(truth, weights, depth).sum(axis=0))
+        reached = np.cumsum((counted.found * weights[counted.ranked]).sum(axis=0))
+        best = np.cumsum(_best_weights(counted.truth, weights, max(ks)).sum(axis=0))
         for k in ks:
             values[f"PSP@{k}"] = float(reached[k - 1] / best[k - 1]) if best[k - 1] > 0 else 0.0
     for k in ks:
-        values[f"R@{k}"] = float((correct[:, k - 1] / at_least_one).mean())
+        values[f"R@{k}"] = float((correct[:, k - 1] / sizes).mean())
     for k in ks:
-        values[f"minP@{k}"] = float((correct[:, k - 1] / np.minimum(at_least_one, k)).mean())
+        values[f"minP@{k}"] = float((correct[:, k - 1] / np.minimum(sizes, k)).mean())
+    return values
+
+
+def evaluate_points(
+    labels: npt.NDArray[np.integer[Any]],
+    true: LabelMatrix,
+    train_or_inverse_propensity: LabelMatrix | Floats | None = None,
+    *,
+    A: float = 0.55,
+    B: float = 1.5,
+    ks: Sequence[int] = (1, 3, 5),
+) -> dict[str, Floats]:
+    """What each point adds: float64 [N] by metric, whose mean over the points is the value of `evaluate`.
+
+    PSP@k is a ratio of sums over all points, so a point's value is its Σ h/p divided by the mean of the best sums;
+    it may exceed 1. The denominator depends on the true labels alone and is the same for every method.
+
+    Arguments and errors: as `evaluate`.
+    """
+    counted = _count(labels, true, ks)
+    correct, sizes = counted.correct, counted.at_least_one
+    values: dict[str, Floats] = {}
+    for k in ks:
+        values[f"P@{k}"] = correct[:, k - 1] / k
+        values[f"nDCG@{k}"] = counted.gain[:, k - 1] / counted.ideal_gain[np.minimum(sizes, k) - 1]
+        values[f"R@{k}"] = correct[:, k - 1] / sizes
+        values[f"minP@{k}"] = correct[:, k - 1] / np.minimum(sizes, k)
+    if train_or_inverse_propensity is not None:
+        weights = _weights(train_or_inverse_propensity, counted.truth.shape[1], A, B)
+        reached = np.cumsum(counted.found * weights[counted.ranked], axis=1)
+        best = np.cumsum(_best_weights(counted.truth, weights, max(ks)).sum(axis=0)) / len(reached)
+        for k in ks:
+            values[f"PSP@{k}"] = reached[:, k - 1] / best[k - 1] if best[k - 1] > 0 else np.zeros(len(reached))
     return values
 
 
@@ -86,7 +106,7 @@ def hits(labels: npt.NDArray[np.integer[Any]], true: LabelMatrix) -> npt.NDArray
     Raises:
         InputError: as `evaluate`.
     """
-    truth = _label_sets(true, "true labels")
+    truth = label_sets(true, "true labels")
     return _lookup(_ranked_ids(labels, truth.shape), truth)
 
 
@@ -104,7 +124,7 @@ def inverse_propensity(train: LabelMatrix, A: float = 0.55, B: float = 1.5) -> F
     """
     if not (np.isfinite(A) and np.isfinite(B) and A > 0 and B > 0):
         raise InputError(f"propensity constants: found A={A}, B={B}; expected positive finite numbers")
-    labels = _label_sets(train, "train labels")
+    labels = label_sets(train, "train labels")
     n_points, n_labels = labels.shape
     if n_points < 3:
         raise InputError(f"train labels: found {n_points} points; expected at least 3 for the propensity model")
@@ -113,7 +133,41 @@ def inverse_propensity(train: LabelMatrix, A: float = 0.55, B: float = 1.5) -> F
     return np.asarray(1.0 + scale * (counts + B) ** -A, dtype=np.float64)
 
 
-def _label_sets(matrix: LabelMatrix, name: str) -> sparse.csr_array:
+@dataclass(frozen=True)
+class _Counted:
+    """What the metrics count from, for N points and rankings cut or padded to ``depth``, the largest k."""
+
+    truth: sparse.csr_array  # [N, n_labels]
+    ranked: npt.NDArray[np.int64]  # [N, depth]
+    found: npt.NDArray[np.bool_]  # [N, depth], is the prediction right?
+    correct: npt.NDArray[np.int64]  # [N, depth], right ones up to a rank
+    gain: Floats  # [N, depth], discounted by rank
+    ideal_gain: Floats  # [depth], of 1, 2, ... right ones at the top
+    at_least_one: npt.NDArray[np.int64]  # [N], labels of a point; one without has no hit, so it counts 0 / 1 = 0
+
+
+def _count(labels: npt.NDArray[np.integer[Any]], true: LabelMatrix, ks: Sequence[int]) -> _Counted:
+    """Check the inputs of `evaluate` and count."""
+    if not ks or any(isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1 for k in ks):
+        raise InputError(f"cut-offs: found {list(ks)!r}; expected positive integers")
+    truth = label_sets(true, "true labels")
+    depth = max(ks)
+    given = _ranked_ids(labels, truth.shape)[:, :depth]
+    ranked = np.pad(given, ((0, 0), (0, depth - given.shape[1])), constant_values=-1)
+    found = _lookup(ranked, truth)
+    discount = 1.0 / np.log2(np.arange(depth) + 2.0)
+    return _Counted(
+        truth,
+        ranked,
+        found,
+        correct=np.cumsum(found, axis=1),
+        gain=np.cumsum(found * discount, axis=1),
+        ideal_gain=np.cumsum(discount),
+        at_least_one=np.maximum(np.diff(truth.indptr).astype(np.int64), 1),
+    )
+
+
+def label_sets(matrix: LabelMatrix, name: str) -> sparse.csr_array:
     """A checked copy of a label matrix: ids sorted and unique in each row; values mean nothing."""
     if not sparse.issparse(matrix) or matrix.format != "csr" or matrix.ndim != 2:
         raise InputError(f"{name}: found {type(matrix).__name__}; expected a scipy CSR matrix, points × labels")

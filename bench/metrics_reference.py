@@ -43,3 +43,27 @@ def inverse_propensity_reference(train: Sequence[set[int]], n_labels: int, A: fl
     """1/p of each label by the formula of `bench.metrics.inverse_propensity`, a label at a time."""
     scale = (math.log(len(train)) - 1) * (B + 1) ** A
     return [1 + scale * (sum(label in labels for labels in train) + B) ** -A for label in range(n_labels)]
+
+
+def by_label_reference(
+    ranked: Sequence[Sequence[int]], true: Sequence[set[int]], bin_of: Sequence[int], n_bins: int, k: int
+) -> tuple[list[float], list[float]]:
+    """P@k and R@k of each bin as `bench.frequency.by_label` has them, a prediction at a time; NaN for no pair."""
+    right, pairs = [0] * n_bins, [0] * n_bins
+    for predictions, labels in zip(ranked, true, strict=True):
+        for label in predictions[:k]:
+            if label in labels:
+                right[bin_of[label]] += 1
+        for label in labels:
+            pairs[bin_of[label]] += 1
+    precision = [count / k / len(true) for count in right]
+    return precision, [count / of if of else math.nan for count, of in zip(right, pairs, strict=True)]
+
+
+def decile_reference(counts: Sequence[int]) -> list[int]:
+    """The bins of `bench.frequency.decile_of_labels`: pairs are dealt out one by one, rarest label first, two cards a
+    pair, so that the middle of a label's pairs is a card."""
+    order = sorted(range(len(counts)), key=lambda label: (counts[label], label))
+    dealt = [label for label in order for _ in range(2 * counts[label])]
+    middle = [dealt.index(label) + count if count else 0 for label, count in enumerate(counts)]
+    return [1 + 10 * at // len(dealt) if count else 0 for at, count in zip(middle, counts, strict=True)]

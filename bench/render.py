@@ -28,11 +28,14 @@ class Head:
 
 @dataclass(frozen=True)
 class Cell:
-    """``text`` is read by people, ``value`` (file unit) goes to the CSV; ``mark`` points at a note."""
+    """``text`` is read by people; ``value`` (file unit) goes to the CSV, and with it, where a column has them, ``sd``
+    and ``half`` (spread over seeds) and ``p`` (test against the best); ``mark`` points at a note."""
 
     text: str = MISSING
     value: float | int | str | None = None
     sd: float | None = None
+    half: float | None = None
+    p: float | None = None
     best: bool = False
     mark: str = ""
 
@@ -66,19 +69,20 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The table's values in the units of ``table.csv``; a spread over seeds is a column ``<name>_sd``."""
-    spread = [any(row[i].sd is not None for row in table.rows) for i in range(len(table.heads))]
+    """The table's values in the units of ``table.csv``. Behind a column, where some cell has it: ``<name>_sd`` and
+    ``<name>_t95`` (standard deviation over seeds, half width of the t interval of the mean) and ``<name>_p``."""
+    columns: list[tuple[str, list[float | int | str | None]]] = []
+    for i, head in enumerate(table.heads):
+        cells = [row[i] for row in table.rows]
+        columns.append((head.name, [cell.value for cell in cells]))
+        more = {"sd": [c.sd for c in cells], "t95": [c.half for c in cells], "p": [c.p for c in cells]}
+        for suffix, values in more.items():
+            if any(value is not None for value in values):
+                columns.append((f"{head.name}_{suffix}", list(values)))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        n for h, s in zip(table.heads, spread, strict=True) for n in ([h.name, f"{h.name}_sd"] if s else [h.name])
-    )
-    for row in table.rows:
-        writer.writerow(
-            "" if v is None else v
-            for cell, s in zip(row, spread, strict=True)
-            for v in ([cell.value, cell.sd] if s else [cell.value])
-        )
+    writer.writerow(name for name, _ in columns)
+    writer.writerows(["" if v is None else v for v in line] for line in zip(*(v for _, v in columns), strict=True))
     return out.getvalue()
 
 
@@ -102,7 +106,7 @@ def to_latex(table: Table) -> str:
         lines.append(" & ".join(map(_latex_cell, row)) + " \\\\")
     lines += ["\\bottomrule", f"\\end{{tabular}}{fit[1]}"]
     if table.notes:
-        notes = [f"{f'$^{{{mark}}}$ ' if mark else ''}{escape_latex(text)}" for mark, text in table.notes]
+        notes = [f"{f'{_latex_mark(mark)} ' if mark else ''}{escape_latex(text)}" for mark, text in table.notes]
         lines += ["", "\\smallskip\\parbox{\\linewidth}{" + "\\\\\n".join(notes) + "}"]
     return "\n".join([*lines, "\\end{table}"]) + "\n"
 
@@ -120,6 +124,7 @@ _LATEX = {
     "²": "$^2$",
     "–": "--",
     "÷": "$\\div$",
+    "≈": "$\\approx$",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
 
@@ -137,7 +142,11 @@ def _latex_head(head: Head) -> str:
 def _latex_cell(cell: Cell) -> str:
     text = escape_latex(cell.text)
     text = f"\\textbf{{{text}}}" if cell.best else text
-    return f"{text}$^{{{cell.mark}}}$" if cell.mark else text
+    return f"{text}{_latex_mark(cell.mark)}" if cell.mark else text
+
+
+def _latex_mark(mark: str) -> str:
+    return f"$^{{{mark.replace('≈', chr(92) + 'approx')}}}$"
 
 
 def _md_cell(cell: Cell) -> str:

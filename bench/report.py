@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from bench.columns import STATUS_WORDS
+from bench.compare import AgainstBest, against_best
 from bench.errors import DataError, InputError
 from bench.figures import Picture, build_figures
 from bench.files import write_atomic
@@ -24,8 +25,10 @@ from bench.verdict import QUESTION, verdict
 PASSPORT = ("data_fingerprint", "n_train", "n_test", "n_features", "n_labels")
 
 
-def write_report(experiment_dir: Path | str) -> Path:
+def write_report(experiment_dir: Path | str, tested: AgainstBest | None = None) -> Path:
     """Write ``report.html`` into the experiment folder (``results/quickstart``) and return its path.
+
+    ``tested``: the tests over points where they were already made.
 
     The page holds its figures, styles and script and asks nothing of the network. Raises InputError when the
     table, a learning curve or an environment file is broken.
@@ -47,7 +50,7 @@ def write_report(experiment_dir: Path | str) -> Path:
         points=points_of(groups),
         failures=[{**row, "words": STATUS_WORDS[row["status"]]} for row in runs if row["status"] != "ok"],
         figures=[_figure(picture) for picture in build_figures(df, folder / "runs")],
-        tables=[*build_tables(df), *further_tables(df, folder)],
+        tables=[*build_tables(df, tested or against_best(df, folder)), *further_tables(df, folder)],
         datasets=_datasets(rows),
         passports=passports,
         environments=environments,

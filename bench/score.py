@@ -15,9 +15,11 @@ import numpy.typing as npt
 from bench import environment
 from bench.columns import QUALITY
 from bench.data import Dataset, Split, load_dataset
+from bench.data.passport import label_counts
 from bench.data.scores import read_scores
 from bench.errors import InputError
 from bench.files import write_atomic
+from bench.frequency import deciles, quality_by_group
 from bench.metrics import evaluate
 from bench.predict import Prediction, without
 from bench.spec import RunSpec
@@ -36,7 +38,7 @@ def score_experiment(store: Store) -> dict[str, float]:
         folder = store.runs / record["run_id"]
         if record["status"] != "ok":
             continue
-        name, overrides, on = _predicted(folder)
+        name, overrides, on = predicted(folder)
         key = json.dumps([name, overrides], sort_keys=True)
         if key not in datasets:
             datasets[key] = load_dataset(name, **overrides)
@@ -45,13 +47,14 @@ def score_experiment(store: Store) -> dict[str, float]:
         if found != data.fingerprint:
             raise InputError(f"{folder}: predictions are for data {found}; {name} on disk is {data.fingerprint}")
         points = evaluated_points(data, on)
-        rankings = _kept(folder / "topk.npz", len(record["rows"]), len(points))
-        moved = 0.0
+        rankings = kept(folder / "topk.npz", len(record["rows"]), len(points))
+        before, moved = json.dumps(record), 0.0
         for row, labels in zip(record["rows"], rankings, strict=True):
             quality = quality_of(labels, data, points)
-            moved = max([moved, *(abs(quality[name] - row.get(name, 0.0)) for name in QUALITY)])
+            moved = max([moved, *(abs((quality[name] or 0.0) - row.get(name, 0.0)) for name in QUALITY)])
             row.update(quality)
-        if moved > 0.0:
+        record["deciles"] = [deciles_of(labels, data, points) for labels in rankings]
+        if json.dumps(record) != before:  # also where an older record lacks a metric
             write_atomic(folder / "record.json", json.dumps(record, indent=1) + "\n")
         changes[record["run_id"]] = moved
     return changes
@@ -82,7 +85,8 @@ def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
         "n_features": data.train.X.shape[1],
         "n_labels": data.train.Y.shape[1],
     }
-    folder.write_record({"status": "ok", "shared": shared, "rows": [quality_of(labels, data, data.test)]})
+    row, by_decile = quality_of(labels, data, data.test), deciles_of(labels, data, data.test)
+    folder.write_record({"status": "ok", "shared": shared, "rows": [row], "deciles": [by_decile]})
     folder.complete()
     store.ledger.append("finished", run_id, status="ok", reason=f"scored from {path.name}")
     return run_id
@@ -96,14 +100,20 @@ def evaluated_points(data: Dataset, on: str) -> Split:
     return points
 
 
-def quality_of(labels: npt.NDArray[np.integer[Any]], data: Dataset, points: Split) -> dict[str, float]:
-    """The contract's metrics of ranked labels [N, k] for N points of a dataset."""
+def quality_of(labels: npt.NDArray[np.integer[Any]], data: Dataset, points: Split) -> dict[str, float | None]:
+    """The contract's metrics of ranked labels [N, k] for N points of a dataset, and those of head, torso and tail."""
     A, B = data.propensity
     quality = evaluate(labels, points.Y, data.train.Y, A=A, B=B)
-    return {name: quality[name] for name in QUALITY}
+    by_group = quality_by_group(labels, points.Y, label_counts(data.train.Y))
+    return {name: quality[name] for name in QUALITY} | by_group
 
 
-def _predicted(folder: Path) -> tuple[str, dict[str, Any], str]:
+def deciles_of(labels: npt.NDArray[np.integer[Any]], data: Dataset, points: Split) -> dict[str, list[float | None]]:
+    """Metrics by frequency decile of ranked labels [N, k]; see `bench.frequency.deciles`."""
+    return deciles(labels, points.Y, label_counts(data.train.Y))
+
+
+def predicted(folder: Path) -> tuple[str, dict[str, Any], str]:
     """Name and parameters of the dataset that a run predicts, and which of its points."""
     text = (folder / "spec.json").read_text()
     foreign = json.loads(text).get("foreign")
@@ -113,10 +123,11 @@ def _predicted(folder: Path) -> tuple[str, dict[str, Any], str]:
     return spec.dataset, dict(spec.dataset_overrides), spec.train.evaluate_on
 
 
-def _kept(path: Path, n_rows: int, n_points: int) -> npt.NDArray[np.int32]:
+def kept(path: Path, n_rows: int, n_points: int) -> npt.NDArray[np.int32]:
+    """Ranked labels [n_rows, n_points, k] of a run's topk.npz; InputError when they cannot be read or do not fit."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            labels = kept["labels"]
+        with np.load(path, allow_pickle=False) as arrays:
+            labels = arrays["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not readable predictions: {error}") from error
     if labels.ndim != 3 or labels.shape[:2] != (n_rows, n_points):

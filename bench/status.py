@@ -14,8 +14,8 @@ from bench.store import Store
 def run_states(store: Store) -> dict[str, dict[str, Any]]:
     """State and reason of every run in the ledger, in the order they were first planned.
 
-    A record's status, or else ``running`` (its process is alive on this machine), ``interrupted`` (it is not) or
-    ``planned``.
+    ``quarantined`` for a withdrawn result, else a record's status, or else ``running`` (its process is alive on this
+    machine), ``interrupted`` (it is not) or ``planned``.
     """
     open_starts = store.ledger.open_starts()
     states: dict[str, dict[str, Any]] = {}
@@ -23,12 +23,14 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
         run_id = entry["run_id"]
         if run_id in states:
             continue
-        record = store.record(run_id)
+        record, withdrawn = store.record(run_id), store.quarantined(run_id)
         if run_id in open_starts:
             start = open_starts[run_id]
             alive = start.get("host") == socket.gethostname() and _alive(int(start.get("pid", 0)), run_id)
             reason = f"process {start.get('pid')} on {start.get('host')}, started {start['time']}"
             states[run_id] = {"state": "running" if alive else "interrupted", "reason": reason}
+        elif withdrawn is not None:
+            states[run_id] = {"state": "quarantined", "reason": withdrawn}
         elif record is not None:
             states[run_id] = {"state": record["status"], "reason": record.get("reason") or ""}
         else:

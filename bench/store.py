@@ -25,6 +25,7 @@ from bench.predict import Prediction
 from bench.spec import RunSpec
 
 RECORD_VERSION = 1
+QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
 ENDS = ("finished", "failed", "interrupted", "skipped")
 
 
@@ -179,6 +180,16 @@ class Store:
             if record is not None:
                 yield record
 
+    def quarantined(self, run_id: str) -> str | None:
+        """Why a run's result is withdrawn; None when it is not. InputError when the mark cannot be read."""
+        path = self.runs / run_id / QUARANTINE
+        if not path.is_file():
+            return None
+        try:
+            return str(json.loads(path.read_text())["reason"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a readable mark of quarantine: {error}") from error
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the experiment for one running process; InputError when another holds it."""
@@ -211,10 +222,11 @@ class Store:
         return interrupted
 
     def write_table(self) -> Path:
-        """table.csv from all records, in the order in which the ledger first names the runs."""
+        """table.csv from all records but withdrawn ones, in the order in which the ledger first names the runs."""
         place = {run_id: at for at, run_id in enumerate(dict.fromkeys(e["run_id"] for e in self.ledger.events()))}
         records = sorted(self.records(), key=lambda record: place.get(record["run_id"], len(place)))
-        rows = [row for record in records for row in record_rows(self.root.name, record)]
+        valid = [record for record in records if self.quarantined(record["run_id"]) is None]
+        rows = [row for record in valid for row in record_rows(self.root.name, record)]
         rows += self._open_rows({record["run_id"] for record in records})
         path = self.root / "table.csv"
         write_table(rows_to_frame(rows), path)

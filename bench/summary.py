@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.columns import COLUMNS
 from bench.frame import swept_columns
+from bench.stats import t_half_width
 
 SPLIT = "dataset.split"  # swept over random splits of the data, a run is repeated as it is over seeds
 REFERENCE = "full_softmax"  # sizes are told relative to this method's row
@@ -20,12 +21,14 @@ ENOUGH = 0.001  # a smaller R is enough when its P@1 is within 0.1 point of the 
 
 @dataclass(frozen=True)
 class Stat:
-    """A mean over ``n`` runs; ``sd`` is the sample standard deviation (n - 1), None for a single run."""
+    """A mean over ``n`` runs; None for a single run: ``sd``, the sample standard deviation (n - 1), and ``half``, half
+    the width of the 95 % t interval of the mean."""
 
     mean: float
     low: float
     high: float
     sd: float | None
+    half: float | None
     n: int
 
 
@@ -53,6 +56,11 @@ class Group:
         return [row for row in self.rows if row["status"] != "ok"]
 
     @property
+    def key(self) -> tuple[Any, ...]:
+        """What names the configuration."""
+        return (*self.line, self.R)
+
+    @property
     def line(self) -> tuple[Any, ...]:
         """What a curve over R holds fixed."""
         return (self.dataset, self.method, self.B, tuple(self.settings.items()))
@@ -69,7 +77,7 @@ class Group:
         mean = values[0] + math.fsum(v - values[0] for v in values) / len(values)  # exact for equal values
         spread = math.fsum((v - mean) ** 2 for v in values)
         sd = math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else None
-        return Stat(mean, min(values), max(values), sd, len(values))
+        return Stat(mean, min(values), max(values), sd, t_half_width(values), len(values))
 
     def mean(self, column: str, of_failed: bool = False) -> float | None:
         stat = self.stat(column, of_failed)
@@ -150,6 +158,18 @@ def smallest_enough(line: list[Group]) -> Group:
     """The smallest R of the line whose mean P@1 is within 0.1 point of the line's best."""
     best = max(group.mean("P@1") or 0.0 for group in line)
     return next(group for group in line if (group.mean("P@1") or 0.0) >= best - ENOUGH - 1e-12)
+
+
+def shown_groups(groups: list[Group]) -> list[tuple[Group, bool]]:
+    """The rows of both tables: every method; if hashed, for each B the largest R and the smallest enough.
+
+    The flag: this is the smallest R within 0.1 point of the best P@1 of its B. Failures stay.
+    """
+    keep: dict[int, bool] = {}
+    for line in lines(groups):
+        keep[id(line[-1])] = False
+        keep[id(smallest_enough(line))] = True
+    return [(g, keep.get(id(g), False)) for g in groups if not g.hashed or id(g) in keep or not g.ok]
 
 
 def reference_for(group: Group, groups: Iterable[Group]) -> Group | None:

@@ -7,26 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.columns import BY_NAME, STATUS_WORDS, three_digits
+from bench.columns import BY_NAME, three_digits
+from bench.compare import METRICS as SHOWN_QUALITY
+from bench.compare import AgainstBest
 from bench.errors import unknown_name
 from bench.files import write_atomic
+from bench.frequency_tables import decile_table, frequency_table
 from bench.render import MISSING, Cell, Head, Table, to_csv, to_latex, to_markdown
 from bench.reproduction import reproduction_table
-from bench.summary import (
-    REFERENCE,
-    SPLIT,
-    Group,
-    grouped,
-    lines,
-    points_of,
-    reference_for,
-    repeats,
-    smallest_enough,
-    varying,
-)
+from bench.stats import LEVEL
+from bench.summary import REFERENCE, Group, Stat, grouped, points_of, reference_for, repeats, shown_groups
+from bench.table_parts import Shown, enough_note, failure_notes, head, identity, rules, title
 from bench.tune import tuning_table
 
-SHOWN_QUALITY = ("P@1", "P@3", "P@5", "nDCG@3", "nDCG@5", "PSP@1", "PSP@3", "PSP@5", "minP@3", "minP@5")
 SIZES = (
     "params_input",
     "params_hidden",
@@ -39,97 +32,113 @@ OPTIONAL_SIZES = ("model_bytes",)  # shown where some method has it
 PEAKS = ("peak_host_bytes", "peak_gpu_allocated_bytes", "peak_gpu_reserved_bytes")
 TIMES = ("load_s", "build_s", "warmup_s", "fit_s", "predict_s", "examples_per_s")
 RATIOS = {"params_output": "output ÷ full", "params_total": "all ÷ full"}
-SHORT = {"params_input": "input", "params_hidden": "hidden", "params_output": "output", "params_total": "all"}
-SHORT |= {"params_per_repetition": "per repetition", "peak_host_bytes": "peak host"}
-SHORT |= {"peak_gpu_allocated_bytes": "peak GPU allocated", "peak_gpu_reserved_bytes": "peak GPU reserved"}
+ALIKE_MARK = "≈"
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
     "md": (".md", to_markdown),
     "csv": (".csv", to_csv),
     "latex": (".tex", to_latex),
 }
-ENOUGH_MARK = "*"
 
 
-def write_tables(df: pd.DataFrame, out_dir: Path | str, more: Sequence[Table] = ()) -> list[Path]:
+def write_tables(
+    df: pd.DataFrame, out_dir: Path | str, more: Sequence[Table] = (), tested: AgainstBest | None = None
+) -> list[Path]:
     """Write ``quality``, ``cost`` and ``more`` into ``out_dir``, each as .md, .csv and .tex; returns the paths."""
     return [
         write_atomic(Path(out_dir) / f"{table.name}{suffix}", render(table))
-        for table in (*build_tables(df), *more)
+        for table in (*build_tables(df, tested), *more)
         for suffix, render in FORMATS.values()
     ]
 
 
 def further_tables(df: pd.DataFrame, folder: Path) -> list[Table]:
-    """Tables that only some experiments have: ``tuning`` where settings were chosen, ``reproduction`` of a paper."""
-    return [table for table in (tuning_table(folder), reproduction_table(df, folder)) if table is not None]
+    """Tables that only some experiments have: ``frequency`` and ``deciles`` where quality by label frequency was kept,
+    ``tuning`` where settings were chosen, ``reproduction`` of a paper."""
+    found = (frequency_table(df), decile_table(df, folder), tuning_table(folder), reproduction_table(df, folder))
+    return [table for table in found if table is not None]
 
 
-def render_table(df: pd.DataFrame, format: str, more: Sequence[Table] = ()) -> str:
+def render_table(df: pd.DataFrame, format: str, more: Sequence[Table] = (), tested: AgainstBest | None = None) -> str:
     """All tables as text. ``format`` is md, latex or csv (one table: the same rows, quality then cost, and no more)."""
     if format not in FORMATS:
         raise unknown_name("table format", format, FORMATS)
-    tables = (*build_tables(df), *more)
+    tables = (*build_tables(df, tested), *more)
     if format == "csv":
         return to_csv(_side_by_side(*tables[:2]))
     return "\n".join(FORMATS[format][1](table) for table in tables)
 
 
-def build_tables(df: pd.DataFrame) -> tuple[Table, Table]:
-    """(quality, cost) of a frame from ``load_results``; see ``shown_groups`` for which rows they have."""
+def build_tables(df: pd.DataFrame, tested: AgainstBest | None = None) -> tuple[Table, Table]:
+    """(quality, cost) of a frame from ``load_results``; see ``shown_groups`` for which rows they have.
+
+    ``tested``: the tests over points (`bench.compare.against_best`); without them the frame alone is told of.
+    """
     groups = grouped(df)
     rows = shown_groups(groups)
-    failures = _failure_notes(rows)
-    return _quality(rows, failures), _cost(rows, groups, failures)
+    failures = failure_notes(rows)
+    return _quality(rows, failures, tested or AgainstBest()), _cost(rows, groups, failures)
 
 
-def shown_groups(groups: list[Group]) -> list[tuple[Group, bool]]:
-    """The rows of both tables: every method; if hashed, for each B the largest R and the smallest enough.
-
-    The flag: this is the smallest R within 0.1 point of the best P@1 of its B. Failures stay.
-    """
-    keep: dict[int, bool] = {}
-    for line in lines(groups):
-        keep[id(line[-1])] = False
-        keep[id(smallest_enough(line))] = True
-    return [(g, keep.get(id(g), False)) for g in groups if not g.hashed or id(g) in keep or not g.ok]
-
-
-def _quality(rows: list[tuple[Group, bool]], failures: dict[int, tuple[str, str]]) -> Table:
+def _quality(rows: Shown, failures: dict[int, tuple[str, str]], tested: AgainstBest) -> Table:
     best = _best(rows)
-    heads, cells = _identity(rows, failures)
-    heads = heads + [_head(name) for name in SHOWN_QUALITY]
+    heads, cells = identity(rows, failures)
+    heads += [head(name) for name in SHOWN_QUALITY]
     for (group, _), line in zip(rows, cells, strict=True):
         for name in SHOWN_QUALITY:
             stat = group.stat(name)
-            if stat is None:
-                line.append(Cell())
-                continue
-            text = BY_NAME[name].show(stat.mean)
-            is_best = text == best.get((group.dataset, name))
-            if stat.sd is not None:
-                text += f" ± {BY_NAME[name].show(stat.sd)}"
-            line.append(Cell(text, stat.mean, stat.sd, best=is_best))
+            leads = stat is not None and BY_NAME[name].show(stat.mean) == best[(group.dataset, name)]
+            line.append(Cell() if stat is None else _mean_cell(name, stat, leads, tested.p.get((group.key, name))))
     points = points_of(group for group, _ in rows)
     notes = [("", f"{points.capitalize()}, per cent; the best of each column is bold, with its ties at two decimals.")]
-    if any(len(group.ok) > 1 for group, _ in rows):
-        over = repeats(row for group, _ in rows for row in group.ok)
-        notes.append(("", f"Mean ± sample standard deviation over n {over}."))
-    else:
-        notes.append(("", "One seed: the spread between seeds is not known."))
+    notes += _spread_notes(rows) + _test_notes(tested, points)
     unseeded = dict.fromkeys(g.method for g, _ in rows if any(row.get("reproducible") == "no" for row in g.rows))
     if unseeded:
         notes.append(("", f"Not reproducible, because the library's randomness takes no seed: {', '.join(unseeded)}."))
-    notes += _enough_note(rows) + _settings_notes(rows) + list(failures.values())
-    return Table("quality", _title("Quality", rows), heads, cells, notes, _rules(rows))
+    notes += enough_note(rows) + _settings_notes(rows) + list(failures.values())
+    return Table("quality", title("Quality", rows), heads, cells, notes, rules(rows))
 
 
-def _cost(rows: list[tuple[Group, bool]], groups: list[Group], failures: dict[int, tuple[str, str]]) -> Table:
-    heads, cells = _identity(rows, failures)
+def _mean_cell(name: str, stat: Stat, leads: bool, p: float | None) -> Cell:
+    text = BY_NAME[name].show(stat.mean)
+    if stat.half is not None:
+        text += f" ± {BY_NAME[name].show(stat.half)}"
+    alike = p is not None and p >= 1 - LEVEL
+    return Cell(text, stat.mean, sd=stat.sd, half=stat.half, p=p, best=leads, mark=ALIKE_MARK * alike)
+
+
+def _spread_notes(rows: Shown) -> list[tuple[str, str]]:
+    """What ± means, and which rows are not independent of each other."""
+    if any(len(group.ok) > 1 for group, _ in rows):
+        over = repeats(row for group, _ in rows for row in group.ok)
+        spread = f"Across {over}: mean ± half the width of its {100 * LEVEL:g} % t interval, n {over}; none for one"
+        overlap = "; random splits share their points, so the interval is too narrow" * ("split" in over)
+        notes = [("", f"{spread}{overlap}.")]
+    else:
+        notes = [("", "One seed: the spread between seeds is not known.")]
+    if any(row["derived_from"] is not None for group, _ in rows for row in group.ok):
+        prefixes = "are the first R repetitions of the run at the largest R, so they are correlated with it"
+        notes.append(
+            ("", f"Rows for a smaller R of a B {prefixes} and with each other: they are not further evidence.")
+        )
+    return notes
+
+
+def _test_notes(tested: AgainstBest, points: str) -> list[tuple[str, str]]:
+    notes = [("", f"Not tested over {points}: {reason}.") for reason in tested.untested]
+    if tested.p:
+        how = f"paired bootstrap over {points} of the mean of the seeds that both have, Holm's correction in a column"
+        what = "what other points would change, not what other seeds would"
+        notes.insert(0, (ALIKE_MARK, f"not told apart from the best of its column at 5 %: {how}. It says {what}."))
+    return notes
+
+
+def _cost(rows: Shown, groups: list[Group], failures: dict[int, tuple[str, str]]) -> Table:
+    heads, cells = identity(rows, failures)
     measured = [name for name in PEAKS if any(group.stat(name) for group, _ in rows)]
     sizes = [*SIZES, *(name for name in OPTIONAL_SIZES if any(group.stat(name) for group, _ in rows))]
-    heads += [_head(name) for name in sizes]
+    heads += [head(name) for name in sizes]
     heads += [Head(f"{name}_relative", label) for name, label in RATIOS.items()]
-    heads += [_head(name) for name in (*measured, *TIMES)]
+    heads += [head(name) for name in (*measured, *TIMES)]
     derived = False
     for (group, _), line in zip(rows, cells, strict=True):
         reference = reference_for(group, groups)
@@ -148,49 +157,11 @@ def _cost(rows: list[tuple[Group, bool]], groups: list[Group], failures: dict[in
     notes.append(("", "; ".join(gaps) + "."))
     if not any(group.method == REFERENCE for group, _ in rows):
         notes.append(("", f"No row of {REFERENCE}: the relative sizes have nothing to refer to."))
-    notes += _enough_note(rows) + list(failures.values())
-    return Table("cost", _title("Cost", rows), heads, cells, notes, _rules(rows))
+    notes += enough_note(rows) + list(failures.values())
+    return Table("cost", title("Cost", rows), heads, cells, notes, rules(rows))
 
 
-def _identity(
-    rows: list[tuple[Group, bool]], failures: dict[int, tuple[str, str]]
-) -> tuple[list[Head], list[list[Cell]]]:
-    """The columns both tables start with: dataset if there are several, method, B, R, varying settings, n."""
-    extra = varying(group for group, _ in rows)
-    many = len({group.dataset for group, _ in rows}) > 1
-    heads = [Head("dataset", "dataset", number=False)] if many else []
-    heads += [Head("method", "method", number=False), _head("B"), _head("R")]
-    heads += [_head(name) if name in BY_NAME else Head(name, name, number=False) for name in extra]
-    heads.append(Head("n_seeds", "n"))
-    if failures:
-        heads.append(Head("status", "status", number=False))
-    cells = []
-    for group, enough in rows:
-        line = [Cell(group.dataset, group.dataset)] if many else []
-        line.append(Cell(group.method, group.method))
-        line.append(Cell(f"{group.B:,}", group.B) if group.B is not None else Cell())
-        line.append(Cell(str(group.R), group.R, mark=ENOUGH_MARK * enough) if group.R is not None else Cell())
-        for name in extra:
-            value = group.settings[name]
-            line.append(Cell() if value is None else Cell(str(value), value))
-        ok, all_ = len(group.ok), len(group.rows)
-        line.append(Cell(str(ok) if ok == all_ else f"{ok} of {all_}", ok))
-        if not failures:
-            cells.append(line)
-            continue
-        words = "; ".join(dict.fromkeys(STATUS_WORDS[row["status"]] for row in group.failed)) or "ok"
-        codes = ";".join(dict.fromkeys(row["status"] for row in group.failed)) or "ok"
-        line.append(Cell(words, codes, mark=failures.get(id(group), ("", ""))[0]))
-        cells.append(line)
-    return heads, cells
-
-
-def _head(name: str) -> Head:
-    column = BY_NAME[name]
-    return Head(name, SHORT.get(name, column.label), column.shown_unit, column.latex, number=column.kind != "text")
-
-
-def _best(rows: list[tuple[Group, bool]]) -> dict[tuple[str, str], str]:
+def _best(rows: Shown) -> dict[tuple[str, str], str]:
     """The best value of each quality as it is shown, by dataset."""
     best: dict[tuple[str, str], float] = {}
     for group, _ in rows:
@@ -217,37 +188,7 @@ def _ratio(group: Group, reference: Group | None, name: str) -> Cell:
     return Cell(f"{three_digits(own / other)}×", own / other)
 
 
-def _failure_notes(rows: list[tuple[Group, bool]]) -> dict[int, tuple[str, str]]:
-    """A lettered note for each configuration with failed runs: what happened, to which seeds, and why."""
-    notes: dict[int, tuple[str, str]] = {}
-    for group, _ in rows:
-        if not group.failed:
-            continue
-        seeds: dict[str, list[str]] = {}
-        for row in group.failed:
-            what = f"{STATUS_WORDS[row['status']]} ({row['status']}): {row['reason'] or 'no reason kept'}"
-            split = "" if row.get(SPLIT) is None else f" on split {row[SPLIT]}"
-            seeds.setdefault(what, []).append(f"{row['seed']}{split}")
-        told = [f"{what} (seed {', '.join(which)})" for what, which in seeds.items()]
-        notes[id(group)] = (_letter(len(notes)), "; ".join(told) + ".")
-    return notes
-
-
-def _letter(i: int) -> str:
-    """a, b, …, z, aa, ab, …"""
-    return (_letter(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
-
-
-def _enough_note(rows: list[tuple[Group, bool]]) -> list[tuple[str, str]]:
-    if not any(enough for _, enough in rows):
-        return []
-    what = "the smallest R whose P@1 is within 0.1 point of the best R of this B"
-    points = points_of(group for group, _ in rows)
-    caveat = f"read off the {points}, so it describes the sweep and is not a setting chosen in advance"
-    return [(ENOUGH_MARK, f"{what}; {caveat}.")]
-
-
-def _settings_notes(rows: list[tuple[Group, bool]]) -> list[tuple[str, str]]:
+def _settings_notes(rows: Shown) -> list[tuple[str, str]]:
     """One line of settings a method: the loss or the width can matter more than the method."""
     told: dict[str, dict[str, dict[str, None]]] = {}
     for group, _ in rows:
@@ -261,16 +202,6 @@ def _settings_notes(rows: list[tuple[Group, bool]]) -> list[tuple[str, str]]:
         )
         for method, settings in told.items()
     ]
-
-
-def _title(what: str, rows: list[tuple[Group, bool]]) -> str:
-    datasets = list(dict.fromkeys(group.dataset for group, _ in rows))
-    return f"{what} on {', '.join(datasets)}" if datasets else f"{what}: no run yet"
-
-
-def _rules(rows: list[tuple[Group, bool]]) -> frozenset[int]:
-    methods = [(group.dataset, group.method) for group, _ in rows]
-    return frozenset(i for i in range(1, len(methods)) if methods[i] != methods[i - 1])
 
 
 def _side_by_side(left: Table, right: Table) -> Table:

@@ -86,7 +86,7 @@ def _trials(runs: Iterable[PlannedRun], store: Store, metric: str) -> Iterator[T
     for run in runs:
         numbered.setdefault(run.spec.swept[TRIAL], []).append(run)
     for number, members in sorted(numbered.items()):
-        records = [store.record(run.run_id) for run in members]
+        records = [store.record(run.run_id) for run in members if store.quarantined(run.run_id) is None]
         # The last row is the run's own: all repetitions, decoded in the first way.
         rows = [record["rows"][-1] for record in records if record is not None and record["status"] == "ok"]
         names = dict.fromkeys((*SHOWN, metric))

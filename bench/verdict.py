@@ -52,7 +52,7 @@ def _distance(group: Group, full: Group) -> str:
     if abs(gap) < 0.005:
         return f"as high as {beside}"
     stats = [g.stat("P@1") for g in (group, full)]
-    spreads = [100 * s.sd for s in stats if s is not None and s.sd is not None]
+    spreads = [100 * s.half for s in stats if s is not None and s.half is not None]
     doubt = ", less than the two spreads together" if len(spreads) == 2 and abs(gap) < sum(spreads) else ""
     return f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'} {beside}{doubt}"
 
@@ -64,7 +64,7 @@ def _p1(group: Group) -> float:
 def _percent(group: Group) -> str:
     stat = group.stat("P@1")
     assert stat is not None
-    spread = "" if stat.sd is None else f" ± {100 * stat.sd:.2f}"
+    spread = "" if stat.half is None else f" ± {100 * stat.half:.2f}"
     return f"{100 * stat.mean:.2f}{spread} %"
 
 
@@ -94,4 +94,4 @@ def _certainty(scored: Sequence[Group]) -> str:
     if seeds == 1:
         return "One seed was run: the spread between seeds is unknown, so small differences mean little."
     over = repeats(row for g in scored for row in g.ok)
-    return f"± is the sample standard deviation over {over} (up to {seeds})."
+    return f"± is half the width of the mean's 95 % t interval over {over} (up to {seeds})."

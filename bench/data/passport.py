@@ -52,12 +52,11 @@ def passport(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
     """
     counts = label_counts(matrices["train_Y"])
     test_pairs = np.bincount(matrices["test_Y"].indices, minlength=len(counts))
-    groups, below = {}, -1.0
-    for name, above in GROUPS:
-        inside = (counts > below) & (counts <= above)
+    groups, group = {}, group_of_labels(counts)
+    for at, (name, _) in enumerate(GROUPS):
+        inside = group == at
         share = float(test_pairs[inside].sum() / max(test_pairs.sum(), 1))
         groups[name] = {"labels": int(inside.sum()), "share_of_test_pairs": share}
-        below = above
     train, test = row_hashes(matrices["train_X"]), row_hashes(matrices["test_X"])
     both = np.uint64(0x9E3779B97F4A7C15)
     train_both = train * both + row_hashes(matrices["train_Y"])
@@ -94,6 +93,11 @@ def passport_lines(found: Mapping[str, Any]) -> list[str]:
 def label_counts(Y: csr_matrix) -> NDArray[np.int64]:
     """Points of each label [n_labels]."""
     return np.bincount(Y.indices, minlength=Y.shape[1])
+
+
+def group_of_labels(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of `GROUPS` each label belongs to, given its train points [n_labels]."""
+    return np.searchsorted([above for _, above in GROUPS], counts, side="left").astype(np.int64)
 
 
 def row_hashes(matrix: csr_matrix, rows_at_once: int = 100_000) -> NDArray[np.uint64]:

@@ -46,7 +46,11 @@ def draw(groups: Sequence[Group], name: str = "p1_against_r") -> Picture:
         for ax in axes:
             label_ends(ax, _labels(ax, curves, flats, styles(group.method for group in groups)))
     derived = any(row["derived_from"] is not None for group in shown for row in group.ok)
-    prefix = "; a smaller R is the first R repetitions of the model trained at the largest" if derived else ""
+    prefix = (
+        "; a smaller R is the first R repetitions of the model at the largest, so points of a curve are correlated"
+        if derived
+        else ""
+    )
     caption = f"One curve for each number of buckets B{prefix}. Horizontal lines: methods without R."
     return Picture(name, TITLE, f"{caption} {context(shown)}", figure, rows)
 

@@ -44,8 +44,10 @@ def test_mean_and_spread_over_seeds_by_hand(make: Make) -> None:
     found = one(read(to_csv(quality)), method="full_softmax")
     assert float(found["P@1"]) == pytest.approx(sum(p1) / 3)
     assert float(found["P@1_sd"]) == pytest.approx(statistics.stdev(p1))
+    half = 4.302653 * statistics.stdev(p1) / 3**0.5  # t of 2 degrees of freedom at 97.5 %
+    assert float(found["P@1_t95"]) == pytest.approx(half, rel=1e-5)
     assert found["n_seeds"] == "3"
-    assert "87.40 ± 0.20" in to_markdown(quality)
+    assert "87.40 ± 0.50" in to_markdown(quality)
 
 
 def test_one_seed_has_no_spread_and_says_so(rows: Rows) -> None:
