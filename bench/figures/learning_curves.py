@@ -22,21 +22,22 @@ COLUMNS = ("epoch", "fit_s", "train_loss", "P@1", "repetitions")
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The rows of one ``curve.csv``; P@1 None where not evaluated, repetitions "" or a group such as "0-3".
+    """The rows of one ``curve.csv``; P@1 None where not evaluated (a run that never was has no such column),
+    repetitions "" or a group such as "0-3".
 
     Raises DataError naming file and line when a column is missing or a value is no number.
     """
     rows = []
     with path.open(encoding="utf-8", newline="") as f:
         reader = csv.DictReader(f)
-        absent = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+        absent = [name for name in COLUMNS if name not in (reader.fieldnames or []) and name != "P@1"]
         if absent:
             raise DataError(path, 1, f"no column {absent[0]!r}", f"columns {', '.join(COLUMNS)}")
         for record in reader:
             row: dict[str, Any] = {"repetitions": record["repetitions"] or ""}
             for name in COLUMNS[:-1]:
                 try:
-                    row[name] = float(record[name]) if record[name] else None
+                    row[name] = float(record[name]) if record.get(name) else None
                 except ValueError:
                     found = f"{record[name]!r} in column {name!r}"
                     raise DataError(path, reader.line_num, found, "a number or nothing") from None

@@ -153,6 +153,15 @@ def test_broken_curve_is_an_input_error(experiment: Path) -> None:
         build_figures(load_results(experiment), experiment / "runs")
 
 
+def test_runs_that_were_never_validated_have_no_curve_to_draw(experiment: Path) -> None:
+    """``validate_every: 0`` and ``holdout: false`` leave a curve.csv without the column P@1."""
+    for path in (experiment / "runs").glob("*/curve.csv"):
+        path.write_text("repetitions,epoch,fit_s,train_loss\n,1,2.0,3.0\n")
+    picture = next(p for p in build_figures(load_results(experiment), experiment / "runs") if p.name == NAMES[-1])
+    assert picture.name == "learning_curves"
+    assert picture.figure is None
+
+
 def test_fewer_values_of_r_than_a_line_needs() -> None:
     assert line_fit([4.0], [1.0]) is None
     assert line_fit([1.0, 2.0], [3.0, 5.0]) == (pytest.approx(2.0), pytest.approx(1.0), None)
