@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 FLOAT_BYTES = 4
+BLOCK_BYTES = 32 * 2**20  # glibc gives larger blocks back to the system as soon as they are freed
 RANK_CHUNK = 16384  # labels ranked at a time by `baselines.linear.linear_topk`
 PRIOR_BYTES = 32  # a label's counts, their logarithm and what is between, in double precision
 
@@ -98,8 +99,10 @@ def adaptive_cost(
     inputs = [hidden, *widths]
     clusters = list(zip(sizes, inputs, strict=True))
     parameters = sum(size * (width + 1) for size, width in clusters) + hidden * sum(widths)
-    logits = max(FLOAT_BYTES * N * size if FLOAT_BYTES * N * size <= keep_bytes else 0 for size in sizes)
     chunk = FLOAT_BYTES * N * min(label_chunk, max(sizes))
+    # Freed chunks that the allocator keeps are not used again: small tensors take the beginning of their places.
+    stay = keep_bytes if chunk >= BLOCK_BYTES else math.inf
+    logits = sum(FLOAT_BYTES * N * size for size in sizes if FLOAT_BYTES * N * size <= stay)
     weights = FLOAT_BYTES * parameters
     return {
         "weights_bytes": weights,

@@ -1,4 +1,4 @@
-"""What `machbench plan` prints: the grid, or the sizes that meet a budget. Loads torch, unlike the launching process."""
+"""What `machbench plan` prints: the grid, or the sizes that meet a budget. Loads torch, unlike the launcher."""
 
 from __future__ import annotations
 

@@ -39,8 +39,10 @@ def layer_cost(
     batch, threads = run["batch_size"], min(run["threads"], together)
     entry = 2 if B <= 2**16 else 4
     # A decoder for each completed group, where they are validated; the last is that of the whole.
-    ends = range(together, R + 1, together) if run["validated"] else ()
-    decoded = sum({*ends, R})
+    groups = R // together if run["validated"] else 0
+    unfinished = int(groups * together < R)
+    decoders = groups + unfinished
+    decoded = together * groups * (groups + 1) // 2 + unfinished * R
     reads = {ESTIMATORS[name].reads for name in estimator_names(estimator)}
     copies = 2 if reads == {"logit"} else 3
     size = max(LINE, SLICE_BYTES // (FLOAT_BYTES * R * B) // LINE * LINE)
@@ -53,7 +55,7 @@ def layer_cost(
         # Logits become their gradient in place; a product's operands are packed and its result is then copied.
         "activations_bytes": FLOAT_BYTES * threads * (batch * B + 2 * hidden * B),
         "index_bytes": entry * R * n_labels,
-        "decoding_bytes": (entry + 4) * decoded * n_labels + run["threads"] * len({*ends, R}) * n_labels,
+        "decoding_bytes": (entry + 4) * decoded * n_labels + run["threads"] * decoders * n_labels,
         "build_bytes": FLOAT_BYTES * hidden * B,
         "predict_bytes": copies * scores + scratch,
         "step_flops": 6 * batch * hidden * B * R,
