@@ -29,7 +29,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Solution:
-    """A method's size under a budget; ``override`` is None where no size meets it, and ``reason`` says why."""
+    """A method's size under a budget; ``override`` is None where no size meets it, and ``reason`` says why.
+
+    Where there is one, ``reason`` names the values of the other sizes that it goes with.
+    """
 
     spec: RunSpec
     override: str | None
@@ -113,7 +116,10 @@ def _first_that_meets(spec: RunSpec, names: Sequence[str], planner: Planner, bud
             reason = f"{name} hardly changes its {budget.quantity}: {most:,.4g} at most"
         else:
             size = largest(quantity, budget.limit)
-            return Solution(spec, f"methods.{spec.method}.{name}={_shown(spec, name, size)}", quantity(size))
+            others = " ".join(
+                f"{other}={spec.settings[other]}" for other in names if other != name and other in spec.settings
+            )
+            return Solution(spec, f"methods.{spec.method}.{name}={_shown(spec, name, size)}", quantity(size), others)
     return Solution(spec, None, None, reason)
 
 

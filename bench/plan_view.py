@@ -77,7 +77,9 @@ def budget_table(solutions: Sequence[Solution], budget: Budget, name: str) -> Ta
     for head in ("method", "dataset", "override", "predicted"):
         table.add_column(head, justify="right" if head == "predicted" else "left")
     for solution in solutions:
-        override = solution.override or f"none: {solution.reason}"
+        override = f"none: {solution.reason}"
+        if solution.override:
+            override = solution.override + (f"  (with {solution.reason})" if solution.reason else "")
         predicted = "" if solution.predicted is None else shown(budget.quantity, solution.predicted)
         table.add_row(solution.spec.method, solution.spec.dataset_name, override, predicted)
     return table

@@ -195,7 +195,7 @@ def test_units() -> None:
 
 
 @pytest.mark.parametrize("method", LAYERS)
-def test_parameters_equal_the_built_network(method: str, no_data: Path, planner: Planner) -> None:
+def test_parameters_equal_the_built_network(method: str, no_data: Path) -> None:
     """And the sum of the parts is the total; what a run counts is compared in the slow test."""
     text = f"dataset: tiny\ntrain: {{hidden: 24-16}}\nmethods: {{{method}: {{}}}}\n"
     (spec,) = experiment(no_data, text).runs
