@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import numpy as np
@@ -13,7 +13,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from baselines.cluster_loss import cluster_loss, logits_of, normaliser
+from baselines.cluster_loss import KEEP_BYTES, cluster_loss, logits_of, normaliser
+from baselines.cost import adaptive_cost
 from baselines.full_softmax import label_prior
 from baselines.topk import RunningTopK
 
@@ -92,6 +93,23 @@ class AdaptiveSoftmax(nn.Module):
         for width, (low, high) in zip(widths, itertools.pairwise(ends), strict=True):
             total += hidden * width + (high - low) * (width + 1)
         return total
+
+    @staticmethod
+    def cost(
+        *,
+        n_labels: int,
+        hidden: int,
+        run: Mapping[str, float],
+        cutoffs: str | float = "0.1-0.4",
+        div_value: float = 4.0,
+        label_chunk: int = 8192,
+        **_: object,
+    ) -> dict[str, float]:
+        """Bytes and operations of a run, see `baselines.cost`."""
+        ends = cluster_ends(n_labels, cutoffs)
+        widths = tail_widths(len(ends) - 1, hidden, div_value)
+        settings = {"keep_bytes": KEEP_BYTES, "label_chunk": label_chunk}
+        return adaptive_cost(hidden=hidden, run=run, ends=ends, widths=widths, **settings)
 
     def index_bytes(self) -> int:
         """Bytes of ``order`` and ``position``."""

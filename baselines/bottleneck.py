@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,23 @@ class Bottleneck(nn.Module):
     def parameter_count(*, n_labels: int, hidden: int, rank: int = 32, **full_softmax: Any) -> int:
         """H·rank + K·(rank + 1)."""
         return hidden * rank + FullSoftmax.parameter_count(n_labels=n_labels, hidden=rank, **full_softmax)
+
+    @staticmethod
+    def cost(
+        *, n_labels: int, hidden: int, run: Mapping[str, float], rank: int = 32, **full_softmax: Any
+    ) -> dict[str, float]:
+        """Bytes and operations of a run, see `baselines.cost`: those of a full softmax on ``rank`` numbers and more."""
+        found = FullSoftmax.cost(n_labels=n_labels, hidden=rank, run=run, **full_softmax)
+        down = 4 * hidden * rank
+        own: dict[str, float] = {
+            "weights_bytes": down,
+            "gradients_bytes": down,
+            "optimiser_bytes": 2 * down,
+            "step_bytes": 7 * down,
+        }
+        own["activations_bytes"] = 4 * run["batch_size"] * rank * 2
+        own["step_flops"] = 6 * run["batch_size"] * hidden * rank
+        return {name: value + own.get(name, 0) for name, value in found.items()}
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """hidden [N, H], labels CSR [N, n_labels]; a scalar, that of the full softmax."""

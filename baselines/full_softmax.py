@@ -31,6 +31,8 @@ class FullSoftmax(LinearOverLabels):
     −log(exp(s_p) / (exp(s_p) + Σ over negatives exp(s_n))). For the other settings see `LinearOverLabels`.
     """
 
+    keep_bytes, passes = KEEP_BYTES, 4
+
     def __init__(
         self,
         *,

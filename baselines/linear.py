@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.chunked import ChunkedLoss, Loss, Positives, Update
+from baselines.cost import dense_cost
 from baselines.product import PRECISIONS
 from baselines.topk import RunningTopK
 
@@ -29,6 +31,7 @@ class LinearOverLabels(nn.Module):
     chunked = ("weight", "bias")
     precisions = PRECISIONS
     prior_of = "softmax"
+    keep_bytes, passes = 0, 3  # logits kept for the gradient; products over all labels in a step without that
 
     def __init__(
         self,
@@ -61,6 +64,28 @@ class LinearOverLabels(nn.Module):
     def parameter_count(*, n_labels: int, hidden: int, **_: object) -> int:
         """K·(H + 1)."""
         return n_labels * (hidden + 1)
+
+    @classmethod
+    def cost(
+        cls,
+        *,
+        n_labels: int,
+        hidden: int,
+        run: Mapping[str, float],
+        label_chunk: int = 2048,
+        weights: str = "fp32",
+        **_: object,
+    ) -> dict[str, float]:
+        """Bytes and operations of a run, see `baselines.cost`."""
+        return dense_cost(
+            n_labels=n_labels,
+            hidden=hidden,
+            run=run,
+            keep_bytes=cls.keep_bytes,
+            label_chunk=label_chunk,
+            passes=cls.passes,
+            weight_bytes=WEIGHTS[weights].itemsize,
+        )
 
     def loss_by(self, loss: Loss, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """The loss that ``loss`` works out chunk by chunk, for autograd. Without gradients nothing is updated."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from baselines.cost import sampled_cost
 from baselines.full_softmax import label_prior, linear_topk
 from baselines.samplers import Labels, make_sampler
 
@@ -76,6 +78,21 @@ class SampledSoftmax(nn.Module):
     def parameter_count(*, n_labels: int, hidden: int, **_: object) -> int:
         """K·(H + 1): sampling saves work, not parameters."""
         return n_labels * (hidden + 1)
+
+    @staticmethod
+    def cost(
+        *,
+        n_labels: int,
+        hidden: int,
+        run: Mapping[str, float],
+        n_samples: int = 8192,
+        sampler: str = "unigram",
+        **_: object,
+    ) -> dict[str, float]:
+        """Bytes and operations of a run, see `baselines.cost`; in_batch samples the batch's own labels."""
+        own = round(run["batch_size"] * run["labels_per_point"])
+        n_samples = min(n_labels, own if sampler == "in_batch" else n_samples)
+        return sampled_cost(n_labels=n_labels, hidden=hidden, run=run, n_samples=n_samples)
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """hidden [N, H], labels CSR [N, n_labels]; a scalar, not comparable with the full softmax's loss."""

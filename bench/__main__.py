@@ -45,6 +45,25 @@ RESULTS = Path("results")
 
 
 @app.command()
+def plan(
+    experiment: Annotated[str, typer.Argument(help="Name under configs/experiment/, or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for run.")] = None,
+    budget_parameters: Annotated[float | None, typer.Option(help="Solve for output parameters, e.g. 6e6.")] = None,
+    budget_bytes: Annotated[str | None, typer.Option(help="Solve for peak bytes: 4e9, 4GB or 4GiB.")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="Solve for seconds of training.")] = None,
+    solve_for: Annotated[list[str] | None, typer.Option("--solve", help="METHOD=SETTING to solve for.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """The grid: cached, to do or unsupported; parameters, bytes and seconds predicted; fits or not, and why."""
+    os.environ.update(THREADS | os.environ)  # before torch is loaded
+    from bench.plan_view import show_plan
+
+    given = {"parameters": budget_parameters, "bytes": budget_bytes, "seconds": budget_seconds}
+    show_plan(load_experiment(experiment, overrides or []), results, given, solve_for or [], json_file)
+
+
+@app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Name under configs/experiment/, or a YAML file.")],
     overrides: Annotated[

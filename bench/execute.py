@@ -26,10 +26,13 @@ import torch
 from bench import measure
 from bench.code import find_users_own
 from bench.data import Dataset, load_dataset
+from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
 from bench.files import write_atomic
+from bench.memory import available_bytes
 from bench.metrics import evaluate
 from bench.predict import Prediction, Ranking, predict
+from bench.prediction import predict_run, process_bytes
 from bench.score import deciles_of, evaluated_points, quality_of
 from bench.spec import RunSpec, TrainSettings, derive_seed
 from bench.store import RunFolder, described
@@ -54,6 +57,8 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
         data = load_dataset(spec.dataset, **spec.dataset_overrides)
     points = evaluated_points(data, settings.evaluate_on)
     method = method_class(spec.target)
+    predicted = predicted_peak(method, spec, device)
+    report({"phase": "load", "predicted_peak_bytes": predicted})
     fit = fit_classifier if hasattr(method, "fit") else fit_network
     predictions, rows, whole = fit(method, spec, data, device, report, folder)
 
@@ -65,6 +70,7 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
     measured = {
         "peak_host_bytes": measure.peak_host_bytes(),
+        "predicted_peak_bytes": predicted,
         "baseline_host_bytes": baseline,
         "load_s": load_clock.seconds,
         "elapsed_s": time.perf_counter() - started,
@@ -81,6 +87,15 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     }
     by_decile = [deciles_of(prediction.labels, data, points) for prediction in predictions]
     return {"status": "ok", "shared": described(spec, device.type) | sizes, "rows": rows, "deciles": by_decile}
+
+
+def predicted_peak(method: type, spec: RunSpec, device: torch.device) -> int | None:
+    """Peak bytes of this process as `machbench plan` predicts them; None on a GPU, and for what tells no bytes."""
+    if device.type != "cpu" or not hasattr(method, "cost"):
+        return None
+    sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
+    known = (process_bytes(), available_bytes(device), torch.get_num_threads())
+    return predict_run(method, spec, sizes, *known).peak_bytes
 
 
 def write_passport(results: Path, data: Dataset) -> None:
@@ -270,11 +285,11 @@ def main(path: str) -> int:
     folder = RunFolder(Path(path))
     spec = folder.spec()
     attempt = os.environ.get("MACHBENCH_ATTEMPT")
-    phase = "start"
+    phase, predicted = "start", None
 
     def report(event: dict[str, Any]) -> None:
-        nonlocal phase
-        phase = event.get("phase", phase)
+        nonlocal phase, predicted
+        phase, predicted = event.get("phase", phase), event.get("predicted_peak_bytes", predicted)
         print(json.dumps(event), file=pipe, flush=True)
         print(json.dumps(event), file=sys.stderr, flush=True)
 
@@ -285,7 +300,7 @@ def main(path: str) -> int:
         status, reason = classify(error)
         if isinstance(error, KeyboardInterrupt):
             status, reason = "interrupted", "stopped by the user"
-        failed = {"peak_host_bytes": measure.peak_host_bytes()}
+        failed = {"peak_host_bytes": measure.peak_host_bytes(), "predicted_peak_bytes": predicted}
         record = {
             "status": status,
             "reason": f"{phase}: {reason}",

@@ -217,7 +217,7 @@ def _method(name: str, chosen: Mapping[str, Any] | None, train_keys: set[str], w
     chosen = dict(chosen or {})
     path = config_path("method", str(chosen.pop("method", name)))
     base = read_yaml(path)
-    check_keys(base, ("target", "settings", "train"), "key", str(path))
+    check_keys(base, ("target", "settings", "train", "size"), "key", str(path))
     if not isinstance(base.get("target"), str) or "." not in base["target"]:
         raise InputError(f"{path}, key target: found {base.get('target')!r}; expected a dotted path to a class")
     settings, train = dict(base.get("settings") or {}), dict(base.get("train") or {})

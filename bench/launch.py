@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,10 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
     if time_limit_s:
         watch.start()
     started = time.monotonic()
+    predicted: dict[str, Any] = {}
     try:
         for event in _events(child):
+            predicted |= {name: event[name] for name in ("predicted_peak_bytes",) if name in event}
             progress.event(run.run_id, event)
         code = child.wait()
     except KeyboardInterrupt:
@@ -105,7 +107,7 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
         watch.cancel()
     if not (folder.path / "record.json").is_file():
         limit = f"killed at the limit of {time_limit_s:g} s" if expired.is_set() else None
-        _record_failure(folder, run, "timeout" if limit else "crashed", limit or _death(code), attempt)
+        _record_failure(folder, run, "timeout" if limit else "crashed", limit or _death(code), attempt, predicted)
     record = json.loads((folder.path / "record.json").read_text())
     status: str = record["status"]
     folder.complete()
@@ -130,12 +132,19 @@ def _events(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
         yield event
 
 
-def _record_failure(folder: RunFolder, run: PlannedRun, status: str, reason: str, attempt: str) -> None:
+def _record_failure(
+    folder: RunFolder,
+    run: PlannedRun,
+    status: str,
+    reason: str,
+    attempt: str,
+    predicted: Mapping[str, Any] | None = None,
+) -> None:
     record = {
         "status": status,
         "reason": reason,
         "shared": described(run.spec),
-        "rows": [{}],
+        "rows": [dict(predicted or {})],
         "attempt": attempt,
     }
     folder.write_record(record)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
+
+from bench.spec import TrainSettings
 
 MARGIN = 0.8  # of the free memory: the rest is for batches, predictions and what else the machine is doing
 # Limit, use, and what of the use is file cache that gives way; of the two versions of control groups.
@@ -30,6 +33,23 @@ def largest_group(repetitions: int, fixed: int, each: int, available: int | None
     if available is None:
         return repetitions
     return max(1, min(repetitions, (int(available * MARGIN) - fixed) // max(each, 1)))
+
+
+def group_size(settings: TrainSettings, repetitions: int, n_rows: int, layer_size: int, available: int | None) -> int:
+    """Repetitions to train at a time: as many as the settings say or, for 0, as fit into the available bytes.
+
+    n_rows: of the input table of a repetition. layer_size: parameters of a repetition's output layer.
+    """
+    if settings.repetitions_at_a_time:
+        return min(settings.repetitions_at_a_time, repetitions)
+    sizes = settings.hidden_sizes()
+    table = 4 * n_rows * sizes[0]
+    dense = 4 * sum(a * b for a, b in itertools.pairwise(sizes)) + 4 * layer_size
+    moments = 2 if settings.optimiser == "adam" else 1 / sizes[0]
+    # While a group trains: the state of its optimiser, gradients, and a batch on its way through the network.
+    batch = 4 * settings.batch_size * 4 * sum(sizes)
+    each = int(table * moments) + dense * 3 + batch
+    return largest_group(repetitions, (table + dense) * repetitions, each, available)
 
 
 def _host() -> int | None:

@@ -31,6 +31,11 @@ class OutputLayer(Protocol):
     names of the precisions that it knows beside fp32, of which its attribute ``precision`` is then set to the run's;
     ``tell``, None or a function that the loss shall call with the name of each part of its work and its seconds.
 
+    What a run will take is predicted from static methods, without building the layer: ``parameter_count(n_labels=,
+    hidden=, **settings)``; ``cost(n_labels=, hidden=, run=, **settings)``, bytes by purpose and operations of a step
+    (`baselines.cost` says which, and what ``run`` holds; `bench.prediction` adds the trunk and the data); and for a
+    layer with repetitions ``encoders(**settings)``, a dict of ``repetitions``, ``encoders`` and ``feature_hash``.
+
     A layer whose dense gradient would be as large as its weights may list those parameters in ``chunked`` and have an
     attribute ``update``, None at first. While it is trained, that is a function (name, rows, gradient), rows a slice,
     by which the loss hands over the gradient of some rows and has them updated at once (`bench.in_place`): after it has

@@ -49,5 +49,12 @@ def _fingerprint(spec: RunSpec, on_build: Callable[[str], None]) -> str:
         found = dataset_fingerprint(spec.dataset, **spec.dataset_overrides)
     if found is None:
         raise RuntimeError(f"dataset {spec.dataset} was built but has no fingerprint")
-    # The card decides how many train points are held out; that changes the run, but not the data's fingerprint.
-    return f"{found} {load_card(spec.dataset).validation_points}"
+    return identity_of(found, spec)
+
+
+def identity_of(fingerprint: str, spec: RunSpec) -> str:
+    """What of the data is part of a run's identity.
+
+    The card decides how many train points are held out; that changes the run, but not the data's fingerprint.
+    """
+    return f"{fingerprint} {load_card(spec.dataset).validation_points}"

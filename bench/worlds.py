@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.measure import Clock
-from bench.memory import available_bytes, largest_group
+from bench.memory import available_bytes, group_size
 from bench.network import Encoder, Network
 from bench.optim import Optimiser
 from bench.precision import has_bf16
@@ -74,19 +73,9 @@ class Worlds:
         self.prefixes: list[int | None] = [None] if total is None else list(range(1, total + 1))
 
     def _group_size(self, total: int | None, n_rows: int) -> int:
-        """Repetitions to train at a time: as many as the settings say or, for 0, as fit into the memory now free."""
         if total is None or self.shared:
             return total or 1
-        if self.settings.repetitions_at_a_time:
-            return self.settings.repetitions_at_a_time
-        sizes = self.settings.hidden_sizes()
-        table = 4 * n_rows * sizes[0]
-        dense = 4 * sum(a * b for a, b in itertools.pairwise(sizes)) + 4 * _size(self.layer) // total
-        moments = 2 if self.settings.optimiser == "adam" else 1 / sizes[0]
-        # While a group trains: the state of its optimiser, gradients, and a batch on its way through the network.
-        batch = 4 * self.settings.batch_size * 4 * sum(sizes)
-        each = int(table * moments) + dense * 3 + batch
-        return largest_group(total, (table + dense) * total, each, available_bytes(self.device))
+        return group_size(self.settings, total, n_rows, _size(self.layer) // total, available_bytes(self.device))
 
     def parameters(self, R: int | None) -> dict[str, int]:
         """Trained parameters of the first R repetitions (or of the one network) by place, and bytes of the index.

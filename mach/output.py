@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mach.estimators import estimator_names
 from mach.hashing import hash_features, hash_labels
+from mach.layer_cost import layer_cost
 from mach.loss import LOSSES, Targets, Tell, bucket_losses
 from mach.product import PRECISIONS
 from mach.ranking import BucketRanker, Ranking
@@ -105,6 +106,25 @@ class MachOutput(nn.Module):
     def parameter_count(*, hidden: int, B: int, R: int, **_: object) -> int:
         """Trained parameters of the layer: R·(H·B + B), whatever the number of labels."""
         return R * (hidden * B + B)
+
+    @staticmethod
+    def encoders(*, R: int, share_encoder: bool = False, feature_hash: int = 0, **_: object) -> dict[str, int]:
+        """Repetitions, the encoders that they train with, and hashed features of each (0: features as they are)."""
+        return {"repetitions": R, "encoders": 1 if share_encoder else R, "feature_hash": feature_hash}
+
+    @staticmethod
+    def cost(
+        *,
+        n_labels: int,
+        hidden: int,
+        run: Mapping[str, float],
+        B: int,
+        R: int,
+        estimator: str = "logit_sum",
+        **_: object,
+    ) -> dict[str, float]:
+        """See `mach.layer_cost.layer_cost`."""
+        return layer_cost(n_labels=n_labels, hidden=hidden, run=run, B=B, R=R, estimator=estimator)
 
     def index_bytes(self) -> int:
         """Bytes of the hash tables that decoding needs."""

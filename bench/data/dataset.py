@@ -129,13 +129,20 @@ def prepare_dataset(name: str, progress: Progress | None = None, **overrides: An
 def dataset_fingerprint(name: str, **overrides: Any) -> str | None:
     """Fingerprint from the cache's meta file, without touching the arrays; None when the cache is not
     built."""
+    found = cached_meta(name, **overrides)
+    return found[1]["fingerprint"][:16] if found else None
+
+
+def cached_meta(name: str, **overrides: Any) -> tuple[Path, dict[str, Any]] | None:
+    """Folder and meta file of the cache; None when it is not built."""
     card = load_card(name)
     if card.source == "files" and not complete({**card.parameters, **installed_files(card), **overrides}):
         return None
     card, parameters, _ = _resolve(name, overrides)
     key = _key(card, parameters)
-    meta = cache.read_meta(_folder(card, key), key)
-    return meta["fingerprint"][:16] if meta else None
+    folder = _folder(card, key)
+    meta = cache.read_meta(folder, key)
+    return (folder, meta) if meta else None
 
 
 def validation_rows(n_train: int, points: int | None) -> NDArray[np.int64]:
@@ -157,19 +164,8 @@ def validation_rows(n_train: int, points: int | None) -> NDArray[np.int64]:
 def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, Any], int | None]:
     """Card, parameters of its source (defaults, card, overrides) and validation size."""
     card = load_card(name)
-    defaults = source(card.source, card.path).DEFAULTS
-    for key in card.parameters:
-        if key not in defaults:
-            raise unknown_name("parameter", key, defaults, where=f"{card.path}, parameters")
-    parameters = {**defaults, **card.parameters, **installed_files(card)}
-    validation = card.validation_points
-    for key, value in overrides.items():
-        if key == "validation_points":
-            validation = value
-        elif key in defaults:
-            parameters[key] = value
-        else:
-            raise unknown_name("parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}")
+    parameters = resolve_parameters(card, overrides)
+    validation = overrides.get("validation_points", card.validation_points)
     if card.source == "files":
         try:
             parameters = checked(parameters)
@@ -183,6 +179,19 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
     if validation is not None and (isinstance(validation, bool) or not isinstance(validation, int)):
         raise InputError(f"dataset {card.name}: validation_points: found {validation!r}; expected a whole number")
     return card, parameters, validation
+
+
+def resolve_parameters(card: Card, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of the card's source: its defaults, the card, files on record, overrides. InputError for others."""
+    defaults = source(card.source, card.path).DEFAULTS
+    for key in card.parameters:
+        if key not in defaults:
+            raise unknown_name("parameter", key, defaults, where=f"{card.path}, parameters")
+    for key in overrides:
+        if key not in defaults and key != "validation_points":
+            raise unknown_name("parameter", key, [*defaults, "validation_points"], where=f"dataset {card.name}")
+    chosen = {key: value for key, value in overrides.items() if key != "validation_points"}
+    return {**defaults, **card.parameters, **installed_files(card), **chosen}
 
 
 def manifest_path(card: Card) -> Path:

@@ -13,7 +13,10 @@ Progress = Callable[[str], None]
 
 
 class Source(Protocol):
-    """A module that can build a dataset. ``VERSION`` rises when the same parameters give other data."""
+    """A module that can build a dataset. ``VERSION`` rises when the same parameters give other data.
+
+    Optional: ``sizes(parameters)``, the counts and averages of the data to come, where parameters decide them.
+    """
 
     VERSION: int
     DEFAULTS: Mapping[str, Any]

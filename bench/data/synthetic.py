@@ -84,6 +84,19 @@ def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -
                 progress(f"generated {start + CHUNK} of {points} {split} points")
 
 
+def sizes(parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Counts and averages of the data, known before they are made."""
+    size = _size(parameters)
+    return {
+        "n_train": size.n_train,
+        "n_test": size.n_test,
+        "n_features": size.n_features,
+        "n_labels": size.n_labels,
+        "labels_per_point": size.labels_x100 / 100,
+        "features_per_point": size.features_x100 / 100,
+    }
+
+
 def _size(parameters: Mapping[str, Any]) -> Size:
     numbers = {}
     for key in DEFAULTS:

@@ -1,0 +1,198 @@
+"""The grid of an experiment before it runs: what is done, what each run will take, and whether it fits here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from bench.code import code_hash
+from bench.data import dataset_fingerprint
+from bench.data.sizes import DataSizes, dataset_sizes
+from bench.errors import InputError
+from bench.execute import method_class
+from bench.experiment import Experiment
+from bench.memory import available_bytes
+from bench.plan import identity_of
+from bench.precision import has_bf16
+from bench.prediction import Prediction, predict_run, process_bytes
+from bench.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
+from bench.spec import RunSpec
+from bench.store import Store
+
+CPU = torch.device("cpu")
+EMPTY = Prediction(None, None, None, None, None, 0)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of the grid. ``state``: cached, to do, unsupported, or failed with the status of its record."""
+
+    spec: RunSpec
+    state: str
+    reason: str
+    predicted: Prediction
+    seconds: float | None
+    seconds_from: str  # measured, earlier run or cost model
+    fits: bool | None
+
+    def row(self) -> dict[str, Any]:
+        """As one JSON object."""
+        p = self.predicted
+        return {
+            "method": self.spec.method,
+            "dataset": self.spec.dataset_name,
+            "seed": self.spec.seed,
+            "settings": dict(self.spec.settings) | {"hidden": self.spec.train.hidden},
+            "swept": dict(self.spec.swept),
+            "state": self.state,
+            "reason": self.reason,
+            "fits": self.fits,
+            **(p.parameters or {}),
+            **{f"{name}_bytes": count for name, count in (p.bytes or {}).items()},
+            "predicted_peak_bytes": p.peak_bytes,
+            "fit_s": self.seconds,
+            "fit_s_from": self.seconds_from,
+        }
+
+
+@dataclass
+class Planner:
+    """Predicts runs on this machine; sizes of datasets, its rates and earlier runs are looked up once."""
+
+    results: Path
+    time_limit_s: float | None = None
+    process: int = field(default_factory=process_bytes)
+    available: int | None = field(default_factory=lambda: available_bytes(CPU))
+    threads: int = field(default_factory=torch.get_num_threads)
+    rates: Rates = field(default_factory=measure_rates)
+    _sizes: dict[str, DataSizes] = field(default_factory=dict)
+    _earlier: list[EarlierRun] | None = None
+
+    def sizes(self, spec: RunSpec) -> DataSizes:
+        key = f"{spec.dataset} {sorted(spec.dataset_overrides.items())}"
+        if key not in self._sizes:
+            self._sizes[key] = dataset_sizes(spec.dataset, **spec.dataset_overrides)
+        return self._sizes[key]
+
+    def predict(self, spec: RunSpec) -> Prediction:
+        """InputError where a class or a dataset is unknown, ValueError for settings that make no sense."""
+        threads = spec.train.threads or self.threads
+        return predict_run(method_class(spec.target), spec, self.sizes(spec), self.process, self.available, threads)
+
+    def seconds(self, spec: RunSpec, predicted: Prediction) -> tuple[float | None, str]:
+        """Seconds of training, and where they are from."""
+        model = self.rates.seconds(predicted)
+        if model is None:
+            return None, ""
+        if self._earlier is None:
+            self._earlier = list(earlier_runs(self.results))
+        known = seconds_like(spec, model, self._earlier, self._model)
+        return (model, "cost model") if known is None else (known, "earlier run")
+
+    def _model(self, spec: RunSpec) -> float | None:
+        try:
+            return self.rates.seconds(self.predict(spec))
+        except ValueError:
+            return None
+
+    def plan(self, spec: RunSpec, record: Mapping[str, Any] | None) -> Planned:
+        """One run of the grid."""
+        reason = self.unsupported(spec)
+        try:
+            predicted = self.predict(spec)
+        except InputError:
+            raise
+        except ValueError as error:
+            return Planned(spec, "unsupported", str(error), EMPTY, None, "", None)
+        seconds, origin = self.seconds(spec, predicted)
+        fits, why = self.fits(predicted, seconds)
+        state = "unsupported" if reason else "to do"
+        if record is not None:
+            state = {"ok": "cached", "interrupted": "to do"}.get(record["status"], f"failed: {record['status']}")
+            measured = record["rows"][-1].get("fit_s")
+            seconds, origin = (measured, "measured") if measured else (seconds, origin)
+            reason = record.get("reason") or ""
+        return Planned(spec, state, reason or why, predicted, seconds, origin, fits)
+
+    def fits(self, predicted: Prediction, seconds: float | None) -> tuple[bool | None, str]:
+        """Whether memory and time allow for it, and why not; None where no bytes are known."""
+        if predicted.peak_bytes is None:
+            return None, "bytes not told by the method" if predicted.bytes is None else "bytes on a GPU not predicted"
+        if self.available is not None and predicted.peak_bytes > self.available:
+            need = f"needs {in_units(predicted.peak_bytes)}, {in_units(self.available)} free"
+            return False, f"{need}; largest part {predicted.largest()}"
+        if self.time_limit_s and seconds and seconds > self.time_limit_s:
+            return False, f"about {seconds:,.0f} s of training, time limit {self.time_limit_s:,.0f} s"
+        return True, ""
+
+    def unsupported(self, spec: RunSpec) -> str:
+        """Why the run cannot be had here; empty when nothing speaks against it."""
+        method, train = method_class(spec.target), spec.train
+        if train.device == "cuda" and not torch.cuda.is_available():
+            return "device cuda: torch sees no GPU here"
+        if hasattr(method, "fit"):
+            return ""
+        if train.precision not in getattr(method, "precisions", ("fp32",)):
+            return f"precision {train.precision}: {method.__name__} offers fp32 only"
+        if train.precision == "bf16" and not has_bf16(CPU):
+            return "precision bf16: this cpu has no bfloat16 instructions"
+        return ""
+
+
+def make_grid(experiment: Experiment, results: Path) -> list[Planned]:
+    """Every run of an experiment with its state and prediction. Nothing is built, downloaded or written."""
+    store, planner = Store(results / experiment.name), Planner(results, experiment.time_limit_s)
+    hashes: dict[str, str] = {}
+    grid = []
+    for spec in experiment.runs:
+        found = dataset_fingerprint(spec.dataset, **spec.dataset_overrides)
+        record = None
+        if found is not None:
+            hashes.setdefault(spec.target, code_hash(spec.target))
+            record = store.record(spec.run_id(hashes[spec.target], identity_of(found, spec)))
+        grid.append(planner.plan(spec, record))
+    return grid
+
+
+HEADS = ("method", "settings", "state", "output", "parameters", "weights", "gradients", "optimiser", "activations",
+         "index", "peak", "fit", "fits")  # fmt: skip
+
+
+def grid_table(grid: list[Planned], name: str) -> Table:
+    """For a terminal or a file: one line a run."""
+    done = sum(run.state == "cached" for run in grid)
+    table = Table(title=f"{name}: {len(grid)} runs, {done} cached", title_justify="left")
+    for head in HEADS:
+        table.add_column(head, justify="left" if head in ("method", "settings", "state", "fits") else "right")
+    for run in grid:
+        p, parts = run.predicted, run.predicted.bytes or {}
+        counts = [f"{p.parameters[f'params_{which}']:,}" if p.parameters else "" for which in ("output", "total")]
+        sizes = [in_units(parts.get(part)) for part in HEADS[5:10]]
+        seconds = "" if run.seconds is None else f"{run.seconds:,.3g} s ({run.seconds_from})"
+        fits = {True: "yes", False: "no", None: "?"}[run.fits] + (f": {run.reason}" if run.reason else "")
+        table.add_row(
+            run.spec.method, _settings(run.spec), run.state, *counts, *sizes, in_units(p.peak_bytes), seconds, fits
+        )
+    return table
+
+
+def _settings(spec: RunSpec) -> str:
+    own = [f"{key}={spec.settings[key]}" for key in ("B", "R") if key in spec.settings]
+    swept = [f"{key.rpartition('.')[2]}={value}" for key, value in spec.swept.items()]
+    return " ".join(dict.fromkeys([spec.dataset_name, *own, *swept, f"seed={spec.seed}"]))
+
+
+def in_units(count: float | None) -> str:
+    """Bytes as 3.12 GB, three digits, powers of 1000; empty for None."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 999.5 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.3g} {unit}"

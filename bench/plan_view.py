@@ -1,0 +1,92 @@
+"""What `machbench plan` prints: the grid, or the sizes that meet a budget. Loads torch, unlike the launcher."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.budget import Budget, Solution, read_bytes, solve
+from bench.errors import InputError
+from bench.experiment import Experiment
+from bench.files import write_atomic
+from bench.grid import Planner, grid_table, in_units, make_grid
+
+WIDE = 240  # columns of a table that goes to a file or a pipe
+
+
+def show_plan(
+    experiment: Experiment,
+    results: Path,
+    given: Mapping[str, float | str | None],
+    wanted: Sequence[str],
+    json_file: Path | None,
+) -> None:
+    """Print the plan, and write its rows to ``json_file``. given: the budget by quantity, None where there is none.
+
+    InputError for more than one budget, one that is no positive number, and a --solve that is not METHOD=SETTING.
+    """
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    budget = read_budget(given)
+    if budget is None:
+        grid = make_grid(experiment, results)
+        console.print(grid_table(grid, experiment.name), highlight=False, markup=False)
+        rows = [run.row() for run in grid]
+    else:
+        solve_for = dict(read_pair(text) for text in wanted)
+        solutions = solve(experiment, Planner(results, experiment.time_limit_s), budget, solve_for)
+        console.print(budget_table(solutions, budget, experiment.name), highlight=False, markup=False)
+        for solution in solutions:
+            if solution.override:
+                console.print(solution.override, highlight=False, markup=False, soft_wrap=True)
+        rows = [solution.row() for solution in solutions]
+    if json_file:
+        write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
+
+
+def read_budget(given: Mapping[str, float | str | None]) -> Budget | None:
+    """The one budget that is given."""
+    chosen = {quantity: value for quantity, value in given.items() if value is not None}
+    if not chosen:
+        return None
+    if len(chosen) > 1:
+        raise InputError(f"found budgets of {' and '.join(chosen)}; expected one: sizes are solved for a single budget")
+    ((quantity, value),) = chosen.items()
+    limit = read_bytes(value) if isinstance(value, str) else float(value or 0)
+    if not limit > 0:
+        raise InputError(f"--budget-{quantity}: found {value}; expected a positive number")
+    return Budget(quantity, limit)
+
+
+def read_pair(text: str) -> tuple[str, str]:
+    """METHOD=SETTING."""
+    method, equals, setting = text.partition("=")
+    if not (method and equals and setting):
+        raise InputError(f"--solve: found {text!r}; expected METHOD=SETTING, for example mach=R")
+    return method, setting
+
+
+def budget_table(solutions: Sequence[Solution], budget: Budget, name: str) -> Table:
+    """Method, dataset, override and predicted quantity."""
+    table = Table(title=f"{name}: at most {shown(budget.quantity, budget.limit)}", title_justify="left")
+    for head in ("method", "dataset", "override", "predicted"):
+        table.add_column(head, justify="right" if head == "predicted" else "left")
+    for solution in solutions:
+        override = f"none: {solution.reason}"
+        if solution.override:
+            override = solution.override + (f"  (with {solution.reason})" if solution.reason else "")
+        predicted = "" if solution.predicted is None else shown(budget.quantity, solution.predicted)
+        table.add_row(solution.spec.method, solution.spec.dataset_name, override, predicted)
+    return table
+
+
+def shown(quantity: str, value: float) -> Any:
+    """A value with its unit."""
+    if quantity == "bytes":
+        return in_units(value)
+    return f"{value:,.0f} output parameters" if quantity == "parameters" else f"{value:,.4g} s of training"
