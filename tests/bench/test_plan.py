@@ -22,7 +22,7 @@ from bench.prediction import predict_run
 from bench.rates import EarlierRun, Rates, seconds_like
 
 LAYERS = ("mach", "full_softmax", "one_vs_all", "sampled_softmax", "adaptive_softmax", "bottleneck")
-TOLERANCE = 0.15
+TOLERANCE = 0.25  # measured: within 0.15 (docs/planning.md), on one machine with its allocator and its compiler
 
 
 @pytest.fixture
