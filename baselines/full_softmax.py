@@ -33,29 +33,10 @@ class FullSoftmax(LinearOverLabels):
 
     keep_bytes, passes = KEEP_BYTES, 4
 
-    def __init__(
-        self,
-        *,
-        n_labels: int,
-        hidden: int,
-        train_labels: sp.csr_matrix,
-        seeds: dict[str, int],
-        loss: str = "softmax",
-        bias: str = "prior",
-        label_chunk: int = 2048,
-        weights: str = "fp32",
-    ) -> None:
+    def __init__(self, *, loss: str = "softmax", **linear: Any) -> None:
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
-        super().__init__(
-            n_labels=n_labels,
-            hidden=hidden,
-            train_labels=train_labels,
-            seeds=seeds,
-            bias=bias,
-            label_chunk=label_chunk,
-            weights=weights,
-        )
+        super().__init__(**linear)
         self._loss = _softmax if loss == "softmax" else _decoupled
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:

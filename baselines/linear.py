@@ -40,9 +40,9 @@ class LinearOverLabels(nn.Module):
         hidden: int,
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
-        bias: str,
-        label_chunk: int,
-        weights: str,
+        bias: str = "prior",
+        label_chunk: int = 2048,
+        weights: str = "fp32",
     ) -> None:
         super().__init__()
         if bias not in ("prior", "zero"):

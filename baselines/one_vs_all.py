@@ -28,27 +28,6 @@ class OneVsAll(LinearOverLabels):
 
     prior_of = "bce"
 
-    def __init__(
-        self,
-        *,
-        n_labels: int,
-        hidden: int,
-        train_labels: sp.csr_matrix,
-        seeds: dict[str, int],
-        bias: str = "prior",
-        label_chunk: int = 2048,
-        weights: str = "fp32",
-    ) -> None:
-        super().__init__(
-            n_labels=n_labels,
-            hidden=hidden,
-            train_labels=train_labels,
-            seeds=seeds,
-            bias=bias,
-            label_chunk=label_chunk,
-            weights=weights,
-        )
-
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """hidden [N, H], labels CSR [N, n_labels]; a scalar."""
         return self.loss_by(_bce, hidden, labels)
