@@ -15,8 +15,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +27,13 @@ from bench.data import Dataset, load_dataset
 from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
 from bench.files import write_atomic
+from bench.fit import Report, fit_classifier, fit_network
 from bench.memory import available_bytes
-from bench.metrics import evaluate
-from bench.predict import Prediction, Ranking, predict
 from bench.prediction import predict_run, process_bytes
 from bench.score import deciles_of, evaluated_points, quality_of
-from bench.spec import RunSpec, TrainSettings, derive_seed
+from bench.spec import RunSpec
 from bench.store import RunFolder, described
 from bench.train import Diverged
-from bench.worlds import Group, Worlds
-
-Report = Callable[[dict[str, Any]], None]
 
 
 def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
@@ -111,133 +105,6 @@ def write_passport(results: Path, data: Dataset) -> None:
         }
         content |= {**data.stats, **data.passport}
         write_atomic(path, json.dumps(content, indent=1) + "\n")
-
-
-def fit_network(
-    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
-) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
-    """Build, warm up, train and predict with an output layer on the shared trunk."""
-    settings = spec.train
-    split = data.fit if settings.holdout else data.train
-    report({"phase": "build"})
-    with measure.Clock(device).running() as build_clock:
-        seeds = {axis: derive_seed(spec.seed, axis) for axis in ("hashing", "initialisation", "sampling")}
-        layer = method(
-            n_labels=split.Y.shape[1],
-            hidden=settings.hidden_sizes()[-1],
-            train_labels=split.Y,
-            seeds=seeds,
-            **spec.settings,
-        ).to(device)
-        worlds = Worlds(layer, split.X.shape[1], settings, spec.seed, device)
-    report({"phase": "warm up"})
-    with measure.Clock(device).running() as warmup_clock:
-        worlds.warm_up(split.X, split.Y)
-
-    curve: list[dict[str, Any]] = []
-
-    def after_epoch(group: Group, epoch: int, mean_loss: float, seconds: float) -> None:
-        point = {"repetitions": group.label, "epoch": epoch, "fit_s": seconds, "train_loss": mean_loss}
-        if settings.holdout and settings.validate_every and epoch % settings.validate_every == 0:
-            point |= validate(worlds, group, data)
-        curve.append(point)
-        folder.write_curve(curve)
-        done = (worlds.groups.index(group) * settings.epochs + epoch) / (len(worlds.groups) * settings.epochs)
-        report({"phase": "fit", "done": done, **point})
-
-    report({"phase": "fit", "done": 0.0})
-    fit_s = worlds.train(split.X, split.Y, after_epoch)
-
-    report({"phase": "predict"})
-    last = worlds.prefixes[-1:]
-    with torch.no_grad():
-        with measure.Clock(device).running() as predict_clock:
-            whole = predict_points(worlds.topk, data, last, settings, worlds.decoders[:1])
-        # Off the clock: the smaller R, and other ways of decoding, come from the same model in one more pass.
-        several = len(worlds.prefixes) * len(worlds.decoders) > 1
-        prefixes = worlds.prefixes if several else []
-        every = predict_points(worlds.topk_decoders, data, prefixes, settings, worlds.decoders)
-    rows: list[dict[str, Any]] = []
-    facts = layer.facts() if hasattr(layer, "facts") else [{} for _ in worlds.prefixes]
-    told = dict(zip(worlds.prefixes, facts, strict=True))
-    # The run's own row comes last: all repetitions, decoded in the first way.
-    first = len(worlds.prefixes)
-    predictions = [*every[first:], *every[: first - 1], *whole]
-    for prediction in predictions:
-        R = prediction.R
-        row = told[R] if R is None else {"R": R} | told[R]
-        if prediction.decoder:
-            row = row | {"decoder": prediction.decoder}
-        rows.append(row | worlds.parameters(R) | {"fit_s": fit_s.get(R), "device_seconds": fit_s.get(R)})
-    measured = {
-        "build_s": build_clock.seconds,
-        "warmup_s": warmup_clock.seconds,
-        "predict_s": predict_clock.seconds,
-        "repetitions_together": worlds.group_size if worlds.prefixes != [None] else None,
-        "examples_per_s": settings.epochs * split.X.shape[0] / fit_s[worlds.prefixes[-1]],
-    }
-    return predictions, rows, measured
-
-
-def predict_points(
-    topk: Callable[[Any, list[int | None], int], list[Ranking]],
-    data: Dataset,
-    prefixes: list[int | None],
-    settings: TrainSettings,
-    decoders: Sequence[str | None] = (None,),
-) -> list[Prediction]:
-    """Rankings of the points to evaluate; of test points without the pairs that the dataset leaves out of scoring."""
-
-    def of_prefixes(X: Any, k: int) -> list[Ranking]:
-        return topk(X, prefixes, k)
-
-    X = evaluated_points(data, settings.evaluate_on).X
-    left_out = data.test_filter if settings.evaluate_on == "test" else None
-    return predict(of_prefixes, X, prefixes, settings.top_k, settings.predict_batch, left_out, decoders)
-
-
-def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:
-    """P@k on the validation points of all that is trained when ``group`` is being trained."""
-    with torch.no_grad():
-        (prediction,) = predict(
-            lambda X, k: [worlds.topk_so_far(X, group, k)],
-            data.validation.X,
-            [None],
-            worlds.settings.top_k,
-            worlds.settings.predict_batch,
-        )
-    quality = evaluate(prediction.labels, data.validation.Y)
-    return {name: quality[name] for name in ("P@1", "P@3", "P@5")}
-
-
-def fit_classifier(
-    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
-) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
-    """Fit and predict with a classifier that is not a network (`bench.classifier.Classifier`); the same clocks."""
-    del folder
-    settings = spec.train
-    split = data.fit if settings.holdout else data.train
-    classifier = method(**spec.settings)
-    times: dict[str, Any] = {}
-    if hasattr(classifier, "prepare"):
-        report({"phase": "build"})
-        with measure.Clock(device).running() as build_clock:
-            classifier.prepare(seed=derive_seed(spec.seed, "initialisation"), threads=settings.threads)
-        times["build_s"] = build_clock.seconds
-    report({"phase": "fit"})
-    with measure.Clock(device).running() as fit_clock:
-        classifier.fit(split.X, split.Y)
-    report({"phase": "predict"})
-    if not getattr(classifier, "batched", True):
-        settings = replace(settings, predict_batch=max(1, len(evaluated_points(data, settings.evaluate_on))))
-    with measure.Clock(device).running() as predict_clock:
-        predictions = predict_points(lambda X, _, k: [classifier.topk(X, k)], data, [None], settings)
-    times |= {"fit_s": fit_clock.seconds, "predict_s": predict_clock.seconds}
-    if hasattr(classifier, "facts"):
-        times |= classifier.facts()
-        times["build_s"] = times.get("build_s", 0.0) + fit_clock.seconds - times["fit_s"]
-    times["device_seconds"] = times["fit_s"]
-    return predictions, [{}], times
 
 
 def pick_device(name: str) -> torch.device:
