@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test lint format speed clean
+.PHONY: help setup demo test lint format speed notebooks clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -34,6 +34,9 @@ format: $(STAMP) ## let ruff rewrite what it can
 
 speed: $(STAMP)  ## own speed beside plain references, as ratios
 	$(BIN)/machbench speed
+
+notebooks: $(STAMP) ## run the notebooks and write their outputs into the .ipynb beside each .py
+	cd notebooks && ../$(BIN)/jupytext --quiet --set-kernel python3 --to ipynb --execute *.py
 
 clean:           ## remove the environment and caches (results stay)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
