@@ -27,7 +27,7 @@ class FullSoftmax(LinearOverLabels):
     """A linear layer over all labels. Mean over points; points without labels count 0.
 
     loss ``softmax``: cross-entropy against 1/|Y| on each label of a point. loss ``decoupled``: each label of a point
-    against the labels that are not the point's, mean over its labels (Gupta et al. 2024, "DEXML", equation 3):
+    against the labels that are not the point's, mean over its labels (Gupta et al. 2024, "DEXML", decoupled softmax):
     −log(exp(s_p) / (exp(s_p) + Σ over negatives exp(s_n))). For the other settings see `LinearOverLabels`.
     """
 
