@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation, Text
+from scipy.optimize import nnls
+
+from bench.figures import Picture, build_figures
+from bench.figures.against_labels import affine_fit, labels_of
+from bench.figures.labels import SIZE
+from bench.figures.style import NAMED
+from bench.frame import load_results, rows_to_frame
+from bench.summary import grouped
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]
@@ -132,3 +148,161 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, write: Any) -> Path:
     rows = sweep_rows()
     assert len({row["run_id"].partition("@")[0] for row in rows}) == 200
     return write(tmp_path_factory.mktemp("sweep"), rows)
+
+
+@pytest.fixture(scope="module")
+def pictures(sweep: Path) -> dict[str, Picture]:
+    return {p.name: p for p in build_figures(load_results(sweep), sweep / "runs")}
+
+
+@pytest.fixture(scope="module")
+def over_k() -> dict[str, Picture]:
+    return {p.name: p for p in build_figures(rows_to_frame(k_rows()))}
+
+
+def test_figure_and_report_of_a_sweep_load_no_torch(sweep: Path) -> None:
+    program = (
+        "import sys\n"
+        "from bench.__main__ import app\n"
+        "for verb in ('figure', 'report'):\n"
+        f"    app([verb, 'synthetic', '--results', {str(sweep.parent)!r}], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules, 'torch was loaded'\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    drawn = {path.stem for path in (sweep / "figures").glob("*.png")}
+    assert len(drawn) == 9
+    assert (sweep / "report.html").read_text().count("<svg") == 9
+
+
+def test_a_sweep_is_bold_on_the_front_and_faint_behind(pictures: dict[str, Picture]) -> None:
+    """Of 72 configurations without R and 22 curves, the figure shows the front and the best of each method opaque."""
+    for name in ("p1_against_output_parameters", "p1_against_bytes"):
+        figure = pictures[name].figure
+        assert figure is not None
+        (top, *_) = figure.axes
+        front = sum(bool(row.get("on_front")) for row in pictures[name].rows)
+        faint = [line for line in top.lines if line.get_linestyle() == "None" and (line.get_alpha() or 1) < 1]
+        opaque = [line for line in top.lines if line.get_linestyle() == "None" and line.get_alpha() == 1]
+        shown = sum(len(line.get_xdata()) for line in opaque)  # type: ignore[arg-type]
+        assert front <= shown <= front + len(P1)
+        assert sum(len(line.get_xdata()) for line in faint) > 5 * shown  # type: ignore[arg-type]
+
+
+def test_no_two_labels_of_a_sweep_overlap(pictures: dict[str, Picture]) -> None:
+    for picture in pictures.values():
+        if picture.figure is None:
+            continue
+        renderer = FigureCanvasAgg(picture.figure).get_renderer()
+        for ax in picture.figure.axes:
+            shown = [text for text in ax.texts if text.get_text()]
+            for text in shown:
+                if isinstance(text, Annotation):
+                    text.update_positions(renderer)
+            boxes = [Text.get_window_extent(text, renderer).expanded(1.0, 0.9) for text in shown]  # without leaders
+            for i, box in enumerate(boxes):
+                for j in range(i):
+                    assert not box.overlaps(boxes[j]), (picture.name, shown[i].get_text(), shown[j].get_text())
+
+
+def test_every_method_of_a_sweep_is_labelled_somewhere_in_each_picture(pictures: dict[str, Picture]) -> None:
+    for name in ("p1_against_r", "p1_against_peak_memory", "p1_against_bytes", "head_torso_tail"):
+        figure = pictures[name].figure
+        assert figure is not None
+        written = [text.get_text() for ax in figure.axes for text in (*ax.texts, *ax.get_yticklabels())]
+        for method in P1:
+            assert any(words.startswith(method) for words in written), (name, method)
+
+
+def test_every_shipped_method_has_a_look_of_its_own() -> None:
+    shipped = {path.stem for path in (ROOT / "configs" / "method").glob("*.yaml")}
+    assert shipped <= set(NAMED)
+    assert len({(look.marker, look.line) for look in NAMED.values()}) == len(NAMED), "told apart without colour"
+    assert SIZE >= 7, "points, at a width of 6.4 inches"
+
+
+def test_head_torso_and_tail_add_up(pictures: dict[str, Picture]) -> None:
+    picture = pictures["head_torso_tail"]
+    for row in picture.rows:
+        parts = [row[f"P@1_{part}_percent_mean"] for part in ("head", "torso", "tail")]
+        assert sum(parts) == pytest.approx(row["P@1_percent_mean"])
+    best = max((r for r in sweep_rows() if r["method"] == "full_softmax"), key=lambda r: r["P@1"])
+    (own,) = [row for row in picture.rows if row["method"] == "full_softmax"]
+    assert own["R@5_tail_percent_mean"] == pytest.approx(100 * best["R@5_tail"], abs=0.4)
+
+
+def test_cost_against_labels_is_the_measured_and_the_fitted(over_k: dict[str, Picture]) -> None:
+    rows = k_rows()
+    picture = over_k["cost_against_labels"]
+    assert picture.figure is not None
+    measured = [r for r in picture.rows if r["kind"] == "measured" and r["panel"] == "params_output"]
+    assert {(r["method"], r["B"], r["K"]) for r in measured} == {
+        (r["method"], r["B"], r["n_labels"]) for r in rows if r["status"] == "ok"
+    }
+    fits = {(r["panel"], r["method"], r["B"]): r for r in picture.rows if r["kind"] == "fit"}
+    full = fits[("params_output", "full_softmax", None)]
+    assert (full["slope_per_label"], full["constant"]) == (
+        pytest.approx((HIDDEN + 1) * 1e-6),
+        pytest.approx(0, abs=1e-3),
+    )
+    assert full["r_squared_of_logs"] == pytest.approx(1)
+    hashed = fits[("params_output", "mach", 1024)]
+    assert hashed["slope_per_label"] * 1e8 == pytest.approx(0, abs=1e-6), "buckets cost the same for any K"
+    index = fits[("model_bytes", "mach", 4096)]
+    assert index["slope_per_label"] * 2**20 == pytest.approx(2 * 16)
+    lost = [r for r in picture.rows if r["kind"] == "oom_host"]
+    assert {(r["method"], r["K"]) for r in lost} == {
+        (r["method"], r["dataset.n_labels"]) for r in rows if r["status"] != "ok"
+    }
+    assert lost[0]["mean"] > 24 * 1024
+    decoding = over_k["decode_time_against_labels"]
+    slope = next(r["slope_per_label"] for r in decoding.rows if r["kind"] == "fit" and r["method"] == "full_softmax")
+    assert slope == pytest.approx(1e3 * 2e-3 / 1e5)  # milliseconds a query
+
+
+def test_sizes_of_a_dataset_are_pictured_apart(over_k: dict[str, Picture]) -> None:
+    names = list(over_k)
+    assert "p1_against_r_made-up-n-labels-10000" in names
+    assert "cost_against_labels" in names
+    assert len(names) == 5 * 9 + 2
+
+
+def test_labels_of_failed_runs_are_those_of_the_data() -> None:
+    groups = grouped(rows_to_frame(k_rows()))
+    found = labels_of(groups)
+    assert all(found[id(group)] == group.settings["dataset.n_labels"] for group in groups)
+
+
+def test_two_values_of_k_are_too_few() -> None:
+    few = [row for row in k_rows() if row["dataset.n_labels"] <= 100_000]
+    picture = next(p for p in build_figures(rows_to_frame(few)) if p.name == "cost_against_labels")
+    assert picture.figure is None
+    assert picture.reason == "finished runs have 2 values of K; a line needs 3"
+
+
+@given(
+    constant=st.floats(0, 1e6),
+    slope=st.floats(0, 1e3),
+    xs=st.lists(st.integers(1, 10**8), min_size=3, max_size=8, unique=True),
+)
+def test_a_line_is_found_again(constant: float, slope: float, xs: list[int]) -> None:
+    ys = [constant + slope * x for x in xs]
+    assume(min(ys) > 1e-6)
+    found = affine_fit(xs, ys)
+    assert found[0] >= 0
+    assert found[1] >= 0
+    assert [found[0] + found[1] * x for x in xs] == pytest.approx(ys, rel=1e-6)
+
+
+@given(ys=st.lists(st.floats(0.1, 1e4), min_size=3, max_size=6))
+def test_a_fitted_line_is_never_below_zero_and_the_best_of_those(ys: list[float]) -> None:
+    xs = [10.0**i for i in range(len(ys))]
+    constant, slope, _ = affine_fit(xs, ys)
+
+    def error(a: float, b: float) -> float:
+        return sum(((a + b * x) / y - 1) ** 2 for x, y in zip(xs, ys, strict=True))
+
+    assert min(constant, slope) >= 0
+    best, _ = nnls(np.array([[1 / y, x / y] for x, y in zip(xs, ys, strict=True)]), np.ones(len(ys)))
+    assert error(constant, slope) <= error(*best) * (1 + 1e-6) + 1e-9
