@@ -306,3 +306,8 @@ def test_a_fitted_line_is_never_below_zero_and_the_best_of_those(ys: list[float]
     assert min(constant, slope) >= 0
     best, _ = nnls(np.array([[1 / y, x / y] for x, y in zip(xs, ys, strict=True)]), np.ones(len(ys)))
     assert error(constant, slope) <= error(*best) * (1 + 1e-6) + 1e-9
+
+
+def test_the_documentation_names_every_figure(pictures: dict[str, Picture]) -> None:
+    table = (ROOT / "docs" / "figures.md").read_text().partition("| file |")[2].partition("\n\n")[0]
+    assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(pictures)
