@@ -264,7 +264,8 @@ def _caption(
         told.append("A query: a point's way through the network and decoding, in the batches of the run.")
     groups = [group for one in series for _, group in one.at]
     datasets = list(dict.fromkeys(group.dataset for group in groups))
-    differ = "; they differ in more than K" if len(datasets) > 1 else ""
+    others = {(row["n_train"], row["n_features"]) for group in groups for row in group.ok}
+    differ = "; not K alone differs, but the numbers of points or features too" if len(others) > 1 else ""
     repetitions = sorted({group.R for group in groups if group.R is not None})
     hashed = f" With B and R: R = {', '.join(map(str, repetitions))}." if repetitions else ""
     told.append(f"Dataset{'s' * (len(datasets) > 1)} {', '.join(datasets)}{differ}.{hashed}")

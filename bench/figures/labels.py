@@ -81,8 +81,8 @@ def _spread(heights: Sequence[float], gap: float, low: float, high: float) -> li
     return [min(max(base, low), highest) + i * gap for i, base in enumerate(flat)]
 
 
-_NEAR = [(6, 0, "left"), (-6, 0, "right"), (0, 7, "center"), (0, -7, "center")]
-_NEAR += [(5, 6, "left"), (5, -6, "left"), (-5, 6, "right"), (-5, -6, "right")]
+_NEAR = [(6, 0, "left"), (-6, 0, "right"), (0, 9, "center"), (0, -9, "center")]
+_NEAR += [(5, 7, "left"), (5, -7, "left"), (-5, 7, "right"), (-5, -7, "right")]
 _FAR = [
     (round(reach * math.cos(angle)), round(reach * math.sin(angle)), "left" if math.cos(angle) > 0 else "right")
     for reach in (16, 26, 38, 52, 70, 90, 115)
@@ -104,9 +104,8 @@ def label_points(
     scale = ax.figure.dpi / 72.0
     spots = ax.transData.transform(points)
     line = spots[list(path)]
-    steps = np.linspace(0, 1, 60)[:, None]
-    along = [a + steps * (b - a) for a, b in itertools.pairwise(line)]
-    rings = [(spots, 3 * scale), *((piece, 0.8 * scale) for piece in along)]
+    along = [a + _steps(a, b, scale) * (b - a) for a, b in itertools.pairwise(line)]
+    rings = [(spots, 3.5 * scale), *((piece, 0.8 * scale) for piece in along)]
     taken = np.concatenate([np.hstack([around - reach, around + reach]) for around, reach in rings])
     for label in labels:
         x, y = ax.transData.transform((label.x, label.y))
@@ -144,6 +143,11 @@ def label_points(
             arrowprops=leader if math.hypot(dx, dy) > 10 else None,
             zorder=6,
         )
+
+
+def _steps(a: Any, b: Any, scale: float) -> Any:
+    """Fractions [n, 1] of the way from a to b, in pixels: a step every 4 points, so that no label fits between."""
+    return np.linspace(0, 1, 2 + int(math.hypot(*(b - a)) / (4 * scale)))[:, None]
 
 
 def _free(

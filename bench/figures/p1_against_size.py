@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.columns import MIB
 from bench.figures.labels import SIZE, Label, label_points
@@ -170,8 +171,7 @@ def _capacity(axes: Sequence[Axes], size: Size, what: str, capacity: int) -> Lab
     """A dashed upright line at a capacity and its label, or only words at the right edge where it is far beyond."""
     x, text = capacity * size.scale, f"{what}: {capacity / GIB:.1f} GiB"
     if x > FAR * axes[0].get_xlim()[1]:
-        for ax in axes:
-            ax.text(0.995, 0.04, f"{text} →", transform=ax.transAxes, ha="right", fontsize=SIZE - 0.5, color=INK)
+        axes[0].text(0.995, 0.04, f"{text} →", transform=axes[0].transAxes, ha="right", fontsize=SIZE - 0.5, color=INK)
         return None
     for ax in axes:
         ax.axvline(x, color=INK, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1.5)
@@ -191,6 +191,10 @@ def _axis(ax: Axes, points: str) -> None:
     ax.set_ylabel(f"P@1 on {points} (%)")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
+    low, high = ax.get_xlim()
+    decades = math.log10(high / low)
+    if decades < 2:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades > 0.7 else range(1, 10)))
 
 
 def _markers(

@@ -274,6 +274,14 @@ def test_labels_of_failed_runs_are_those_of_the_data() -> None:
     assert all(found[id(group)] == group.settings["dataset.n_labels"] for group in groups)
 
 
+def test_a_caption_says_when_more_than_k_differs(over_k: dict[str, Picture]) -> None:
+    scaled = [row | {"n_features": row["dataset.n_labels"]} for row in k_rows()]
+    picture = next(p for p in build_figures(rows_to_frame(scaled)) if p.name == "cost_against_labels")
+    words = "not K alone differs"
+    assert words in picture.caption
+    assert words not in over_k["cost_against_labels"].caption
+
+
 def test_two_values_of_k_are_too_few() -> None:
     few = [row for row in k_rows() if row["dataset.n_labels"] <= 100_000]
     picture = next(p for p in build_figures(rows_to_frame(few)) if p.name == "cost_against_labels")
