@@ -12,6 +12,7 @@ from bench.figures import write_figures
 from bench.frame import load_results
 from bench.store import RunFolder, Store
 
+pytestmark = pytest.mark.slow
 B, R_MAX, SEEDS, K = 8, 6, (0, 1, 2), 500
 EXPERIMENT = f"""
 dataset: tiny
