@@ -1,4 +1,4 @@
-"""The figures of an experiment, drawn from its table (and learning curves) alone."""
+"""The figures of an experiment, drawn from its table, learning curves and the records of its machines alone."""
 
 from __future__ import annotations
 
@@ -6,29 +6,61 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.figures import learning_curves, p1_against_output_parameters, p1_against_r, resolution
+from bench.figures import (
+    against_labels,
+    by_frequency,
+    learning_curves,
+    p1_against_b,
+    p1_against_r,
+    p1_against_size,
+    parameter_split,
+    resolution,
+)
+from bench.figures.machine import read_machines
+from bench.figures.p1_against_size import SIZES
 from bench.figures.picture import Picture
-from bench.summary import grouped
+from bench.summary import Group, grouped
 
 __all__ = ["Picture", "build_figures", "write_figures"]
 
 
 def build_figures(df: pd.DataFrame, runs: Path | None = None) -> list[Picture]:
-    """All figures of a frame from ``load_results``, one set a dataset; those not drawn carry the ``reason``.
+    """All figures of a frame from ``load_results``: a set for each dataset, then those over all datasets.
 
-    ``runs`` is the folder of run directories, for the learning curves. Raises InputError for a broken one.
+    A dataset whose parameters are swept counts as one for each of their values. Those that cannot be drawn carry the
+    ``reason``. ``runs`` is the folder of run directories, for the learning curves; the records of machines are in the
+    folder ``env`` two levels up, as in ``results/``. Raises InputError for a broken one.
     """
+    runs = runs or Path("runs")
     groups = grouped(df)
-    datasets = list(dict.fromkeys(group.dataset for group in groups))
+    machines = read_machines(runs.parent.parent / "env", (row["env_id"] for group in groups for row in group.rows))
+    datasets = _by_dataset(groups)
     pictures: list[Picture] = []
-    for dataset in datasets:
-        here = [group for group in groups if group.dataset == dataset]
-        tail = "" if len(datasets) == 1 else "_" + "".join(c if c.isalnum() else "-" for c in dataset)
-        pictures.append(resolution.draw(here, f"linear_cost_exponential_resolution{tail}"))
-        pictures.append(p1_against_r.draw(here, f"p1_against_r{tail}"))
-        pictures.append(p1_against_output_parameters.draw(here, f"p1_against_output_parameters{tail}"))
-        pictures.append(learning_curves.draw(here, runs or Path("runs"), f"learning_curves{tail}"))
+    for words, here in datasets.items():
+        tail = "" if len(datasets) == 1 else "_" + "".join(c if c.isalnum() else "-" for c in words)
+        pictures += [
+            resolution.draw(here, machines, f"linear_cost_exponential_resolution{tail}"),
+            p1_against_r.draw(here, machines, f"p1_against_r{tail}"),
+            p1_against_b.draw(here, machines, f"p1_against_b_at_equal_rb{tail}"),
+            p1_against_size.draw(here, machines, SIZES["params_output"], f"p1_against_output_parameters{tail}"),
+            p1_against_size.draw(here, machines, SIZES["model_bytes"], f"p1_against_bytes{tail}"),
+            p1_against_size.draw(here, machines, SIZES["peak_bytes"], f"p1_against_peak_memory{tail}"),
+            learning_curves.draw(here, machines, runs, f"learning_curves{tail}"),
+            by_frequency.draw(here, machines, f"head_torso_tail{tail}"),
+            parameter_split.draw(here, machines, f"parameter_split{tail}"),
+        ]
+    if groups:
+        pictures += [against_labels.draw_cost(groups, machines), against_labels.draw_decoding(groups, machines)]
     return pictures
+
+
+def _by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
+    """The configurations on the same data; swept parameters of a dataset are part of its name."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        swept = [f"{k.removeprefix('dataset.')} {v}" for k, v in group.settings.items() if k.startswith("dataset.")]
+        found.setdefault(" ".join([group.dataset, *swept]), []).append(group)
+    return found
 
 
 def write_figures(df: pd.DataFrame, out_dir: Path | str, runs: Path | str | None = None) -> list[Path]:

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from bench.errors import DataError
-from bench.figures.labels import SIZE
-from bench.figures.panels import Curves, flat_groups, stack
+from bench.figures.labels import Label, label_ends
+from bench.figures.machine import Machines
+from bench.figures.panels import Curves, chosen, pareto, whole_and_top
 from bench.figures.picture import Picture, context
-from bench.figures.style import RC, Style, styles
+from bench.figures.style import RC, Style
 from bench.summary import Group
 
 TITLE = "P@1 on validation points against training time"
+LOG_FROM = 8.0  # ratio of the longest to the shortest training beyond which the time axis is logarithmic
 COLUMNS = ("epoch", "fit_s", "train_loss", "P@1", "repetitions")
 
 
@@ -45,19 +49,16 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> Picture:
+def draw(groups: Sequence[Group], machines: Machines, runs: Path, name: str = "learning_curves") -> Picture:
     """``groups``: the configurations of one dataset; ``runs``: the folder of run directories.
 
     Drawn are the best configuration (by test P@1) of each method without R and, of hashed ones, of each B:
     every seed of the largest R. Not drawn when no run kept a curve with a P@1.
     """
-    curves, looks = Curves(groups), styles(g.method for g in groups)
-    chosen = [(g, g.method, looks[g.method]) for g in flat_groups(groups)]
-    chosen += [(line[-1], curves.label(i), curves.look[i]) for i, line in enumerate(curves.all) if curves.bold(i)]
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[str, Style, list[tuple[float, float]]]] = []
     used: dict[int, Group] = {}
-    for group, label, look in chosen:
+    for group, label, look in chosen(groups, Curves(groups)):
         for run in group.ok:
             path = runs / run["run_id"] / "curve.csv"
             if run["derived_from"] is not None or not path.is_file():
@@ -73,26 +74,50 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
     if not drawn:
         return Picture(name, TITLE, reason="no finished run kept a learning curve with a P@1 (runs/*/curve.csv)")
     with matplotlib.rc_context(RC):
-        figure, (ax,) = stack([3.6], right=0.74)
-        for _, look, curve in drawn:
-            xs, ys = zip(*curve, strict=True)
-            color, marker = look.color, look.marker
-            ax.plot(xs, ys, color=color, marker=marker, linestyle=look.line, markersize=3, linewidth=1.1)
-        ax.set_ylim(bottom=0)
-        ax.set_xlim(left=0)
-        ax.set_xlabel("training time (s; the clock stops for evaluation)")
-        ax.set_ylabel("P@1 on validation points (%)")
-        for label, look in {label: look for label, look, _ in drawn}.items():
-            ax.plot([], [], color=look.color, marker=look.marker, linestyle=look.line, markersize=3.5, label=label)
-        ax.legend(frameon=False, fontsize=SIZE, loc="center left", bbox_to_anchor=(1.02, 0.5))
+        figure, axes = whole_and_top([y for _, _, curve in drawn for _, y in curve])
+        leading = _leading(drawn)
+        last = [curve[-1][0] for _, _, curve in drawn]
+        for ax in axes:
+            for label, look, curve in drawn:
+                _draw(ax, curve, look, label in leading)
+            ax.set_ylabel("P@1 on validation points (%)")
+        if max(last) > LOG_FROM * min(last) > 0:
+            axes[-1].set_xscale("log")
+            axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
+        else:
+            axes[-1].set_xlim(left=0)
+        axes[-1].set_xlabel("training time (s; the clock stops for evaluation)")
+        ends = {label: Label(*curve[-1], label, look.color, look) for label, look, curve in drawn}
+        for ax in axes:
+            low, high = ax.get_ylim()
+            label_ends(ax, [label for label in ends.values() if low <= label.y <= high])
     groups_told = (
         "Repetitions are trained in groups, one after the other (which one is in the csv); P@1 is that of all "
         "repetitions so far, so a curve may dip while a new group starts to learn. "
         if any(row["repetitions"] for row in rows)
         else ""
     )
-    how = "One line a run; markers are evaluations on the validation split."
-    return Picture(name, TITLE, f"{how} {groups_told}{context(used.values(), 'one line each')}", figure, rows)
+    how = "One line a run; markers are evaluations on the validation split. Bold: what no other beats in less time."
+    return Picture(name, TITLE, f"{how} {groups_told}{context(used.values(), machines, 'one line each')}", figure, rows)
+
+
+def _draw(ax: Axes, curve: Sequence[tuple[float, float]], look: Style, bold: bool) -> None:
+    width, alpha, size = (1.6, 1.0, 4.0) if bold else (1.0, 0.45, 3.0)
+    ax.plot(
+        *zip(*curve, strict=True),
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.line,
+        markersize=size,
+        linewidth=width,
+        alpha=alpha,
+        zorder=3 if bold else 2,
+    )
+
+
+def _leading(drawn: Sequence[tuple[str, Style, list[tuple[float, float]]]]) -> set[str]:
+    """The labels whose curves end on the Pareto front of P@1 against training time."""
+    return {drawn[i][0] for i in pareto([curve[-1] for _, _, curve in drawn])}
 
 
 def _plottable(row: dict[str, Any]) -> bool:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 
 from bench.figures.labels import Label, label_ends
-from bench.figures.panels import NEAR, ZOOM_FROM, Curves, draw_band, draw_curve, flat_groups, stack, whole_r
-from bench.figures.picture import Picture, context
-from bench.figures.style import RC, styles
+from bench.figures.machine import Machines
+from bench.figures.panels import Curves, draw_band, draw_curve, flat_groups, whole_and_top, whole_r
+from bench.figures.picture import Picture, context, trace
+from bench.figures.style import RC, Style, styles
 from bench.summary import Group, Stat, points_of
 
 TITLE = "P@1 against the number of repetitions R"
 
 
-def draw(groups: Sequence[Group], name: str = "p1_against_r") -> Picture:
+def draw(groups: Sequence[Group], machines: Machines, name: str = "p1_against_r") -> Picture:
     """``groups``: the configurations of one dataset. Not drawn without a hashed method that has a P@1."""
     curves = Curves(groups)
     if not curves.all:
@@ -25,26 +27,20 @@ def draw(groups: Sequence[Group], name: str = "p1_against_r") -> Picture:
     flats = flat_groups(groups)
     shown = [group for line in curves.all for group in line] + flats
     values = [100 * (group.mean("P@1") or 0.0) for group in shown]
-    zoom = max(values) - min(values) > ZOOM_FROM
+    looks = styles(group.method for group in groups)
     with matplotlib.rc_context(RC):
-        figure, axes = stack([2.6, 2.6] if zoom else [3.4])
+        figure, axes = whole_and_top(values)
         rows: list[dict[str, Any]] = []
         for i, line in enumerate(curves.all):
             rows += [_row(curves.identity(i), group) for group in line]
         rows += [_row({"dataset": g.dataset, "method": g.method, "B": None}, g) for g in flats]
         for ax in axes:
-            _draw(ax, curves, flats, styles(group.method for group in groups))
+            _draw(ax, curves, flats, looks)
             ax.set_ylabel(f"P@1 on {points_of(groups)} (%)")
-        axes[0].set_ylim(0, max(values) * 1.06)
-        if zoom:
-            axes[0].set_title("Whole scale")
-            axes[0].tick_params(labelbottom=False)
-            axes[1].set_title(f"The top {NEAR:g} points of the same scale")
-            axes[1].set_ylim(max(values) - NEAR, max(values) + 0.6)
         axes[-1].set_xlabel("R, repetitions")
         whole_r(axes[-1])
         for ax in axes:
-            label_ends(ax, _labels(ax, curves, flats, styles(group.method for group in groups)))
+            label_ends(ax, _labels(ax, curves, flats, looks))
     derived = any(row["derived_from"] is not None for group in shown for row in group.ok)
     prefix = (
         "; a smaller R is the first R repetitions of the model at the largest, so points of a curve are correlated"
@@ -52,10 +48,10 @@ def draw(groups: Sequence[Group], name: str = "p1_against_r") -> Picture:
         else ""
     )
     caption = f"One curve for each number of buckets B{prefix}. Horizontal lines: methods without R."
-    return Picture(name, TITLE, f"{caption} {context(shown)}", figure, rows)
+    return Picture(name, TITLE, f"{caption} {context(shown, machines)}", figure, rows)
 
 
-def _draw(ax: Axes, curves: Curves, flats: Sequence[Group], looks: Any) -> None:
+def _draw(ax: Axes, curves: Curves, flats: Sequence[Group], looks: dict[str, Style]) -> None:
     for i, line in enumerate(curves.all):
         stats = [_stat(group) for group in line]
         at = [group.R or 0 for group in line]
@@ -69,15 +65,27 @@ def _draw(ax: Axes, curves: Curves, flats: Sequence[Group], looks: Any) -> None:
             ax.axhspan(100 * stat.low, 100 * stat.high, color=look.color, alpha=0.12, linewidth=0)
 
 
-def _labels(ax: Axes, curves: Curves, flats: Sequence[Group], looks: Any) -> list[Label]:
+def _labels(ax: Axes, curves: Curves, flats: Sequence[Group], looks: dict[str, Style]) -> list[Label]:
     low, high = ax.get_ylim()
     right = ax.get_xlim()[1]
     found = []
     for i, line in enumerate(curves.all):
         if curves.bold(i):
-            found.append(Label(line[-1].R or 0, 100 * _stat(line[-1]).mean, curves.label(i), curves.look[i].color))
+            found.append(
+                Label(
+                    line[-1].R or 0, 100 * _stat(line[-1]).mean, curves.label(i), curves.look[i].color, curves.look[i]
+                )
+            )
     for group in flats:
-        found.append(Label(right, 100 * _stat(group).mean, group.method, looks[group.method].color))
+        found.append(
+            Label(
+                right,
+                100 * _stat(group).mean,
+                group.method,
+                looks[group.method].color,
+                replace(looks[group.method], marker=""),
+            )
+        )
     return [label for label in found if low <= label.y <= high]
 
 
@@ -90,4 +98,11 @@ def _stat(group: Group) -> Stat:
 def _row(identity: dict[str, Any], group: Group) -> dict[str, Any]:
     stat = _stat(group)
     percent = {"P@1_percent_mean": 100 * stat.mean, "P@1_percent_min": 100 * stat.low}
-    return {**identity, "R": group.R, "n_seeds": stat.n, **percent, "P@1_percent_max": 100 * stat.high}
+    return {
+        **identity,
+        "R": group.R,
+        "n_seeds": stat.n,
+        **percent,
+        "P@1_percent_max": 100 * stat.high,
+        **trace([group]),
+    }

@@ -32,6 +32,20 @@ def stack(heights: Sequence[float], right: float = 0.74, sharex: bool = True) ->
     return figure, axes
 
 
+def whole_and_top(values: Sequence[float], right: float = 0.74) -> tuple[Figure, list[Axes]]:
+    """Axes for percentages: the whole scale and, where they spread widely, below it the top of the same scale."""
+    if max(values) - min(values) <= ZOOM_FROM:
+        figure, axes = stack([3.4], right)
+    else:
+        figure, axes = stack([2.6, 2.8], right)
+        axes[0].set_title("Whole scale")
+        axes[0].tick_params(labelbottom=False)
+        axes[1].set_title(f"The top {NEAR:g} points of the same scale")
+        axes[1].set_ylim(max(values) - NEAR, max(values) + 0.1 * NEAR)
+    axes[0].set_ylim(0, max(values) * 1.15)
+    return figure, axes
+
+
 class Curves:
     """The hashed methods' curves over R on one dataset, each with the look of its method and B and a label.
 
@@ -91,6 +105,7 @@ def draw_band(ax: Axes, xs: Sequence[float], lows: Sequence[float], highs: Seque
 def whole_r(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
     ax.margins(x=0.03)
+    ax.set_xlim(left=max(0.5, ax.get_xlim()[0]))
 
 
 def flat_groups(groups: Sequence[Group]) -> list[Group]:
@@ -101,6 +116,24 @@ def flat_groups(groups: Sequence[Group]) -> list[Group]:
         if not group.hashed and value is not None and value > (_p1(best.get(group.method)) or -1.0):
             best[group.method] = group
     return list(best.values())
+
+
+def chosen(groups: Sequence[Group], curves: Curves) -> list[tuple[Group, str, Style]]:
+    """What stands for a method where not all of its settings are shown, with label and look: the best configuration
+    of a method without R; of a hashed one, for each B, the largest R of its best settings."""
+    looks = styles(group.method for group in groups)
+    found = [(group, group.method, looks[group.method]) for group in flat_groups(groups)]
+    found += [(line[-1], curves.label(i), curves.look[i]) for i, line in enumerate(curves.all) if curves.bold(i)]
+    return found
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, quality) that no other beats (none as cheap is better), cheapest first."""
+    front: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if not front or points[i][1] > points[front[-1]][1]:
+            front.append(i)
+    return front
 
 
 def _p1(group: Group | None) -> float | None:

@@ -4,40 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from bench.columns import MIB
 from bench.figures.labels import SIZE, Label, label_ends
+from bench.figures.machine import Machines
 from bench.figures.panels import Curves, draw_band, draw_curve, stack, whole_r
-from bench.figures.picture import Picture, context
-from bench.figures.style import GREY, PAPER, RC
+from bench.figures.picture import Picture, context, trace
+from bench.figures.size import model_stat
+from bench.figures.style import PAPER, RC
 from bench.summary import Group, Stat, points_of
 
 TITLE = "Linear cost, exponential resolution"
 LOWEST_PAIRS = 1e-3  # the bottom of the pairs axis; below it no two labels are expected to share all buckets
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A column that is a cost; shown is ``value · scale`` in ``unit``."""
+
+    name: str
+    stat: Callable[[Group], Stat | None]
+    unit: str
+    scale: float
+
+
+COSTS = (
+    (
+        "Cost in output parameters",
+        "millions",
+        Cost("params_output", lambda g: g.stat("params_output"), "M parameters", 1e-6),
+    ),
+    ("Cost in training time, where it was measured", "seconds", Cost("fit_s", lambda g: g.stat("fit_s"), "s", 1.0)),
+    ("Cost in bytes: weights and index", "MiB", Cost("model_bytes", model_stat, "MiB", 1 / MIB)),
+)
 Drawn = tuple[list[dict[str, Any]], list[Label]]
 Panel = tuple[str, str, Callable[[Axes, Curves, list[int]], Drawn]]
 
 
-def draw(groups: Sequence[Group], name: str = "linear_cost_exponential_resolution") -> Picture:
+def draw(groups: Sequence[Group], machines: Machines, name: str = "linear_cost_exponential_resolution") -> Picture:
     """``groups``: the configurations of one dataset. Not drawn without a hashed method at two values of R."""
     curves = Curves(groups)
     keep = [i for i in range(len(curves.all)) if curves.bold(i)]
     if not any(len(curves.all[i]) > 1 for i in keep):
         return Picture(name, TITLE, reason="no method with B and R was evaluated at two values of R")
     panels: list[Panel] = []
-    if _measured(curves, keep, "params_output"):
-        panels.append(("Cost in output parameters", "millions", _cost("params_output", 1e-6)))
-    if _measured(curves, keep, "fit_s"):
-        panels.append(("Cost in training time, where it was measured", "seconds", _cost("fit_s", 1.0)))
-    panels += [
-        ("Pairs of labels that share all R buckets", "pairs", _pairs),
-        ("Codes that R repetitions can give", "codes", _codes),
-        (f"P@1 on {points_of(groups)}", "per cent", _quality),
-    ]
+    for title, unit, cost in COSTS:
+        if any(cost.stat(group) for i in keep for group in curves.all[i]):
+            panels.append((title, unit, _cost(cost)))
+    panels.append(("Pairs of labels that share all R buckets", "pairs", _pairs))
+    panels.append((f"P@1 on {points_of(groups)}", "per cent", _quality))
     rows: list[dict[str, Any]] = []
     with matplotlib.rc_context(RC):
         figure, axes = stack([1.4] * len(panels), right=0.8)
@@ -53,7 +74,7 @@ def draw(groups: Sequence[Group], name: str = "linear_cost_exponential_resolutio
         whole_r(axes[-1])
         for ax, ends in zip(axes, labels, strict=True):
             label_ends(ax, ends)
-    return Picture(name, TITLE, _caption(curves, keep, rows), figure, rows)
+    return Picture(name, TITLE, _caption(curves, keep, rows, machines), figure, rows)
 
 
 def line_fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float | None] | None:
@@ -68,8 +89,9 @@ def line_fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, fl
     return float(slope), float(intercept), r2
 
 
-def _measured(curves: Curves, keep: Sequence[int], column: str) -> bool:
-    return any(group.stat(column) for i in keep for group in curves.all[i])
+def rounded_down(r2: float) -> str:
+    """R² at four decimals, never above what it is; a float's last digits aside."""
+    return f"{math.floor(1e4 * (r2 + 1e-9)) / 1e4:.4f}"
 
 
 def _point(curves: Curves, i: int, panel: str, kind: str, R: int | None, stat: Stat | float, scale: float = 1) -> Any:
@@ -83,29 +105,31 @@ def _point(curves: Curves, i: int, panel: str, kind: str, R: int | None, stat: S
             "min": stat.low * scale,
             "max": stat.high * scale,
         }
-    return {"panel": panel, "kind": kind, **curves.identity(i), "R": R, **numbers}
+    sources = [group for group in curves.all[i] if kind != "measured" or group.R == R]
+    return {"panel": panel, "kind": kind, **curves.identity(i), "R": R, **numbers, **trace(sources)}
 
 
-def _cost(column: str, scale: float) -> Callable[[Axes, Curves, list[int]], Drawn]:
+def _cost(cost: Cost) -> Callable[[Axes, Curves, list[int]], Drawn]:
     def fill(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
         rows, labels = [], []
         for i in keep:
-            stats = [(g.R or 0, s) for g in curves.all[i] if (s := g.stat(column)) is not None]
+            stats = [(g.R or 0, s) for g in curves.all[i] if (s := cost.stat(g)) is not None]
             if not stats:
                 continue
             look = curves.look[i]
-            xs, ys = [float(R) for R, _ in stats], [s.mean * scale for _, s in stats]
+            xs, ys = [float(R) for R, _ in stats], [s.mean * cost.scale for _, s in stats]
             ax.plot(xs, ys, color=look.color, marker=look.marker, linestyle="", zorder=3)
-            ax.vlines(xs, [s.low * scale for _, s in stats], [s.high * scale for _, s in stats], color=look.color)
-            rows += [_point(curves, i, column, "measured", R, s) for R, s in stats]
+            lows, highs = [s.low * cost.scale for _, s in stats], [s.high * cost.scale for _, s in stats]
+            ax.vlines(xs, lows, highs, color=look.color)
+            rows += [_point(curves, i, cost.name, "measured", R, s) for R, s in stats]
             fit = line_fit(xs, [s.mean for _, s in stats])
             if fit is not None:
                 slope, intercept, r2 = fit
                 ends = [min(xs), max(xs)]
-                ax.plot(ends, [(slope * x + intercept) * scale for x in ends], color=look.color, linewidth=1.1)
+                ax.plot(ends, [(slope * x + intercept) * cost.scale for x in ends], color=look.color, linewidth=1.1)
                 terms = {"slope_per_repetition": slope, "intercept": intercept, "r_squared": r2}
-                rows += [{**_point(curves, i, column, "fit", int(x), slope * x + intercept), **terms} for x in ends]
-            labels.append(Label(xs[-1], ys[-1], curves.label(i), look.color))
+                rows += [{**_point(curves, i, cost.name, "fit", int(x), slope * x + intercept), **terms} for x in ends]
+            labels.append(Label(xs[-1], ys[-1], curves.label(i), look.color, look))
         ax.set_ylim(bottom=0)
         return rows, labels
 
@@ -141,22 +165,6 @@ def _pairs(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
     return rows, []
 
 
-def _codes(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
-    rows, labels = [], []
-    ax.set_yscale("log")
-    for i in keep:
-        line, look = curves.all[i], curves.look[i]
-        codes = [(group.R or 0, float(group.B or 0) ** (group.R or 0)) for group in line]
-        draw_curve(ax, [R for R, _ in codes], [c for _, c in codes], look)
-        rows += [_point(curves, i, "codes", "computed", R, c) for R, c in codes]
-        labels.append(Label(*codes[-1], curves.label(i), look.color))
-    K = curves.all[keep[0]][0].ok[0]["n_labels"]
-    if K:
-        ax.axhline(K, color=GREY, linewidth=1.0, linestyle=(0, (1.2, 1.6)))
-        labels.append(Label(ax.get_xlim()[1], K, f"K = {K:,} labels", GREY))
-    return rows, labels
-
-
 def _quality(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
     rows, labels = [], []
     for i in keep:
@@ -166,23 +174,32 @@ def _quality(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
         draw_curve(ax, at, [100 * s.mean for _, s in stats], look)
         draw_band(ax, at, [100 * s.low for _, s in stats], [100 * s.high for _, s in stats], look)
         rows += [_point(curves, i, "P@1_percent", "measured", R, s, 100) for R, s in stats]
-        labels.append(Label(at[-1], 100 * stats[-1][1].mean, curves.label(i), look.color))
+        labels.append(Label(at[-1], 100 * stats[-1][1].mean, curves.label(i), look.color, look))
     ax.set_ylim(bottom=0)
     return rows, labels
 
 
-def _caption(curves: Curves, keep: Sequence[int], rows: Sequence[dict[str, Any]]) -> str:
-    told = []
-    for panel, unit, scale in (("params_output", "M parameters", 1e-6), ("fit_s", "s", 1.0)):
-        fits = {r["B"]: r for r in rows if r["panel"] == panel and r["kind"] == "fit"}
-        for B, row in fits.items():
-            r2 = "" if row["r_squared"] is None else f" (R² = {row['r_squared']:.4f})"
-            told.append(f"B = {B:,}: {row['slope_per_repetition'] * scale:.3g} {unit} a repetition{r2}")
+def _caption(curves: Curves, keep: Sequence[int], rows: Sequence[dict[str, Any]], machines: Machines) -> str:
+    told = [words for _, _, cost in COSTS if (words := _fits(cost, rows))]
     counted = any(r["panel"] == "unresolved_pairs" and r["kind"] == "measured" for r in rows)
     markers = "; markers: counted, open on the bottom edge at the first R that leaves none" if counted else ""
     return (
         "Cost grows in a straight line with R (markers: measured; lines: least squares), what can be told "
-        "apart exponentially. Pairs: the expected K(K−1)/2 · B^−R as lines"
-        f"{markers}. Codes: B^R, beside the number of labels K. Fitted lines: {'; '.join(told) or 'none'}. "
-        f"{context(group for i in keep for group in curves.all[i])}"
+        "apart exponentially. Bytes: all weights and the label index. Pairs: the expected K(K−1)/2 · B^−R as lines"
+        f"{markers}. Fitted lines, for each repetition: {'; '.join(told) or 'none'}. "
+        f"{context([group for i in keep for group in curves.all[i]], machines)}"
     )
+
+
+def _fits(cost: Cost, rows: Sequence[dict[str, Any]]) -> str:
+    """The fitted lines of one panel in words, such as ``0.132 M parameters (B = 1,024), R² ≥ 0.9999``."""
+    fits = {(r["method"], r["B"]): r for r in rows if r["panel"] == cost.name and r["kind"] == "fit"}
+    if not fits:
+        return ""
+    slopes = [(r["slope_per_repetition"] * cost.scale, r["B"]) for r in fits.values()]
+    if len(slopes) > 3:
+        slopes = [min(slopes), max(slopes)]
+    said = (" to " if len(fits) > 3 else ", ").join(f"{slope:.3g} (B = {B:,})" for slope, B in slopes)
+    known = [r["r_squared"] for r in fits.values() if r["r_squared"] is not None]
+    worst = f", R² ≥ {rounded_down(min(known))}" if known else ""
+    return f"{said} {cost.unit}{worst}"

@@ -57,15 +57,24 @@ _LONG = (0, (9.0, 3.0))
 NAMED = {
     "mach": Style(BLUE, "o", "-"),
     "full_softmax": Style(VERMILLION, "s", _DASHES),
+    "one_vs_all": Style(ORANGE, "v", _LONG),
     "sampled_softmax": Style(GREEN, "D", _MIXED),
+    "sampled_softmax_tf_2019": Style(GREEN, "d", _DOTS),
+    "adaptive_softmax": Style(PURPLE, "^", _DASHES),
+    "bottleneck": Style(SKY, "P", _LONG),
     "label_frequency": Style(GREY, "x", _DOTS),
+    "nearest_neighbours": Style(INK, "*", _MIXED),
+    "omikuji_parabel": Style(OLIVE, "<", _DASHES),
+    "omikuji_bonsai": Style(OLIVE, ">", _MIXED),
+    "napkinxc_plt": Style(INK, "p", _LONG),
+    "pecos_xrlinear": Style(PURPLE, "h", _DOTS),
 }
 OTHERS = (
-    Style(PURPLE, "^", _LONG),
-    Style(ORANGE, "v", "-"),
-    Style(OLIVE, "P", _DASHES),
-    Style(SKY, "X", _MIXED),
-    Style(INK, "*", _DOTS),
+    Style(ORANGE, "X", "-"),
+    Style(SKY, "8", _DOTS),
+    Style(PURPLE, "H", "-"),
+    Style(OLIVE, "P", "-"),
+    Style(VERMILLION, "^", _MIXED),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from bench.errors import InputError
-from bench.figures import build_figures, write_figures
+from bench.figures import Picture, build_figures, write_figures
 from bench.figures.labels import _spread
-from bench.figures.p1_against_output_parameters import pareto
+from bench.figures.panels import pareto
 from bench.figures.resolution import line_fit
+from bench.figures.size import model_bytes
 from bench.figures.style import BLUE, NAMED, for_bucket_count, for_text, styles
 from bench.frame import load_results, rows_to_frame
 
@@ -22,14 +25,25 @@ Make = Callable[..., Rows]
 NAMES = [
     "linear_cost_exponential_resolution",
     "p1_against_r",
+    "p1_against_b_at_equal_rb",
     "p1_against_output_parameters",
+    "p1_against_bytes",
+    "p1_against_peak_memory",
     "learning_curves",
+    "parameter_split",
 ]
+K, N_FEATURES = 46_881, 24_082  # as in conftest.py
+NOT_DRAWN = ["head_torso_tail", "cost_against_labels", "decode_time_against_labels"]
+MACHINE = {"cpu": "made-up CPU", "cores": 2, "memory_bytes": 2**36, "gpu": None}
 
 
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as f:
         return list(csv.DictReader(f))
+
+
+def drawing(rows: Rows, name: str, runs: Path | None = None) -> Picture:
+    return next(p for p in build_figures(rows_to_frame(rows), runs) if p.name == name)
 
 
 def one(rows: list[dict[str, str]], **want: Any) -> dict[str, str]:
@@ -41,6 +55,7 @@ def one(rows: list[dict[str, str]], **want: Any) -> dict[str, str]:
 def drawn(tmp_path_factory: pytest.TempPathFactory, make: Make, write: Any) -> tuple[Path, Rows]:
     rows = make(seeds=(0, 1, 2))
     experiment = write(tmp_path_factory.mktemp("drawn"), rows)
+    (experiment.parent / "env" / "e1a2b3.json").write_text(json.dumps(MACHINE))
     write_figures(load_results(experiment), experiment / "figures")
     return experiment, rows
 
@@ -49,7 +64,7 @@ def test_every_figure_in_every_form(drawn: tuple[Path, Rows]) -> None:
     figures = drawn[0] / "figures"
     assert {p.name for p in figures.iterdir()} == {
         f"{n}.{e}" for n in NAMES for e in ("png", "pdf", "svg", "csv", "txt")
-    }
+    } | {f"{n}.txt" for n in NOT_DRAWN}
     assert (figures / "p1_against_r.png").read_bytes().startswith(b"\x89PNG")
     assert (figures / "p1_against_r.pdf").read_bytes().startswith(b"%PDF")
 
@@ -57,7 +72,7 @@ def test_every_figure_in_every_form(drawn: tuple[Path, Rows]) -> None:
 def test_captions_tell_data_seeds_and_environment(drawn: tuple[Path, Rows]) -> None:
     for name in NAMES:
         caption = (drawn[0] / "figures" / f"{name}.txt").read_text()
-        for words in ("made-up", "12,132 test points", "n = 3 seeds", "Environment e1a2b3"):
+        for words in ("made-up", "12,132 test points", "n = 3 seeds", "environment e1a2b3"):
             assert words in caption
 
 
@@ -92,18 +107,147 @@ def test_cost_is_a_straight_line_and_pairs_follow_theory(drawn: tuple[Path, Rows
         "12",
         "16",
     }
-    K = 46_881
     for R in (1, 2, 16):
         expected = one(plotted, panel="unresolved_pairs", kind="expected", B=256, R=R)
         assert float(expected["mean"]) == pytest.approx(K * (K - 1) / 2 / 256**R)
-        assert float(one(plotted, panel="codes", B=256, R=R)["mean"]) == pytest.approx(256.0**R)
     counted = one(plotted, panel="unresolved_pairs", kind="measured", B=256, R=2)
     assert float(counted["mean"]) == round(K * (K - 1) / 2 * 256**-2 * 1.01)
 
 
+def test_every_csv_row_names_its_rows_of_the_table(drawn: tuple[Path, Rows]) -> None:
+    known = {row["run_id"] for row in drawn[1]}
+    for name in NAMES:
+        for row in read(drawn[0] / "figures" / f"{name}.csv"):
+            if row.get("kind") == "capacity":
+                assert row["env_id"] == "e1a2b3"
+                continue
+            named = (row.get("run_ids") or row.get("run_id") or "").split()
+            assert named, (name, row)
+            assert set(named) <= known, (name, row)
+
+
+FORMULAE = ("K(K−1)/2 · B^−R", "P@1", "R@5", "first 5", "1 to 5", "6 to 100", "factor of about 2", "e1a2b3", "point(s)")
+
+
+def test_every_number_of_a_caption_is_in_the_table_or_the_csv(drawn: tuple[Path, Rows]) -> None:
+    """Besides formulae and the names of metrics: counts as the table has them, fitted numbers as the csv has them."""
+    table = {f"{row[c]:,}" for row in drawn[1] for c in ("n_train", "n_test", "n_labels", "B", "R") if row.get(c)}
+    seeds = {str(len({row["seed"] for row in drawn[1]}))}
+    machine = {"2", "64.0"}
+    for name in NAMES:
+        rows = read(drawn[0] / "figures" / f"{name}.csv")
+        fitted = set()
+        for row in rows:
+            for scale in (1.0, 1e-6, 2**-20):
+                if row.get("slope_per_repetition"):
+                    fitted.add(f"{float(row['slope_per_repetition']) * scale:.3g}")
+            if row.get("r_squared"):
+                fitted.add(f"{float(row['r_squared']):.4f}")
+        caption = (drawn[0] / "figures" / f"{name}.txt").read_text()
+        for words in FORMULAE:
+            caption = caption.replace(words, "")
+        for number in re.findall(r"\d[\d,.]*\d|\d", caption):
+            assert number in table | seeds | machine | fitted, (name, number)
+
+
+def test_captions_name_the_machine(drawn: tuple[Path, Rows]) -> None:
+    for name in NAMES:
+        caption = (drawn[0] / "figures" / f"{name}.txt").read_text()
+        assert "Machine: made-up CPU, 2 cores, 64.0 GiB (environment e1a2b3)." in caption
+
+
+def test_an_environment_without_a_record_is_named_all_the_same(rows: Rows, tmp_path: Path) -> None:
+    captions = [p.caption for p in build_figures(rows_to_frame(rows), tmp_path / "a" / "runs") if p.figure is not None]
+    assert captions
+    assert all("Environment e1a2b3, whose record is not at hand." in caption for caption in captions)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("{", "no JSON"), ("[1]", "a JSON list"), ('{"cores": "two"}', "'two' under 'cores'")],
+)
+def test_broken_environment_is_an_input_error(experiment: Path, content: str, found: str) -> None:
+    (experiment.parent / "env" / "e1a2b3.json").write_text(content)
+    with pytest.raises(InputError, match=rf"e1a2b3\.json.*{found}"):
+        build_figures(load_results(experiment), experiment / "runs")
+
+
+def test_a_gpu_is_named_where_runs_used_it(rows: Rows, experiment: Path) -> None:
+    gpu = {"cpu": "made-up CPU", "cores": 8, "memory_bytes": 2**37, "gpu": "Made-up GPU, 81559 MiB, 550.54"}
+    (experiment.parent / "env" / "e1a2b3.json").write_text(json.dumps(gpu))
+    on_it = [row | {"device": "cuda", "peak_gpu_allocated_bytes": 2**33} for row in rows]
+    picture = drawing(on_it, "p1_against_peak_memory", experiment / "runs")
+    assert "made-up CPU, 8 cores, 128.0 GiB, GPU Made-up GPU, 79.6 GiB" in picture.caption
+    measured = [row for row in picture.rows if row["kind"] == "measured"]
+    assert {row["peak_bytes"] for row in measured} == {2**33}
+    (capacity,) = [row["peak_bytes"] for row in picture.rows if row["kind"] == "capacity"]
+    assert capacity == 81559 * 2**20
+
+
+def test_bytes_are_weights_and_index(drawn: tuple[Path, Rows]) -> None:
+    plotted = read(drawn[0] / "figures" / "p1_against_bytes.csv")
+    found = one(plotted, kind="measured", B=1024, R=2)
+    each = N_FEATURES * 256 + 256 + 1024 * 257
+    assert float(found["model_bytes"]) == 4 * 2 * each + 4 * K * 2
+    linear = read(drawn[0] / "figures" / "linear_cost_exponential_resolution.csv")
+    fit = one(linear, panel="model_bytes", kind="fit", B=1024, R=16)
+    assert float(fit["slope_per_repetition"]) == pytest.approx(4 * each + 4 * K)
+    assert float(fit["r_squared"]) == pytest.approx(1)
+
+
+def test_bytes_of_half_precision_and_of_models_on_disk() -> None:
+    sizes = {"params_total": 100, "params_output": 60, "index_bytes": 7}
+    assert model_bytes(sizes) == 407
+    assert model_bytes(sizes | {"weights": "bf16"}) == 4 * 40 + 2 * 60 + 7
+    assert model_bytes(sizes | {"model_bytes": 33}) == 33
+    assert model_bytes({"params_output": 60}) is None
+
+
+def test_what_ran_out_of_memory_is_marked_at_its_size(drawn: tuple[Path, Rows]) -> None:
+    for name, column, value in (
+        ("p1_against_output_parameters", "params_output", 16 * 16_384 * 257),
+        ("p1_against_bytes", "model_bytes", 4 * 16 * (N_FEATURES * 256 + 256 + 16_384 * 257)),
+        ("p1_against_peak_memory", "peak_bytes", 3_400_000_000),
+    ):
+        found = one(read(drawn[0] / "figures" / f"{name}.csv"), kind="out of memory")
+        assert (float(found[column]), found["B"]) == (value, "16384")
+        assert "Crosses on the upper edge" in (drawn[0] / "figures" / f"{name}.txt").read_text()
+
+
+def test_what_ran_out_of_memory_at_no_known_size_is_told(rows: Rows) -> None:
+    bare = [row | {"predicted_peak_bytes": None} if row["status"] != "ok" else row for row in rows]
+    picture = drawing(bare, "p1_against_peak_memory")
+    assert not [row for row in picture.rows if row["kind"] == "out of memory"]
+    assert "at a size that is not known: mach B = 16,384, R = 16." in picture.caption
+
+
+def test_equal_rb_by_brute_force(drawn: tuple[Path, Rows]) -> None:
+    plotted = read(drawn[0] / "figures" / "p1_against_b_at_equal_rb.csv")
+    cells = [(B, R) for B in (256, 1024, 4096) for R in range(1, 17)]
+    products = [B * R for B, R in cells]
+    wanted = {(str(B * R), str(B), str(R)) for B, R in cells if products.count(B * R) > 1}
+    assert {(row["R_times_B"], row["B"], row["R"]) for row in plotted} == wanted
+    p1 = [100 * row["P@1"] for row in drawn[1] if row.get("B") == 1024 and row.get("R") == 4]
+    assert float(one(plotted, B=1024, R=4)["P@1_percent_mean"]) == pytest.approx(np.mean(p1))
+
+
+def test_parameters_are_split_as_the_table_has_them(drawn: tuple[Path, Rows]) -> None:
+    plotted = read(drawn[0] / "figures" / "parameter_split.csv")
+    found = one(plotted, method="mach", B=1024)
+    assert [float(found[f"params_{part}"]) for part in ("input", "hidden", "output", "total")] == [
+        16 * (N_FEATURES * 256 + 256),
+        0,
+        16 * 1024 * 257,
+        16 * (N_FEATURES * 256 + 256 + 1024 * 257),
+    ]
+    assert one(plotted, B=16384)["status"] == "oom_host"
+    assert {row["method"] for row in plotted} == {"mach", "full_softmax", "sampled_softmax"}
+
+
 def test_front_by_brute_force(drawn: tuple[Path, Rows]) -> None:
     plotted = read(drawn[0] / "figures" / "p1_against_output_parameters.csv")
-    points = [(float(r["params_output"]), float(r["P@1_percent_mean"]), r["on_front"]) for r in plotted]
+    measured = [r for r in plotted if r["kind"] == "measured"]
+    points = [(float(r["params_output"]), float(r["P@1_percent_mean"]), r["on_front"]) for r in measured]
     for cost, quality, on_front in points:
         beaten = any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q, _ in points)
         assert on_front == str(not beaten)
@@ -125,17 +269,17 @@ def test_learning_curves_are_the_runs_curves(drawn: tuple[Path, Rows]) -> None:
 def test_absent_data_give_a_reason_and_no_picture(tmp_path: Path, rows: Rows) -> None:
     only = [row for row in rows if row["method"] == "label_frequency"]
     pictures = build_figures(rows_to_frame(only), tmp_path)
-    assert [p.name for p in pictures] == NAMES
-    assert all(p.figure is None and p.reason for p in pictures)
+    assert {p.name for p in pictures} == {*NAMES, *NOT_DRAWN}
+    assert all(p.figure is None and p.reason for p in pictures if p.name != "p1_against_peak_memory")
     paths = write_figures(rows_to_frame(only), tmp_path)
-    assert {p.suffix for p in paths} == {".txt"}
+    assert {p.suffix for p in paths if p.stem != "p1_against_peak_memory"} == {".txt"}
     assert "Not drawn: no finished run of a method with B and R" in (tmp_path / "p1_against_r.txt").read_text()
 
 
 def test_hashed_rows_without_sizes_are_left_out_of_the_size_picture(rows: Rows) -> None:
     bare = [row | {"params_output": None} if row.get("B") == 256 else row for row in rows]
-    picture = next(p for p in build_figures(rows_to_frame(bare)) if p.name == "p1_against_output_parameters")
-    assert {row["B"] for row in picture.rows} == {None, 1024, 4096}
+    picture = drawing(bare, "p1_against_output_parameters")
+    assert {row["B"] for row in picture.rows if row["kind"] == "measured"} == {None, 1024, 4096}
 
 
 def test_several_datasets_get_a_set_each(rows: Rows) -> None:
@@ -143,7 +287,7 @@ def test_several_datasets_get_a_set_each(rows: Rows) -> None:
     names = [p.name for p in build_figures(rows_to_frame(rows + other))]
     assert "p1_against_r_made-up" in names
     assert "p1_against_r_other-one" in names
-    assert len(names) == len(set(names)) == 8
+    assert len(names) == len(set(names)) == 2 * 9 + 2
 
 
 def test_broken_curve_is_an_input_error(experiment: Path) -> None:
@@ -157,8 +301,8 @@ def test_runs_that_were_never_validated_have_no_curve_to_draw(experiment: Path) 
     """``validate_every: 0`` and ``holdout: false`` leave a curve.csv without the column P@1."""
     for path in (experiment / "runs").glob("*/curve.csv"):
         path.write_text("repetitions,epoch,fit_s,train_loss\n,1,2.0,3.0\n")
-    picture = next(p for p in build_figures(load_results(experiment), experiment / "runs") if p.name == NAMES[-1])
-    assert picture.name == "learning_curves"
+    pictures = build_figures(load_results(experiment), experiment / "runs")
+    (picture,) = [p for p in pictures if p.name == "learning_curves"]
     assert picture.figure is None
 
 

@@ -1,0 +1,33 @@
+"""The bytes of a model, from what is known of a run: its weights and the table from labels to buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bench.summary import Group, Stat
+
+WEIGHT_BYTES, HALF_BYTES = 4, 2
+
+
+def model_bytes(row: Mapping[str, Any]) -> int | None:
+    """Bytes of a run's model, or None where they are not known.
+
+    The size on disk for methods that measure that (``model_bytes``); else the weights, 4 bytes a parameter (2 for the
+    output layer where it is kept in bfloat16), and ``index_bytes``. Gradients and the optimiser's state come on top
+    while training.
+    """
+    if row.get("model_bytes") is not None:
+        return int(row["model_bytes"])
+    total, output = row.get("params_total"), row.get("params_output")
+    if total is None or output is None:
+        return None
+    each = HALF_BYTES if row.get("weights") == "bf16" else WEIGHT_BYTES
+    return int(WEIGHT_BYTES * (total - output) + each * output + (row.get("index_bytes") or 0))
+
+
+def model_stat(group: Group, of_failed: bool = False) -> Stat | None:
+    """Mean and spread of ``model_bytes`` over the seeds of a configuration."""
+    sized = tuple(row | {"model_bytes": model_bytes(row)} for row in group.rows)
+    return replace(group, rows=sized).stat("model_bytes", of_failed)
