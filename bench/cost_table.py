@@ -44,12 +44,12 @@ def cost_table(rows: Shown, groups: list[Group], failures: dict[int, tuple[str, 
         line += [_cell(name, group.mean(name, of_failed=True)) for name in SIZES]
         size, measured_size = model_bytes(group)
         line.append(_cell("model_bytes", size, COUNTED_MARK * (size is not None and not measured_size)))
-        line += [_ratio(_size(group, name), reference and _size(reference, name)) for name in RATIOS]
+        line += [_ratio(_size(group, name), _size(reference, name)) for name in RATIOS]
         line += [_cell(name, _measured(group, name)) for name in measured]
         comparable = reference if reference is not None and same_machine(group, reference) else None
         if reference is not None and group.ok and reference.ok and comparable is None:
             elsewhere[group.method] = None
-        line += [_ratio(_measured(group, name), comparable and _measured(comparable, name)) for name in compared]
+        line += [_ratio(_measured(group, name), _measured(comparable, name)) for name in compared]
     sources = [run_ids(group) for group, _ in rows]
     notes = _cost_notes(rows, measured, list(elsewhere)) + enough_note(rows) + list(failures.values())
     return Table("cost", title("Cost", rows), heads, cells, notes, rules(rows), sources)
@@ -83,13 +83,15 @@ def _cell(name: str, value: float | None, mark: str = "") -> Cell:
     return Cell(BY_NAME[name].show(value), round(value) if BY_NAME[name].kind == "int" else value, mark=mark)
 
 
-def _size(group: Group, name: str) -> float | None:
+def _size(group: Group | None, name: str) -> float | None:
+    if group is None:
+        return None
     return model_bytes(group)[0] if name == "model_bytes" else group.mean(name, of_failed=True)
 
 
-def _measured(group: Group, name: str) -> float | None:
+def _measured(group: Group | None, name: str) -> float | None:
     """The largest over seeds of a peak, the mean of anything else."""
-    stat = group.stat(name)
+    stat = group.stat(name) if group is not None else None
     if stat is None:
         return None
     return stat.high if name in PEAKS else stat.mean

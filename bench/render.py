@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 MISSING = "–"
-FITS = 10  # columns that fit a page as they are
+FITS, LONGEST = 10, 95  # columns, and characters of a line with its gaps, that fit a page as they are
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def to_csv(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """A ``table`` environment; needs the packages booktabs and, to fit many columns on a page, graphicx."""
     panels = table.panels()
-    wide = any(len(columns) > FITS for _, columns in panels)
+    wide = any(_too_wide(table, columns) for _, columns in panels)
     lines = [
         f"% needs \\usepackage{{booktabs{',graphicx' if wide else ''}}}",
         *([f"% the rows of table.csv behind each row: column run_ids of {table.name}.csv"] if table.sources else []),
@@ -130,8 +130,13 @@ def to_latex(table: Table) -> str:
     return "\n".join([*lines, "\\end{table}"]) + "\n"
 
 
+def _too_wide(table: Table, columns: list[int]) -> bool:
+    longest = [max(len(table.heads[i].shown), *(len(row[i].text) for row in table.rows), 0) for i in columns]
+    return len(columns) > FITS or sum(longest) + 2 * len(columns) > LONGEST
+
+
 def _tabular(table: Table, columns: list[int]) -> list[str]:
-    fit = ("\\resizebox{\\linewidth}{!}{%\n", "}") if len(columns) > FITS else ("", "")
+    fit = ("\\resizebox{\\linewidth}{!}{%\n", "}") if _too_wide(table, columns) else ("", "")
     heads = [table.heads[i] for i in columns]
     lines = [
         f"{fit[0]}\\begin{{tabular}}{{{''.join('r' if h.number else 'l' for h in heads)}}}",

@@ -16,10 +16,12 @@ SHORT |= {"peak_gpu_allocated_bytes": "peak GPU allocated", "peak_gpu_reserved_b
 ENOUGH_MARK = "*"
 
 
-def identity(rows: Shown, failures: dict[int, tuple[str, str]]) -> tuple[list[Head], list[list[Cell]]]:
-    """The columns both tables start with: dataset if there are several, method, B, R, varying settings, n."""
+def identity(
+    rows: Shown, failures: dict[int, tuple[str, str]], dataset: bool = True
+) -> tuple[list[Head], list[list[Cell]]]:
+    """The columns tables start with: dataset if there are several, method, B, R, varying settings, n, status."""
     extra = varying(group for group, _ in rows)
-    many = len({group.dataset for group, _ in rows}) > 1
+    many = dataset and len({group.dataset for group, _ in rows}) > 1
     heads = [Head("dataset", "dataset", number=False)] if many else []
     heads += [Head("method", "method", number=False), head("B"), head("R")]
     heads += [head(name) if name in BY_NAME else Head(name, name, number=False) for name in extra]

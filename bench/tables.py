@@ -9,10 +9,12 @@ import pandas as pd
 
 from bench.compare import METRICS as SHOWN_QUALITY
 from bench.compare import AgainstBest
+from bench.comparison import comparison_table
 from bench.cost_table import cost_table
 from bench.errors import unknown_name
 from bench.files import write_atomic
 from bench.frequency_tables import decile_table, frequency_table
+from bench.matched import matched_tables
 from bench.render import Table, to_csv, to_latex, to_markdown
 from bench.reproduction import reproduction_table
 from bench.stats import LEVEL
@@ -50,18 +52,25 @@ def write_tables(
     df: pd.DataFrame, out_dir: Path | str, more: Sequence[Table] = (), tested: AgainstBest | None = None
 ) -> list[Path]:
     """Write ``quality``, ``cost`` and ``more`` into ``out_dir``, each as .md, .csv and .tex; returns the paths."""
+    return write_each((*build_tables(df, tested), *more), out_dir)
+
+
+def write_each(tables: Sequence[Table], out_dir: Path | str) -> list[Path]:
+    """Write tables into ``out_dir``, each as .md, .csv and .tex; returns the paths."""
     return [
         write_atomic(Path(out_dir) / f"{table.name}{suffix}", render(table))
-        for table in (*build_tables(df, tested), *more)
+        for table in tables
         for suffix, render in FORMATS.values()
     ]
 
 
 def further_tables(df: pd.DataFrame, folder: Path) -> list[Table]:
-    """Tables that only some experiments have: ``frequency`` and ``deciles`` where quality by label frequency was kept,
+    """Tables that only some experiments have: ``comparison`` where there are several datasets, ``matched_*`` where
+    methods compare at equal budgets, ``frequency`` and ``deciles`` where quality by label frequency was kept,
     ``tuning`` where settings were chosen, ``reproduction`` of a paper."""
-    found = (frequency_table(df), decile_table(df, folder), tuning_table(folder), reproduction_table(df, folder))
-    return [table for table in found if table is not None]
+    compared = comparison_table(df, folder), *matched_tables(df, folder)
+    found = (*compared, frequency_table(df), decile_table(df, folder), tuning_table(folder))
+    return [table for table in (*found, reproduction_table(df, folder)) if table is not None]
 
 
 def render_table(df: pd.DataFrame, format: str, more: Sequence[Table] = (), tested: AgainstBest | None = None) -> str:
