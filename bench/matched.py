@@ -188,7 +188,7 @@ def _table(
             of = [Cell(str(entry.choice.of), entry.choice.of), Cell(entry.words, entry.words)]
             rows.append([*budget, *own[id(group)], Cell(column.show(cost), cost), *quality, *of])
             sources.append(run_ids(group))
-    title = f"At most so many {quantity.words}: {', '.join(dict.fromkeys(level.dataset for level in levels))}"
+    title = f"Within equal budgets of {quantity.words}: {', '.join(dict.fromkeys(level.dataset for level in levels))}"
     notes = _notes(quantity, levels, anchors, absent)
     return Table(f"matched_{quantity.name}", title, heads, rows, notes, frozenset(starts[1:]), sources)
 
