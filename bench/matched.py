@@ -203,8 +203,9 @@ def _notes(
 ) -> list[tuple[str, str]]:
     chosen = [group for level in levels for group in level.groups]
     points = points_of(chosen)
+    share = "÷ full" if anchors == [REFERENCE] else "Share"
     budgets = (
-        f"Each method's best configuration within a budget. ÷ full: the budget over what {', '.join(anchors)} takes"
+        f"Each method's best configuration within a budget. {share}: the budget over what {', '.join(anchors)} takes"
     )
     best = "the best of each budget is bold, with its ties at two decimals"
     notes = [
