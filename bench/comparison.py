@@ -62,7 +62,7 @@ def comparison_table(df: pd.DataFrame, folder: Path | None = None) -> Table | No
         rows.append(line)
     sources = [run_ids(*(chosen[(m, d)].group for d in datasets if (m, d) in chosen)) for m in methods]
     notes = _notes(groups, chosen) + list(used.items())
-    return Table("comparison", f"Quality on {', '.join(datasets)}", heads, rows, notes, sources=sources)
+    return Table("comparison", f"Methods by datasets: {', '.join(datasets)}", heads, rows, notes, sources=sources)
 
 
 def _failed(groups: Sequence[Group], failures: dict[int, tuple[str, str]]) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from bench.table_parts import best_shown, head, identity, leads, mean_cell, run_
 
 QUALITY = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "minP@5")
 DEEPEST = 5  # budgets below the anchor: 1/4, 1/16, … 1/1024 of its cost
+PREFIX_MARK = "‡"
 SLACK = 1 + 1e-9  # a cost that is the budget but for floating point is within it
 
 
@@ -160,6 +161,9 @@ def _table(
     chosen = [group for level in levels for group in level.groups]
     many = len({level.dataset for level in levels}) > 1
     own_heads, own_cells = identity([(group, False) for group in chosen], {}, dataset=False)
+    at_r = [head.name for head in own_heads].index("R")
+    for group, cells in zip(chosen, own_cells, strict=True):
+        cells[at_r] = replace(cells[at_r], mark=PREFIX_MARK * _is_prefix(group))
     own = {id(group): cells for group, cells in zip(chosen, own_cells, strict=True)}
     column = BY_NAME[quantity.column]
     heads = [Head("dataset", "dataset", number=False)] * many
@@ -193,6 +197,11 @@ def _table(
     return Table(f"matched_{quantity.name}", title, heads, rows, notes, frozenset(starts[1:]), sources)
 
 
+def _is_prefix(group: Group) -> bool:
+    """Whether its rows are about the first R repetitions of larger runs, or about another decoder of a run."""
+    return all(row["derived_from"] is not None for row in group.ok)
+
+
 def _share(share: float) -> str:
     """4× or 1/16."""
     return f"{share:g}×" if share >= 1 else f"1/{1 / share:g}"
@@ -220,6 +229,8 @@ def _notes(
     if EVALUATED in by:
         how += f"; on {EVALUATED}: on the {points} themselves, which favours the method with more configurations"
     notes.append(("", f"{how}."))
+    if any(_is_prefix(group) for group in chosen):
+        notes.append((PREFIX_MARK, "derived from a trained run: its first R repetitions, or another of its decoders."))
     if absent:
         notes.append(("", f"Not in the table, because no comparable {quantity.words} are known: {', '.join(absent)}."))
     return notes

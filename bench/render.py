@@ -194,7 +194,9 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _latex_mark(mark: str) -> str:
-    return f"$^{{{mark.replace('≈', chr(92) + 'approx').replace('†', chr(92) + 'dagger')}}}$"
+    for symbol, command in (("≈", "\\approx"), ("†", "\\dagger"), ("‡", "\\ddagger")):
+        mark = mark.replace(symbol, command)
+    return f"$^{{{mark}}}$"
 
 
 def _md_cell(cell: Cell) -> str:

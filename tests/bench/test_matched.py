@@ -123,6 +123,19 @@ def test_best_of_each_budget_is_marked(rows: Rows) -> None:
         assert best == [max(values)]
 
 
+def test_prefixes_of_a_run_are_marked(rows: Rows) -> None:
+    table = tables(rows)["parameters"]
+    at = {head.name: i for i, head in enumerate(table.heads)}
+    derived = {row["run_id"] for row in rows if row.get("derived_from")}
+    marked = 0
+    for row, runs in zip(table.rows, table.sources, strict=True):
+        if row[at["P@1"]].value is not None:
+            assert (row[at["R"]].mark == "‡") == (runs[0] in derived)
+            marked += runs[0] in derived
+    assert marked > 0
+    assert "[‡] derived from a trained run" in to_markdown(table)
+
+
 @pytest.mark.parametrize("change", [{"env_id": "another"}, {"device": "cuda"}])
 def test_seconds_of_another_machine_are_left_out(rows: Rows, change: dict[str, str]) -> None:
     moved = [row | change if row["method"] == "mach" else row for row in rows]

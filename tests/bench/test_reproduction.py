@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from bench.errors import InputError
+from bench.experiment import load_experiment
 from bench.frame import rows_to_frame
 from bench.paper import KEPT, keep_paper, read_paper
 from bench.paths import config_root
@@ -234,6 +235,18 @@ def test_published_values_are_those_on_record(path: Path) -> None:
                 known.setdefault(metric, set()).add(row["value"])
         for metric, value in published.values.items():
             assert value is None or value in {float(found) for found in known[metric]}, (published.dataset, metric)
+
+
+def test_every_paper_that_an_experiment_names_is_there() -> None:
+    named = {}
+    for path in (config_root() / "experiment").glob("*.yaml"):
+        paper = load_experiment(path.stem).paper
+        if paper is not None:
+            named[path.stem] = read_paper(paper)
+    assert {"reproduce_mach_pytorch", "reproduce_peers", "official_recipes"} <= set(named)
+    for experiment, paper in named.items():
+        runs = {(run.dataset, run.method) for run in load_experiment(experiment).runs}
+        assert runs & {(published.dataset, published.rows["method"]) for published in paper.results}
 
 
 def test_a_value_that_was_not_read_is_no_blank(make: Make, table: Callable[..., Table]) -> None:
