@@ -23,20 +23,22 @@ class Choice:
 
 
 class Validation:
-    """P@1 on the validation points after training, from the learning curves in ``folder``/runs; files are read once."""
+    """P@1 on the validation points after training, from the learning curves in ``folder``/runs.
 
-    def __init__(self, folder: Path | None) -> None:
-        self._runs = folder / "runs" if folder is not None else None
+    ``groups``: all configurations of the table, which are asked for. Files are read once.
+    """
+
+    def __init__(self, folder: Path | None, groups: Sequence[Group]) -> None:
+        self._folder = folder / "runs" if folder is not None else None
+        self._runs = {row["run_id"]: row for group in groups for row in group.ok if row["derived_from"] is None}
         self._curves: dict[str, list[dict[str, Any]]] = {}
 
-    def of(self, group: Group, groups: Sequence[Group]) -> float | None:
+    def of(self, group: Group) -> float | None:
         """The mean over the runs of a configuration; None unless every one of them has a value.
 
-        ``groups``: all of the table. A row that is derived from a run by another decoder has none: a curve is about the
-        run's own.
+        A row that is derived from a run by another decoder has none: a curve is about the run's own.
         """
-        own = {row["run_id"]: row for other in groups for row in other.ok if row["derived_from"] is None}
-        values = [self._of_row(row, own.get(row["derived_from"] or row["run_id"])) for row in group.ok]
+        values = [self._of_row(row, self._runs.get(row["derived_from"] or row["run_id"])) for row in group.ok]
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
@@ -48,28 +50,28 @@ class Validation:
         # quality of all repetitions so far; it says nothing of an R within a group, nor of epochs before the last.
         for line in self._curve(run["run_id"]):
             last = line["repetitions"].rpartition("-")[2]
-            repetitions = int(last) + 1 if last else None
+            repetitions = int(last) + 1 if last.isdigit() else None
+            if last and repetitions is None:
+                continue
             if line["P@1"] is not None and line["epoch"] == row["epochs"] and repetitions in (None, row["R"]):
                 return float(line["P@1"])
         return None
 
     def _curve(self, run_id: str) -> list[dict[str, Any]]:
         if run_id not in self._curves:
-            path = self._runs / run_id / "curve.csv" if self._runs is not None else None
+            path = self._folder / run_id / "curve.csv" if self._folder is not None else None
             self._curves[run_id] = read_curve(path) if path is not None and path.is_file() else []
         return self._curves[run_id]
 
 
-def choose(candidates: Sequence[Group], groups: Sequence[Group], validation: Validation) -> Choice | None:
+def choose(candidates: Sequence[Group], validation: Validation) -> Choice | None:
     """The best of the candidates that have a P@1, by validation P@1 where at least one of them has that; else by the
     P@1 of the table itself, which favours the method with more candidates. Of equals the first; None without any.
-
-    ``groups``: all configurations of the table.
     """
     scored = [group for group in candidates if group.mean("P@1") is not None]
     if len(scored) < 2:
         return Choice(scored[0], 1, ONLY) if scored else None
-    validated = [(value, group) for group in scored if (value := validation.of(group, groups)) is not None]
+    validated = [(value, group) for group in scored if (value := validation.of(group)) is not None]
     if validated:
         return Choice(max(validated, key=lambda pair: pair[0])[1], len(validated), VALIDATION)
     return Choice(max(scored, key=lambda group: group.mean("P@1") or 0.0), len(scored), EVALUATED)

@@ -27,12 +27,12 @@ def comparison_table(df: pd.DataFrame, folder: Path | None = None) -> Table | No
     methods = list(dict.fromkeys(group.method for group in groups))
     if len(datasets) < 2:
         return None
-    validation = Validation(folder)
+    validation = Validation(folder, groups)
     chosen: dict[tuple[str, str], Choice] = {}
     for dataset in datasets:
         here = [group for group in groups if group.dataset == dataset]
         for method in methods:
-            choice = choose([group for group in here if group.method == method], here, validation)
+            choice = choose([group for group in here if group.method == method], validation)
             if choice is not None:
                 chosen[(method, dataset)] = choice
     failures = failure_notes([(group, False) for group in groups if (group.method, group.dataset) not in chosen])

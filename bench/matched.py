@@ -89,7 +89,8 @@ def matched_tables(df: pd.DataFrame, folder: Path | None = None) -> list[Table]:
     left out. ``folder``: the experiment's results, for validation P@1 from its learning curves (`bench.choice`). Raises
     DataError when one cannot be read.
     """
-    groups, validation = grouped(df), Validation(folder)
+    groups = grouped(df)
+    validation = Validation(folder, groups)
     tables = []
     for quantity in QUANTITIES:
         levels: list[Level] = []
@@ -138,7 +139,7 @@ def _levels(here: Sequence[Group], costs: dict[int, float], anchor: float, valid
         for method in dict.fromkeys(group.method for group in here if id(group) in costs):
             own = [group for group in here if group.method == method and id(group) in costs]
             within = [group for group in own if costs[id(group)] <= limit * SLACK]
-            choice = choose(within, here, validation)
+            choice = choose(within, validation)
             least = min(costs[id(group)] for group in own) / anchor
             entries.append(Entry(method, choice, choice.by if choice else _why_none(within, least)))
         level = Level(here[0].dataset, limit, share, tuple(entries))
