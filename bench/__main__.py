@@ -53,6 +53,7 @@ def plan(
     budget_seconds: Annotated[float | None, typer.Option(help="Solve for seconds of training.")] = None,
     solve_for: Annotated[list[str] | None, typer.Option("--solve", help="METHOD=SETTING to solve for.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Also write tables of a paper's recipes to this folder.")] = None,
     results: ResultsOption = RESULTS,
 ) -> None:
     """The grid: cached, to do or unsupported; parameters, bytes and seconds predicted; fits or not, and why."""
@@ -60,7 +61,7 @@ def plan(
     from bench.plan_view import show_plan
 
     given = {"parameters": budget_parameters, "bytes": budget_bytes, "seconds": budget_seconds}
-    show_plan(load_experiment(experiment, overrides or []), results, given, solve_for or [], json_file)
+    show_plan(load_experiment(experiment, overrides or []), results, given, solve_for or [], json_file, tables)
 
 
 @app.command()

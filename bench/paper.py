@@ -14,18 +14,22 @@ from bench.errors import InputError, unknown_name
 from bench.files import write_atomic
 
 KEPT = "paper.yaml"  # the copy beside table.csv, so that a results folder says what it was compared with
-KEYS = ("title", "source", "metrics", "tolerance", "differences", "results")
-RESULT_KEYS = ("dataset", "rows", "values", "verified", "source", "recipe")
+KEYS = ("title", "source", "metrics", "tolerance", "differences", "results", "recipes")  # recipes: bench.recipes
+RESULT_KEYS = ("dataset", "rows", "values", "verified", "missing", "source", "recipe")
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a source reports for one dataset; ``values`` are per cent, as printed."""
+    """What a source reports for one dataset; ``values`` are per cent, as printed; None: it has none to compare with.
+
+    ``missing`` says why: why there is no value, or why nothing is run to compare with it.
+    """
 
     dataset: str
     rows: Mapping[str, Any]  # columns of table.csv and what they must hold to be compared with it
-    values: Mapping[str, float]
+    values: Mapping[str, float | None]
     verified: bool  # read in the source itself; nothing else may be shown as published
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,18 @@ def _published(entry: Any, tolerance: Mapping[str, float], where: str) -> Publis
     _keys(
         rows, [name for name, column in BY_NAME.items() if column.group in ("identity", "settings")], f"{where}, rows"
     )
-    values = _numbers(entry.get("values"), f"{where}, values")
+    missing = entry.get("missing", "")
+    if not isinstance(missing, str):
+        raise InputError(f"{where}, key missing: found {missing!r}; expected text")
+    _keys(entry.get("values"), QUALITY, f"{where}, values")
+    numbers = _numbers({name: v for name, v in entry["values"].items() if v is not None}, f"{where}, values")
+    values = {name: numbers.get(name) for name in entry["values"]}
+    if None in values.values() and not missing.strip():
+        raise InputError(f"{where}, values: found one without a number; expected the key missing to say why")
     for metric in values:
         if metric not in tolerance:
             raise InputError(f"{where}, values: no tolerance for {metric!r}; expected one in the file's tolerance")
-    return Published(entry["dataset"], rows, values, entry["verified"])
+    return Published(entry["dataset"], rows, values, entry["verified"], missing.strip())
 
 
 def _keys(found: Any, known: list[str] | tuple[str, ...], where: str) -> None:

@@ -16,6 +16,9 @@ from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.files import write_atomic
 from bench.grid import Planner, grid_table, in_units, make_grid
+from bench.recipes import sizes_tables
+from bench.render import to_markdown
+from bench.tables import write_each
 
 WIDE = 240  # columns of a table that goes to a file or a pipe
 
@@ -26,10 +29,13 @@ def show_plan(
     given: Mapping[str, float | str | None],
     wanted: Sequence[str],
     json_file: Path | None,
+    tables: Path | None = None,
 ) -> None:
-    """Print the plan, and write its rows to ``json_file``. given: the budget by quantity, None where there is none.
+    """Print the plan, and write its rows to ``json_file``.
 
-    InputError for more than one budget, one that is no positive number, and a --solve that is not METHOD=SETTING.
+    Where the experiment's paper has recipes, also print what they take beside what is stated; ``tables`` is a folder to
+    write these tables into. given: the budget by quantity, None where there is none. InputError for more than one
+    budget, one that is no positive number, a --solve that is not METHOD=SETTING, and a paper file that is wrong.
     """
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     budget = read_budget(given)
@@ -45,6 +51,11 @@ def show_plan(
             if solution.override:
                 console.print(solution.override, highlight=False, markup=False, soft_wrap=True)
         rows = [solution.row() for solution in solutions]
+    sizes = sizes_tables(experiment.paper) if experiment.paper else []
+    for table in sizes:
+        console.print(to_markdown(table), highlight=False, markup=False, soft_wrap=True)
+    if tables:
+        write_each(sizes, tables)
     if json_file:
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 

@@ -8,18 +8,19 @@ import re
 from dataclasses import dataclass, field
 
 MISSING = "–"
-FITS = 10  # columns that fit a page as they are
+FITS, LONGEST = 10, 95  # columns, and characters of a line with its gaps, that fit a page as they are
 
 
 @dataclass(frozen=True)
 class Head:
-    """A column: ``name`` is the CSV's (file units); ``label`` with ``unit`` is what people read."""
+    """A column: ``name`` is the CSV's (file units); ``label`` with ``unit`` is what we read. ``panel``: see Table."""
 
     name: str
     label: str
     unit: str = ""
     latex: str = ""
     number: bool = True
+    panel: str = ""
 
     @property
     def shown(self) -> str:
@@ -42,7 +43,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """``rules``: indices of rows that start a new block (a method); ``notes``: (mark or "", text)."""
+    """``rules``: indices of rows that start a new block (a method); ``notes``: (mark or "", text).
+
+    Columns of one ``panel`` are set below those of another, each time with the columns that name none, so that a wide
+    table fits a page. ``sources``: for each row the run ids of the rows of table.csv that its numbers are computed
+    from; the CSV has them in its last column, ``run_ids``, joined by ';'.
+    """
 
     name: str
     title: str
@@ -50,27 +56,41 @@ class Table:
     rows: list[list[Cell]]
     notes: list[tuple[str, str]] = field(default_factory=list)
     rules: frozenset[int] = frozenset()
+    sources: list[tuple[str, ...]] = field(default_factory=list)
+
+    def panels(self) -> list[tuple[str, list[int]]]:
+        """(name, columns) of each panel; the name is empty where there is but one."""
+        names = list(dict.fromkeys(head.panel for head in self.heads if head.panel))
+        if len(names) < 2:
+            return [("", list(range(len(self.heads))))]
+        return [(name, [i for i, head in enumerate(self.heads) if head.panel in ("", name)]) for name in names]
 
 
 def to_markdown(table: Table) -> str:
     """GitHub-flavoured Markdown, padded so that it also reads in a terminal; best values are bold."""
-    body = [[_md_cell(cell) for cell in row] for row in table.rows]
-    head = [_md(h.shown) for h in table.heads]
-    width = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        padded = [c.rjust(w) if h.number else c.ljust(w) for c, w, h in zip(cells, width, table.heads, strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * (w - 1) + (":" if h.number else "-") for w, h in zip(width, table.heads, strict=True)]
+    parts = [f"**{_md(table.title)}**"]
+    for name, columns in table.panels():
+        parts += [f"*{_md(name)}*"] if name else []
+        parts.append(_md_grid([table.heads[i] for i in columns], [[row[i] for i in columns] for row in table.rows]))
     notes = [f"- {f'[{mark}] ' if mark else ''}{_md(text)}" for mark, text in table.notes]
-    parts = [f"**{_md(table.title)}**", "\n".join([line(head), line(rule), *map(line, body)])]
     return "\n\n".join(parts + (["\n".join(notes)] if notes else [])) + "\n"
+
+
+def _md_grid(heads: list[Head], rows: list[list[Cell]]) -> str:
+    lines = [[_md(h.shown) for h in heads], *([_md_cell(cell) for cell in row] for row in rows)]
+    width = [max(2, *map(len, column)) for column in zip(*lines, strict=True)]  # a rule of one colon is no table
+    rule = ["-" * (w - 1) + (":" if h.number else "-") for w, h in zip(width, heads, strict=True)]
+    lines.insert(1, rule)
+    padded = [
+        [c.rjust(w) if h.number else c.ljust(w) for c, w, h in zip(line, width, heads, strict=True)] for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
 def to_csv(table: Table) -> str:
     """The table's values in the units of ``table.csv``. Behind a column, where some cell has it: ``<name>_sd`` and
-    ``<name>_t95`` (standard deviation over seeds, half width of the t interval of the mean) and ``<name>_p``."""
+    ``<name>_t95`` (standard deviation over seeds, half width of the t interval of the mean) and ``<name>_p``; last,
+    where they are known, ``run_ids``."""
     columns: list[tuple[str, list[float | int | str | None]]] = []
     for i, head in enumerate(table.heads):
         cells = [row[i] for row in table.rows]
@@ -79,6 +99,8 @@ def to_csv(table: Table) -> str:
         for suffix, values in more.items():
             if any(value is not None for value in values):
                 columns.append((f"{head.name}_{suffix}", list(values)))
+    if table.sources:
+        columns.append(("run_ids", [";".join(runs) for runs in table.sources]))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(name for name, _ in columns)
@@ -88,27 +110,45 @@ def to_csv(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """A ``table`` environment; needs the packages booktabs and, to fit many columns on a page, graphicx."""
-    fit = ("\\resizebox{\\linewidth}{!}{%\n", "}") if len(table.heads) > FITS else ("", "")
+    panels = table.panels()
+    wide = any(_too_wide(table, columns) for _, columns in panels)
     lines = [
-        f"% needs \\usepackage{{booktabs{',graphicx' if fit[0] else ''}}}",
+        f"% needs \\usepackage{{booktabs{',graphicx' if wide else ''}}}",
+        *([f"% the rows of table.csv behind each row: column run_ids of {table.name}.csv"] if table.sources else []),
         "\\begin{table}",
         "\\centering\\footnotesize\\setlength{\\tabcolsep}{4pt}",
         f"\\caption{{{escape_latex(table.title)}}}",
         f"\\label{{tab:{table.name}}}",
-        f"{fit[0]}\\begin{{tabular}}{{{''.join('r' if h.number else 'l' for h in table.heads)}}}",
+    ]
+    for at, (name, columns) in enumerate(panels):
+        lines += ["", "\\medskip"] if at else []
+        lines += [f"\\emph{{{escape_latex(name)}}}\\par\\smallskip"] if name else []
+        lines += _tabular(table, columns)
+    if table.notes:
+        notes = [f"{f'{_latex_mark(mark)} ' if mark else ''}{escape_latex(text)}" for mark, text in table.notes]
+        lines += ["", "\\smallskip\\parbox{\\linewidth}{" + "\\\\\n".join(notes) + "}"]
+    return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def _too_wide(table: Table, columns: list[int]) -> bool:
+    longest = [max(len(table.heads[i].shown), *(len(row[i].text) for row in table.rows), 0) for i in columns]
+    return len(columns) > FITS or sum(longest) + 2 * len(columns) > LONGEST
+
+
+def _tabular(table: Table, columns: list[int]) -> list[str]:
+    fit = ("\\resizebox{\\linewidth}{!}{%\n", "}") if _too_wide(table, columns) else ("", "")
+    heads = [table.heads[i] for i in columns]
+    lines = [
+        f"{fit[0]}\\begin{{tabular}}{{{''.join('r' if h.number else 'l' for h in heads)}}}",
         "\\toprule",
-        " & ".join(_latex_head(h) for h in table.heads) + " \\\\",
+        " & ".join(_latex_head(h) for h in heads) + " \\\\",
         "\\midrule",
     ]
     for i, row in enumerate(table.rows):
         if i and i in table.rules:
             lines.append("\\midrule")
-        lines.append(" & ".join(map(_latex_cell, row)) + " \\\\")
-    lines += ["\\bottomrule", f"\\end{{tabular}}{fit[1]}"]
-    if table.notes:
-        notes = [f"{f'{_latex_mark(mark)} ' if mark else ''}{escape_latex(text)}" for mark, text in table.notes]
-        lines += ["", "\\smallskip\\parbox{\\linewidth}{" + "\\\\\n".join(notes) + "}"]
-    return "\n".join([*lines, "\\end{table}"]) + "\n"
+        lines.append(" & ".join(_latex_cell(row[at]) for at in columns) + " \\\\")
+    return [*lines, "\\bottomrule", f"\\end{{tabular}}{fit[1]}"]
 
 
 _LATEX = {
@@ -124,6 +164,12 @@ _LATEX = {
     "²": "$^2$",
     "–": "--",
     "÷": "$\\div$",
+    "−": "$-$",
+    "≤": "$\\le$",
+    "≥": "$\\ge$",
+    "→": "$\\to$",
+    "†": "\\dag{}",
+    "…": "\\ldots{}",
     "≈": "$\\approx$",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
@@ -131,7 +177,9 @@ _LATEX = {
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX sets as written; line ends become spaces."""
-    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+    text = " ".join(text.split())
+    pairs = zip(text, text[1:] + " ", strict=True)  # two hyphens in a row would become a dash
+    return "".join("-{}" if c == after == "-" else _LATEX.get(c, c) for c, after in pairs)
 
 
 def _latex_head(head: Head) -> str:
@@ -146,7 +194,9 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _latex_mark(mark: str) -> str:
-    return f"$^{{{mark.replace('≈', chr(92) + 'approx')}}}$"
+    for symbol, command in (("≈", "\\approx"), ("†", "\\dagger"), ("‡", "\\ddagger")):
+        mark = mark.replace(symbol, command)
+    return f"$^{{{mark}}}$"
 
 
 def _md_cell(cell: Cell) -> str:

@@ -10,6 +10,7 @@ from bench.columns import STATUS_WORDS
 from bench.paper import KEPT, Paper, Published, read_paper
 from bench.render import Cell, Head, Table
 from bench.summary import Group, Stat, grouped, varying
+from bench.table_parts import run_ids
 
 ROUNDING = 1e-9  # a difference that is the tolerance but for floating point is within it
 HEADS = [
@@ -44,19 +45,21 @@ def build_reproduction(df: pd.DataFrame, paper: Paper) -> Table:
     """
     groups = grouped(df)
     rows: list[list[Cell]] = []
+    sources: list[tuple[str, ...]] = []
     rules: list[int] = []
     notes = [("", f"Theirs: {paper.source}."), ("", f"Metrics: {paper.metrics}.")]
     for published in paper.results:
         group, failed, reason = _ours(groups, published)
         rules.append(len(rows))
         rows += [_row(published, metric, paper.tolerance[metric], group, reason) for metric in published.values]
+        sources += [run_ids(*([group] if group else []))] * len(published.values)
         if group is not None and failed:
             notes.append(("", f"{published.dataset}: {failed}; ours is the mean of the others."))
     notes.append(
         ("", "Ours: mean ± sample standard deviation over n runs, which differ in the random split or the seed.")
     )
     notes += [("", f"Otherwise than theirs: {text}") for text in paper.differences]
-    return Table("reproduction", f"Reproduction: {paper.title}", HEADS, rows, notes, frozenset(rules))
+    return Table("reproduction", f"Reproduction: {paper.title}", HEADS, rows, notes, frozenset(rules), sources)
 
 
 def verdict(ours: float, theirs: float, tolerance: float) -> str:
@@ -70,8 +73,9 @@ def verdict(ours: float, theirs: float, tolerance: float) -> str:
 def _ours(groups: list[Group], published: Published) -> tuple[Group | None, str, str]:
     """The one configuration that the published values are compared with, what failed, and why there is none."""
     here = [group for group in groups if group.dataset == published.dataset]
+    why = f": {published.missing}" if published.missing else ""
     if not here:
-        return None, "", "not run"
+        return None, "", f"not run{why}"
     found = [group for group in here if _matches(group, published)]
     if not found:
         wanted = ", ".join(f"{name} {value}" for name, value in published.rows.items())
@@ -102,12 +106,16 @@ def _failures(groups: list[Group]) -> str:
 
 def _row(published: Published, metric: str, tolerance: float, group: Group | None, reason: str) -> list[Cell]:
     stat = group.stat(metric) if group is not None else None
-    theirs = published.values[metric]
-    told = reason or ("not measured" if stat is None else verdict(100 * stat.mean, theirs, tolerance))
-    if not published.verified:
+    theirs = published.values[metric] if published.verified else None
+    told = reason or ("not measured" if stat is None else "")
+    if published.values[metric] is None:
+        told = f"no published value: {published.missing}"
+    elif theirs is None:
         told = "published value not verified"
-    shown = Cell(f"{theirs:.2f}", theirs) if published.verified else Cell()
-    difference = None if stat is None or not published.verified else 100 * stat.mean - theirs
+    elif stat is not None:
+        told = verdict(100 * stat.mean, theirs, tolerance)
+    shown = Cell() if theirs is None else Cell(f"{theirs:.2f}", theirs)
+    difference = None if stat is None or theirs is None else 100 * stat.mean - theirs
     size = {name: published.rows.get(name) if group is None else getattr(group, name) for name in ("B", "R")}
     method = str(published.rows.get("method", "")) if group is None else group.method
     return [
@@ -118,7 +126,7 @@ def _row(published: Published, metric: str, tolerance: float, group: Group | Non
         _mean(stat),
         Cell() if stat is None else Cell(str(stat.n), stat.n),
         shown,
-        Cell() if difference is None else Cell(f"{difference:+.2f}", difference),
+        Cell() if difference is None else Cell(f"{difference:+.2f}".replace("-", "−"), difference),
         Cell(f"{tolerance:g}", tolerance),
         Cell(told, told),
     ]

@@ -15,6 +15,7 @@ from bench.stats import t_half_width
 
 SPLIT = "dataset.split"  # swept over random splits of the data, a run is repeated as it is over seeds
 REFERENCE = "full_softmax"  # sizes are told relative to this method's row
+FLOAT_BYTES = 4  # a trained parameter, in single precision
 SETTINGS = tuple(c.name for c in COLUMNS if c.group == "settings" and c.name not in ("B", "R"))
 ENOUGH = 0.001  # a smaller R is enough when its P@1 is within 0.1 point of the best R of the same B
 
@@ -181,6 +182,23 @@ def reference_for(group: Group, groups: Iterable[Group]) -> Group | None:
     ]
     same = group.settings.get("hidden")
     return min(candidates, key=lambda g: (g.settings["hidden"] != same, -(g.mean("P@1") or 0.0)), default=None)
+
+
+def model_bytes(group: Group) -> tuple[float | None, bool]:
+    """(bytes of the trained model, whether they were measured): ``model_bytes`` of a method that wrote its model to
+    disk; else counted, 4 bytes a parameter and the index; None where neither is known."""
+    measured = group.mean("model_bytes", of_failed=True)
+    if measured is not None:
+        return measured, True
+    parameters = group.mean("params_total", of_failed=True)
+    if not parameters:
+        return None, False
+    return FLOAT_BYTES * parameters + (group.mean("index_bytes", of_failed=True) or 0.0), False
+
+
+def same_machine(a: Group, b: Group) -> bool:
+    """Whether all finished runs of both are from one environment and device, so that times and memory compare."""
+    return len({(row.get("env_id"), row.get("device")) for group in (a, b) for row in group.ok}) == 1
 
 
 def varying(groups: Iterable[Group]) -> list[str]:

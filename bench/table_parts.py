@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bench.columns import BY_NAME, STATUS_WORDS
 from bench.render import Cell, Head
-from bench.summary import SPLIT, Group, points_of, varying
+from bench.stats import LEVEL
+from bench.summary import SPLIT, Group, Stat, points_of, repeats, varying
 
 Shown = list[tuple[Group, bool]]  # see `bench.summary.shown_groups`
 SHORT = {"params_input": "input", "params_hidden": "hidden", "params_output": "output", "params_total": "all"}
-SHORT |= {"params_per_repetition": "per repetition", "peak_host_bytes": "peak host"}
+SHORT |= {"params_per_repetition": "per repetition", "model_bytes": "model", "peak_host_bytes": "peak host"}
 SHORT |= {"peak_gpu_allocated_bytes": "peak GPU allocated", "peak_gpu_reserved_bytes": "peak GPU reserved"}
 ENOUGH_MARK = "*"
 
 
-def identity(rows: Shown, failures: dict[int, tuple[str, str]]) -> tuple[list[Head], list[list[Cell]]]:
-    """The columns both tables start with: dataset if there are several, method, B, R, varying settings, n."""
+def identity(
+    rows: Shown, failures: dict[int, tuple[str, str]], dataset: bool = True
+) -> tuple[list[Head], list[list[Cell]]]:
+    """The columns tables start with: dataset if there are several, method, B, R, varying settings, n, status."""
     extra = varying(group for group, _ in rows)
-    many = len({group.dataset for group, _ in rows}) > 1
+    many = dataset and len({group.dataset for group, _ in rows}) > 1
     heads = [Head("dataset", "dataset", number=False)] if many else []
     heads += [Head("method", "method", number=False), head("B"), head("R")]
     heads += [head(name) if name in BY_NAME else Head(name, name, number=False) for name in extra]
@@ -44,10 +49,48 @@ def identity(rows: Shown, failures: dict[int, tuple[str, str]]) -> tuple[list[He
     return heads, cells
 
 
-def head(name: str) -> Head:
+def head(name: str, panel: str = "") -> Head:
     """The head of a column of table.csv."""
     column = BY_NAME[name]
-    return Head(name, SHORT.get(name, column.label), column.shown_unit, column.latex, number=column.kind != "text")
+    label = SHORT.get(name, column.label)
+    return Head(name, label, column.shown_unit, column.latex, number=column.kind != "text", panel=panel)
+
+
+def mean_cell(name: str, stat: Stat | None, best: bool = False, p: float | None = None, mark: str = "") -> Cell:
+    """A quality: its mean and, of several runs, ± half the width of the t interval; a dash where nobody measured it."""
+    if stat is None:
+        return Cell()
+    text = BY_NAME[name].show(stat.mean)
+    if stat.half is not None:
+        text += f" ± {BY_NAME[name].show(stat.half)}"
+    return Cell(text, stat.mean, sd=stat.sd, half=stat.half, p=p, best=best, mark=mark)
+
+
+def best_shown(groups: Iterable[Group], name: str) -> str | None:
+    """The highest mean of a quality as it is shown, so that what reads equal is marked as equal."""
+    means = [mean for group in groups if (mean := group.mean(name)) is not None]
+    return BY_NAME[name].show(max(means)) if means else None
+
+
+def leads(stat: Stat | None, name: str, best: str | None) -> bool:
+    """Whether a mean is shown as the best is."""
+    return stat is not None and BY_NAME[name].show(stat.mean) == best
+
+
+def run_ids(*groups: Group) -> tuple[str, ...]:
+    """The rows of table.csv behind the numbers of a row."""
+    return tuple(dict.fromkeys(str(row["run_id"]) for group in groups for row in group.rows))
+
+
+def spread_note(groups: Iterable[Group]) -> tuple[str, str]:
+    """What ± means."""
+    groups = list(groups)
+    if not any(len(group.ok) > 1 for group in groups):
+        return ("", "One seed: the spread between seeds is not known.")
+    over = repeats(row for group in groups for row in group.ok)
+    spread = f"Across {over}: mean ± half the width of its {100 * LEVEL:g} % t interval, n {over}; none for one"
+    overlap = "; random splits share their points, so the interval is too narrow" * ("split" in over)
+    return ("", f"{spread}{overlap}.")
 
 
 def title(what: str, rows: Shown) -> str:

@@ -7,31 +7,39 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.columns import BY_NAME, three_digits
 from bench.compare import METRICS as SHOWN_QUALITY
 from bench.compare import AgainstBest
+from bench.comparison import comparison_table
+from bench.cost_table import cost_table
 from bench.errors import unknown_name
 from bench.files import write_atomic
 from bench.frequency_tables import decile_table, frequency_table
-from bench.render import MISSING, Cell, Head, Table, to_csv, to_latex, to_markdown
+from bench.matched import matched_tables
+from bench.render import Table, to_csv, to_latex, to_markdown
 from bench.reproduction import reproduction_table
 from bench.stats import LEVEL
-from bench.summary import REFERENCE, Group, Stat, grouped, points_of, reference_for, repeats, shown_groups
-from bench.table_parts import Shown, enough_note, failure_notes, head, identity, rules, title
+from bench.summary import (
+    grouped,
+    points_of,
+    shown_groups,
+)
+from bench.table_parts import (
+    Shown,
+    best_shown,
+    enough_note,
+    failure_notes,
+    head,
+    identity,
+    leads,
+    mean_cell,
+    rules,
+    run_ids,
+    spread_note,
+    title,
+)
 from bench.tune import tuning_table
 
-SIZES = (
-    "params_input",
-    "params_hidden",
-    "params_output",
-    "params_total",
-    "params_per_repetition",
-    "index_bytes",
-)
-OPTIONAL_SIZES = ("model_bytes",)  # shown where some method has it
-PEAKS = ("peak_host_bytes", "peak_gpu_allocated_bytes", "peak_gpu_reserved_bytes")
-TIMES = ("load_s", "build_s", "warmup_s", "fit_s", "predict_s", "examples_per_s")
-RATIOS = {"params_output": "output ÷ full", "params_total": "all ÷ full"}
+RANKED_PANEL, TAIL_PANEL = "P@k and nDCG@k", "PSP@k and minP@k"
 ALIKE_MARK = "≈"
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
     "md": (".md", to_markdown),
@@ -44,18 +52,25 @@ def write_tables(
     df: pd.DataFrame, out_dir: Path | str, more: Sequence[Table] = (), tested: AgainstBest | None = None
 ) -> list[Path]:
     """Write ``quality``, ``cost`` and ``more`` into ``out_dir``, each as .md, .csv and .tex; returns the paths."""
+    return write_each((*build_tables(df, tested), *more), out_dir)
+
+
+def write_each(tables: Sequence[Table], out_dir: Path | str) -> list[Path]:
+    """Write tables into ``out_dir``, each as .md, .csv and .tex; returns the paths."""
     return [
         write_atomic(Path(out_dir) / f"{table.name}{suffix}", render(table))
-        for table in (*build_tables(df, tested), *more)
+        for table in tables
         for suffix, render in FORMATS.values()
     ]
 
 
 def further_tables(df: pd.DataFrame, folder: Path) -> list[Table]:
-    """Tables that only some experiments have: ``frequency`` and ``deciles`` where quality by label frequency was kept,
+    """Tables that only some experiments have: ``comparison`` where there are several datasets, ``matched_*`` where
+    methods compare at equal budgets, ``frequency`` and ``deciles`` where quality by label frequency was kept,
     ``tuning`` where settings were chosen, ``reproduction`` of a paper."""
-    found = (frequency_table(df), decile_table(df, folder), tuning_table(folder), reproduction_table(df, folder))
-    return [table for table in found if table is not None]
+    compared = comparison_table(df, folder), *matched_tables(df, folder)
+    found = (*compared, frequency_table(df), decile_table(df, folder), tuning_table(folder))
+    return [table for table in (*found, reproduction_table(df, folder)) if table is not None]
 
 
 def render_table(df: pd.DataFrame, format: str, more: Sequence[Table] = (), tested: AgainstBest | None = None) -> str:
@@ -76,51 +91,39 @@ def build_tables(df: pd.DataFrame, tested: AgainstBest | None = None) -> tuple[T
     groups = grouped(df)
     rows = shown_groups(groups)
     failures = failure_notes(rows)
-    return _quality(rows, failures, tested or AgainstBest()), _cost(rows, groups, failures)
+    return _quality(rows, failures, tested or AgainstBest()), cost_table(rows, groups, failures)
 
 
 def _quality(rows: Shown, failures: dict[int, tuple[str, str]], tested: AgainstBest) -> Table:
-    best = _best(rows)
     heads, cells = identity(rows, failures)
-    heads += [head(name) for name in SHOWN_QUALITY]
+    heads += [head(name, TAIL_PANEL if name.startswith(("PSP", "minP")) else RANKED_PANEL) for name in SHOWN_QUALITY]
+    best = {
+        (dataset, name): best_shown((group for group, _ in rows if group.dataset == dataset), name)
+        for dataset in {group.dataset for group, _ in rows}
+        for name in SHOWN_QUALITY
+    }
     for (group, _), line in zip(rows, cells, strict=True):
         for name in SHOWN_QUALITY:
-            stat = group.stat(name)
-            leads = stat is not None and BY_NAME[name].show(stat.mean) == best[(group.dataset, name)]
-            line.append(Cell() if stat is None else _mean_cell(name, stat, leads, tested.p.get((group.key, name))))
+            stat, p = group.stat(name), tested.p.get((group.key, name))
+            alike = ALIKE_MARK * (p is not None and p >= 1 - LEVEL)
+            line.append(mean_cell(name, stat, leads(stat, name, best[(group.dataset, name)]), p, alike))
     points = points_of(group for group, _ in rows)
     notes = [("", f"{points.capitalize()}, per cent; the best of each column is bold, with its ties at two decimals.")]
-    notes += _spread_notes(rows) + _test_notes(tested, points)
+    notes += [spread_note(group for group, _ in rows), *_prefix_notes(rows), *_test_notes(tested, points)]
     unseeded = dict.fromkeys(g.method for g, _ in rows if any(row.get("reproducible") == "no" for row in g.rows))
     if unseeded:
         notes.append(("", f"Not reproducible, because the library's randomness takes no seed: {', '.join(unseeded)}."))
     notes += enough_note(rows) + _settings_notes(rows) + list(failures.values())
-    return Table("quality", title("Quality", rows), heads, cells, notes, rules(rows))
+    sources = [run_ids(group) for group, _ in rows]
+    return Table("quality", title("Quality", rows), heads, cells, notes, rules(rows), sources)
 
 
-def _mean_cell(name: str, stat: Stat, leads: bool, p: float | None) -> Cell:
-    text = BY_NAME[name].show(stat.mean)
-    if stat.half is not None:
-        text += f" ± {BY_NAME[name].show(stat.half)}"
-    alike = p is not None and p >= 1 - LEVEL
-    return Cell(text, stat.mean, sd=stat.sd, half=stat.half, p=p, best=leads, mark=ALIKE_MARK * alike)
-
-
-def _spread_notes(rows: Shown) -> list[tuple[str, str]]:
-    """What ± means, and which rows are not independent of each other."""
-    if any(len(group.ok) > 1 for group, _ in rows):
-        over = repeats(row for group, _ in rows for row in group.ok)
-        spread = f"Across {over}: mean ± half the width of its {100 * LEVEL:g} % t interval, n {over}; none for one"
-        overlap = "; random splits share their points, so the interval is too narrow" * ("split" in over)
-        notes = [("", f"{spread}{overlap}.")]
-    else:
-        notes = [("", "One seed: the spread between seeds is not known.")]
-    if any(row["derived_from"] is not None for group, _ in rows for row in group.ok):
-        prefixes = "are the first R repetitions of the run at the largest R, so they are correlated with it"
-        notes.append(
-            ("", f"Rows for a smaller R of a B {prefixes} and with each other: they are not further evidence.")
-        )
-    return notes
+def _prefix_notes(rows: Shown) -> list[tuple[str, str]]:
+    """Which rows are not independent of each other."""
+    if not any(row["derived_from"] is not None for group, _ in rows for row in group.ok):
+        return []
+    prefixes = "are the first R repetitions of the run at the largest R, so they are correlated with it"
+    return [("", f"Rows for a smaller R of a B {prefixes} and with each other: they are not further evidence.")]
 
 
 def _test_notes(tested: AgainstBest, points: str) -> list[tuple[str, str]]:
@@ -130,62 +133,6 @@ def _test_notes(tested: AgainstBest, points: str) -> list[tuple[str, str]]:
         what = "what other points would change, not what other seeds would"
         notes.insert(0, (ALIKE_MARK, f"not told apart from the best of its column at 5 %: {how}. It says {what}."))
     return notes
-
-
-def _cost(rows: Shown, groups: list[Group], failures: dict[int, tuple[str, str]]) -> Table:
-    heads, cells = identity(rows, failures)
-    measured = [name for name in PEAKS if any(group.stat(name) for group, _ in rows)]
-    sizes = [*SIZES, *(name for name in OPTIONAL_SIZES if any(group.stat(name) for group, _ in rows))]
-    heads += [head(name) for name in sizes]
-    heads += [Head(f"{name}_relative", label) for name, label in RATIOS.items()]
-    heads += [head(name) for name in (*measured, *TIMES)]
-    derived = False
-    for (group, _), line in zip(rows, cells, strict=True):
-        reference = reference_for(group, groups)
-        line += [_value(group, name, of_failed=True) for name in sizes]
-        line += [_ratio(group, reference, name) for name in RATIOS]
-        line += [_value(group, name, of_failed=False) for name in (*measured, *TIMES)]
-        derived |= any(row["derived_from"] is not None for row in group.rows)
-    counts = "Input, hidden, output, all, per repetition: trained parameters in millions (M)"
-    means = "Peak memory is the largest over seeds, times are means"
-    notes = [("", f"{counts}; ÷ full: divided by that of {REFERENCE}. {means}.")]
-    gaps = [f"{MISSING} = not measured"]
-    if derived:
-        gaps.append("rows for R below the largest trained come from that run and have no memory of their own")
-    if not any("gpu" in name for name in measured):
-        gaps.append("GPU memory was not measured in any run")
-    notes.append(("", "; ".join(gaps) + "."))
-    if not any(group.method == REFERENCE for group, _ in rows):
-        notes.append(("", f"No row of {REFERENCE}: the relative sizes have nothing to refer to."))
-    notes += enough_note(rows) + list(failures.values())
-    return Table("cost", title("Cost", rows), heads, cells, notes, rules(rows))
-
-
-def _best(rows: Shown) -> dict[tuple[str, str], str]:
-    """The best value of each quality as it is shown, by dataset."""
-    best: dict[tuple[str, str], float] = {}
-    for group, _ in rows:
-        for name in SHOWN_QUALITY:
-            mean = group.mean(name)
-            if mean is not None:
-                best[(group.dataset, name)] = max(mean, best.get((group.dataset, name), 0.0))
-    return {key: BY_NAME[key[1]].show(value) for key, value in best.items()}
-
-
-def _value(group: Group, name: str, of_failed: bool) -> Cell:
-    stat = group.stat(name, of_failed)
-    if stat is None:
-        return Cell()
-    value = stat.high if name in PEAKS else stat.mean
-    return Cell(BY_NAME[name].show(value), int(value) if BY_NAME[name].kind == "int" else value)
-
-
-def _ratio(group: Group, reference: Group | None, name: str) -> Cell:
-    own = group.mean(name, of_failed=True)
-    other = reference.mean(name, of_failed=True) if reference else None
-    if own is None or not other:
-        return Cell()
-    return Cell(f"{three_digits(own / other)}×", own / other)
 
 
 def _settings_notes(rows: Shown) -> list[tuple[str, str]]:
@@ -210,4 +157,4 @@ def _side_by_side(left: Table, right: Table) -> Table:
     new = [i for i, head in enumerate(right.heads) if head.name not in names]
     heads = left.heads + [right.heads[i] for i in new]
     rows = [a + [b[i] for i in new] for a, b in zip(left.rows, right.rows, strict=True)]
-    return Table("table", left.title, heads, rows)
+    return Table("table", left.title, heads, rows, sources=left.sources)

@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.comparison import comparison_table
+from bench.cost_table import PEAKS
 from bench.errors import InputError
-from bench.frame import load_results, rows_to_frame
+from bench.frame import load_results, rows_to_frame, write_table
 from bench.render import Cell, Head, Table, escape_latex, to_csv, to_latex, to_markdown
-from bench.tables import build_tables, render_table, write_tables
+from bench.tables import FORMATS, build_tables, further_tables, render_table, write_tables
 
 Rows = list[dict[str, Any]]
 Make = Callable[..., Rows]
@@ -92,7 +97,7 @@ def test_best_is_per_dataset(rows: Rows) -> None:
 @pytest.mark.parametrize("format", ["md", "latex"])
 def test_a_failure_is_words_and_a_footnote(rows: Rows, format: str) -> None:
     text = render_table(rows_to_frame(rows), format)
-    assert text.count("out of host memory") == 4  # a cell and a note in each of two tables
+    assert text.count("out of host memory") == 6  # each table: two panels and a note
     assert text.count("killed at 2.9 GiB of 3.0 GiB allowed") == 2
     assert ("oom\\_host" if format == "latex" else "oom_host") in text
 
@@ -187,3 +192,173 @@ def test_special_characters_are_escaped() -> None:
     assert row.count("|") - row.count("\\|") == 2
     assert "\\<b>" in row
     assert read(to_csv(table))[0]["m"] == hostile
+
+
+def several(make: Make) -> Rows:
+    """Three seeds on one dataset, one on another, where a method ran out of memory and one was not run."""
+    rows = make(seeds=(0, 1, 2))
+    other = [row | {"dataset": "elsewhere", "run_id": f"e-{row['run_id']}"} for row in make()]
+    other = [row for row in other if row["method"] != "label_frequency"]
+    for row in other:
+        if row["method"] == "sampled_softmax":
+            row |= {"status": "oom_host", "reason": "killed & gone"}
+            for name in [key for key in row if "@" in key]:
+                del row[name]
+    return rows + other
+
+
+def test_every_number_is_computed_from_the_rows_that_its_line_names(make: Make, tmp_path: Path) -> None:
+    """All tables against the rows of table.csv that `run_ids` names, by plain means."""
+    write_table(rows_to_frame(several(make)), tmp_path / "table.csv")
+    df = load_results(tmp_path)
+    with (tmp_path / "table.csv").open() as file:
+        known = {row["run_id"]: row for row in csv.DictReader(file)}
+    checked = 0
+    for table in (*build_tables(df), *further_tables(df, tmp_path)):
+        for line in read(to_csv(table)):
+            runs = [known[name] for name in line["run_ids"].split(";") if name]
+            for name, shown in line.items():
+                own, metric = runs, name
+                for run in runs:  # a column of the comparison is about one dataset
+                    if name.startswith(f"{run['dataset']} "):
+                        own = [r for r in runs if r["dataset"] == run["dataset"]]
+                        metric = name.removeprefix(f"{run['dataset']} ")
+                if not (
+                    shown and metric in df.columns and ("@" in metric or metric.endswith(("_s", "_bytes", "_total")))
+                ):
+                    continue
+                values = [float(r[metric]) for r in own if r[metric] and (r["status"] == "ok" or "@" not in metric)]
+                wanted = max(values) if metric in PEAKS else statistics.fmean(values)
+                assert shown == "out of host memory" or float(shown) == pytest.approx(wanted, rel=1e-6), metric
+                checked += 1
+    assert checked > 300
+
+
+def test_bytes_of_a_model_are_counted_where_no_file_was_measured(rows: Rows) -> None:
+    peer = rows[2] | {"method": "peer", "run_id": "peer", "params_total": 5_000, "model_bytes": 77_777}
+    _, cost = build_tables(rows_to_frame([*rows, peer]))
+    found = read(to_csv(cost))
+    hashed = one(found, B=1024, R=16)
+    assert int(hashed["model_bytes"]) == 4 * int(hashed["params_total"]) + int(hashed["index_bytes"])
+    assert one(found, method="peer")["model_bytes"] == "77777"
+    at = [head.name for head in cost.heads].index("model_bytes")
+    marks = {row[0].text: row[at].mark for row in cost.rows}
+    assert (marks["mach"], marks["peer"], marks["label_frequency"]) == ("†", "", "")
+    assert float(hashed["model_bytes_relative"]) == pytest.approx(
+        int(hashed["model_bytes"]) / int(one(found, method="full_softmax")["model_bytes"])
+    )
+
+
+def test_time_and_memory_are_divided_within_one_environment_only(rows: Rows) -> None:
+    _, cost = build_tables(rows_to_frame(rows))
+    found = one(read(to_csv(cost)), method="sampled_softmax")
+    assert float(found["fit_s_relative"]) == pytest.approx(38 / 61)
+    assert float(found["predict_s_relative"]) == pytest.approx(38 / 61)
+    assert float(found["peak_host_bytes_relative"]) == 1.0
+    for change in ({"env_id": "another"}, {"device": "cuda"}):
+        moved = [row | change if row["method"] == "sampled_softmax" else row for row in rows]
+        _, cost = build_tables(rows_to_frame(moved))
+        found = one(read(to_csv(cost)), method="sampled_softmax")
+        assert found["fit_s_relative"] == found["peak_host_bytes_relative"] == ""
+        assert found["params_output_relative"] != ""
+        assert "another environment or on another device than the reference: sampled_softmax" in to_markdown(cost)
+
+
+def test_methods_by_datasets(make: Make) -> None:
+    rows = several(make)
+    assert comparison_table(rows_to_frame([row for row in rows if row["dataset"] == "made-up"])) is None
+    table = comparison_table(rows_to_frame(rows))
+    assert table is not None
+    found = read(to_csv(table))
+    assert [row["method"] for row in found] == ["full_softmax", "sampled_softmax", "label_frequency", "mach"]
+    assert one(found, method="label_frequency")["elsewhere P@1"] == "not run"
+    assert one(found, method="sampled_softmax")["elsewhere PSP@3"] == "out of host memory"
+    values = [row["P@1"] for row in rows if row["dataset"] == "made-up" and row["method"] == "full_softmax"]
+    assert float(one(found, method="full_softmax")["made-up P@1"]) == pytest.approx(statistics.fmean(values))
+    text = to_markdown(table)
+    assert text.count("out of host memory [a]") == 8  # every column about that dataset
+    assert "[a] out of host memory (oom_host): killed & gone (seed 0)." in text
+    assert "mach on elsewhere: B = 4096" in text
+    at = [head.name for head in table.heads].index("elsewhere P@1")
+    best = [row[0].text for row in table.rows if row[at].best]
+    assert best == ["mach"]
+    assert " ± " in text
+    assert [name for name, _ in table.panels()] == ["P@k", "PSP@k", "minP@k"]
+
+
+def all_tables(make: Make, folder: Path) -> list[Table]:
+    df = rows_to_frame(several(make))
+    return [*build_tables(df), *further_tables(df, folder)]
+
+
+def test_latex_is_well_formed(make: Make, tmp_path: Path) -> None:
+    """Balanced groups and environments, as many cells a line as columns, nothing left to escape."""
+    tables = all_tables(make, tmp_path)
+    assert {"quality", "cost", "comparison", "matched_parameters"} <= {table.name for table in tables}
+    for table in tables:
+        check_latex(to_latex(table), len(table.panels()))
+
+
+def check_latex(text: str, tabulars: int) -> None:
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    bare = text.replace("\\\\", " ").replace("{!}{%\n", "{!}{\n")  # line breaks; the one comment that eats a newline
+    escaped = re.sub(r"\\[&%$#_{}]", "", bare)
+    assert escaped.count("{") == escaped.count("}")
+    assert escaped.count("$") % 2 == 0
+    assert "%" not in escaped
+    assert "#" not in escaped
+    open_environments: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if kind == "begin":
+            open_environments.append(name)
+        else:
+            assert open_environments.pop() == name
+    assert not open_environments
+    math = re.sub(r"\$[^$]*\$", "", escaped)
+    assert not re.search(r"[\^_<>|~]", re.sub(r"\\label\{[^}]*\}", "", math))
+    found = re.findall(r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
+    assert len(found) == tabulars
+    for columns, body in found:
+        lines = [line for line in body.splitlines() if not re.fullmatch(r"\\(top|mid|bottom)rule", line)]
+        assert len(lines) > 1
+        for line in lines:
+            assert line.endswith(" \\\\")
+            assert len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1
+
+
+def test_the_check_of_latex_sees_what_is_wrong(rows: Rows) -> None:
+    text = to_latex(build_tables(rows_to_frame(rows))[0])
+    check_latex(text, 2)
+    for old, new in (
+        (" & 1 &", " & 1 & &"),
+        ("label\\_f", "label_f"),
+        ("5\\_000", "5\\_000 %"),
+        ("\\end{tabular}", ""),
+    ):
+        assert old in text
+        with pytest.raises(AssertionError):
+            check_latex(text.replace(old, new, 1), 2)
+
+
+def test_markdown_is_a_table_to_github(make: Make, tmp_path: Path) -> None:
+    """Every grid: equally many cells a line, and a rule of at least one hyphen a column."""
+    for table in all_tables(make, tmp_path):
+        grids = re.findall(r"(?:^\|.*\|$\n?)+", to_markdown(table), re.MULTILINE)
+        assert len(grids) == len(table.panels())
+        for grid in grids:
+            lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in grid.splitlines()]
+            assert len({len(line) for line in lines}) == 1
+            assert all(re.fullmatch(r" -+:? ", cell) for cell in lines[1])
+
+
+def test_columns_that_no_table_knows_break_nothing(rows: Rows) -> None:
+    more = [row | {"notes.anything": 3, "something_new": 1.5} for row in rows]
+    for format in FORMATS:
+        assert render_table(rows_to_frame(more), format)
+
+
+def test_tables_import_no_torch() -> None:
+    modules = "bench.tables, bench.matched, bench.comparison, bench.cost_table, bench.choice, bench.reproduction"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
