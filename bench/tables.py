@@ -13,6 +13,7 @@ from bench.compare import AgainstBest
 from bench.errors import unknown_name
 from bench.files import write_atomic
 from bench.frequency_tables import decile_table, frequency_table
+from bench.machines import machines_note
 from bench.render import MISSING, Cell, Head, Table, to_csv, to_latex, to_markdown
 from bench.reproduction import reproduction_table
 from bench.stats import LEVEL
@@ -157,7 +158,8 @@ def _cost(rows: Shown, groups: list[Group], failures: dict[int, tuple[str, str]]
     notes.append(("", "; ".join(gaps) + "."))
     if not any(group.method == REFERENCE for group, _ in rows):
         notes.append(("", f"No row of {REFERENCE}: the relative sizes have nothing to refer to."))
-    notes += enough_note(rows) + list(failures.values())
+    apart = machines_note(row for group, _ in rows for row in group.rows)
+    notes += [("", apart)] * bool(apart) + enough_note(rows) + list(failures.values())
     return Table("cost", title("Cost", rows), heads, cells, notes, rules(rows))
 
 

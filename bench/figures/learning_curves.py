@@ -15,6 +15,7 @@ from bench.figures.labels import SIZE
 from bench.figures.panels import Curves, flat_groups, stack
 from bench.figures.picture import Picture, context
 from bench.figures.style import RC, Style, styles
+from bench.machines import machines_note
 from bench.summary import Group
 
 TITLE = "P@1 on validation points against training time"
@@ -60,8 +61,8 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
     for group, label, look in chosen:
         for run in group.ok:
             path = runs / run["run_id"] / "curve.csv"
-            if run["derived_from"] is not None or not path.is_file():
-                continue
+            if run["derived_from"] is not None or run["fit_s"] is None or not path.is_file():
+                continue  # without fit_s: not comparable with the others, see `bench.machines`
             points = [r for r in read_curve(path) if _plottable(r)]
             if points:
                 drawn.append((label, look, [(r["fit_s"], 100 * r["P@1"]) for r in points]))
@@ -71,7 +72,9 @@ def draw(groups: Sequence[Group], runs: Path, name: str = "learning_curves") -> 
                 {**identity, "run_id": run["run_id"], "seed": run["seed"], **{c: r[c] for c in COLUMNS}} for r in points
             ]
     if not drawn:
-        return Picture(name, TITLE, reason="no finished run kept a learning curve with a P@1 (runs/*/curve.csv)")
+        apart = machines_note(row for group in groups for row in group.rows)
+        reason = apart or "no finished run kept a learning curve with a P@1 (runs/*/curve.csv)"
+        return Picture(name, TITLE, reason=reason)
     with matplotlib.rc_context(RC):
         figure, (ax,) = stack([3.6], right=0.74)
         for _, look, curve in drawn:
