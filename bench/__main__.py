@@ -95,7 +95,8 @@ def run(
     command, env = python("bench.readings")
     told = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
     if told:
-        raise typer.Exit(told)
+        console.print(f"tables, figures and report were not written; `machbench table {chosen.name}` does it again")
+        raise typer.Exit(max(told, 1))
     console.print(f"results in {folder}: table.csv, tables/, figures/, report.html", highlight=False)
     raise typer.Exit(failed)
 

@@ -15,7 +15,7 @@ from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.process import run_one
 from bench.progress import Progress
-from bench.store import Store
+from bench.store import SHOWN_CODE, Store
 from bench.tune import write_chosen
 
 RETRY = {
@@ -50,6 +50,8 @@ def run_experiment(
         done = store.ledger.times_done()  # before the records are read: what ends in between is seen again later
         runs = plan(experiment, store, lambda name: progress.note(f"building dataset {name} (once)"))
         todo = _choose(runs, store, progress, RETRY[retry] if retry else set(), force)
+        for code, target in {run.code: run.spec.target for run in todo}.items():
+            environment.write_code(results, code[:SHOWN_CODE], target)
         progress.plan(len(runs), len(todo))
         statuses = {run.run_id: run.status for run in runs}
         try:

@@ -41,6 +41,7 @@ class Ledger:
                 torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
                 content = (b"\n" if torn else b"") + line.encode()
                 if os.write(descriptor, content) < len(content):
+                    os.ftruncate(descriptor, end)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(descriptor)
             except OSError as error:

@@ -48,7 +48,7 @@ def prepare(wanted: Sequence[tuple[str, Mapping[str, Any]]], on_build: Callable[
     if "full" in last:
         raise OSError(*last["full"])
     if "data" not in last:
-        raise RuntimeError(f"data could not be prepared: exit status {child.returncode}, see above")
+        raise InputError(f"the process that prepares data ended with exit status {child.returncode} and no result")
     return [Named(*found) for found in last["data"]]
 
 

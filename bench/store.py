@@ -20,7 +20,17 @@ from bench.ledger import ENDS, Ledger
 from bench.run_folder import RECORD_VERSION, RunFolder, run_id_of, settle, status_of
 from bench.spec import RunSpec
 
-__all__ = ["CHECKPOINTS", "OVER", "QUARANTINE", "Ledger", "RunFolder", "Store", "described", "record_rows"]
+__all__ = [
+    "CHECKPOINTS",
+    "OVER",
+    "QUARANTINE",
+    "SHOWN_CODE",
+    "Ledger",
+    "RunFolder",
+    "Store",
+    "described",
+    "record_rows",
+]
 
 QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
 CHECKPOINTS = ".checkpoints"  # in an experiment's folder: a folder for each run that can be gone on with
