@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sweep import N, assert_whole, children, executions, gone, kill, start, untimed, write_sweep
-from test_run import machbench
 
 from bench.ledger import Ledger
 
@@ -26,7 +25,7 @@ def test_a_sweep_survives_kills(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     write_sweep(tmp_path / "calm")
     started = time.monotonic()
-    machbench("run", "small.yaml", cwd=tmp_path / "calm")
+    assert start(tmp_path / "calm").wait(timeout=1800) == 0
     calm_s = time.monotonic() - started
     told: list[str] = []
     kills = sweeps = 0
@@ -39,12 +38,13 @@ def test_a_sweep_survives_kills(tmp_path: Path) -> None:
         while kills < KILLS and len(finished) < N:
             what = disturb(folder, draw, calm_s)
             told.append(f"sweep {sweeps}: {what}")
+            print(told[-1], flush=True)
             kills += what != "nothing"
             now = assert_whole(root) if root.exists() else {}
             why = f"seed {SEED}, after {told}"
             assert finished.items() <= now.items(), why  # neither lost nor done again
             finished = now
-        machbench("run", "small.yaml", "--retry", "all", cwd=folder)
+        assert start(folder, "--retry", "all").wait(timeout=1800) == 0, (SEED, told)
         assert finished.items() <= assert_whole(root).items(), (SEED, told)
         pd.testing.assert_frame_equal(untimed(folder), untimed(tmp_path / "calm"), obj=f"seed {SEED}, after {told}")
         assert not list((root / "runs").glob(".*")), (SEED, told)
@@ -54,7 +54,7 @@ def test_a_sweep_survives_kills(tmp_path: Path) -> None:
             assert own.count("finished") == 1, (SEED, told, run_id, own)
             assert own[-1] == "finished", (SEED, told, run_id, own)
         assert set(executions(folder)) == set(range(N))
-    print(f"{kills} kills in {sweeps} sweeps of {N} runs, seed {SEED}: {told}")
+        print(f"{kills} kills in {sweeps} sweeps of {N} runs, seed {SEED}", flush=True)
 
 
 def disturb(folder: Path, draw: random.Random, calm_s: float) -> str:
