@@ -88,12 +88,12 @@ def run(
     try:
         with Progress(console) as progress:
             failed = run_experiment(chosen, results, progress, retry, force)
+        folder = results / chosen.name
+        command, env = python("bench.readings")
+        told = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
     except KeyboardInterrupt:
         console.print("stopped; what is finished is kept. The same command goes on from here.")
         raise typer.Exit(130) from None
-    folder = results / chosen.name
-    command, env = python("bench.readings")
-    told = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
     if told:
         console.print(f"tables, figures and report were not written; `machbench table {chosen.name}` does it again")
         raise typer.Exit(max(told, 1))

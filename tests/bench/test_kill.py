@@ -26,64 +26,65 @@ def test_a_sweep_survives_kills(tmp_path: Path) -> None:
     write_sweep(tmp_path / "calm")
     started = time.monotonic()
     assert start(tmp_path / "calm").wait(timeout=1800) == 0
-    calm_s = time.monotonic() - started
+    run_s = (time.monotonic() - started) / N
     told: list[str] = []
-    kills = sweeps = 0
-    while kills < KILLS:
+    sweeps = 0
+    while len(told) < KILLS:
         sweeps += 1
         folder = tmp_path / f"sweep{sweeps}"
         write_sweep(folder)
+        disturb(folder, draw, run_s, told)
         root = folder / "results" / "small"
-        finished: dict[str, str] = {}
-        while kills < KILLS and len(finished) < N:
-            what = disturb(folder, draw, calm_s)
-            told.append(f"sweep {sweeps}: {what}")
-            print(told[-1], flush=True)
-            kills += what != "nothing"
-            now = assert_whole(root) if root.exists() else {}
-            why = f"seed {SEED}, after {told}"
-            assert finished.items() <= now.items(), why  # neither lost nor done again
-            finished = now
-        assert start(folder, "--retry", "all").wait(timeout=1800) == 0, (SEED, told)
-        assert finished.items() <= assert_whole(root).items(), (SEED, told)
-        pd.testing.assert_frame_equal(untimed(folder), untimed(tmp_path / "calm"), obj=f"seed {SEED}, after {told}")
-        assert not list((root / "runs").glob(".*")), (SEED, told)
+        finished = assert_whole(root) if root.exists() else {}
+        why = f"seed {SEED}, after {told}"
+        assert start(folder, "--retry", "all").wait(timeout=1800) == 0, why
+        assert finished.items() <= assert_whole(root).items(), why
+        pd.testing.assert_frame_equal(untimed(folder), untimed(tmp_path / "calm"), obj=why)
+        assert not list((root / "runs").glob(".*")), why
         events = [(e["event"], e["run_id"]) for e in Ledger(root / "ledger.jsonl").events()]
         for run_id in {run_id for _, run_id in events}:
             own = [event for event, name in events if name == run_id and event in ("started", "finished")]
-            assert own.count("finished") == 1, (SEED, told, run_id, own)
-            assert own[-1] == "finished", (SEED, told, run_id, own)
+            assert own.count("finished") == 1, (why, run_id, own)
+            assert own[-1] == "finished", (why, run_id, own)
         assert set(executions(folder)) == set(range(N))
-        print(f"{kills} kills in {sweeps} sweeps of {N} runs, seed {SEED}", flush=True)
+        print(f"{len(told)} kills in {sweeps} sweeps of {N} runs, seed {SEED}", flush=True)
 
 
-def disturb(folder: Path, draw: random.Random, calm_s: float) -> str:
-    """Start the sweep and kill at a random moment; returns what was hit."""
-    victim = draw.choice(["parent", "child", "both"])
-    moment = draw.choice(["started", "record", "complete"]) if draw.random() < SHARE_AT_AN_EVENT else "time"
-    wait_s = draw.uniform(0, 0.4 * calm_s) if moment == "time" else 600.0
-    began = time.monotonic()
+def disturb(folder: Path, draw: random.Random, run_s: float, told: list[str]) -> None:
+    """Start the sweep again and again, and kill at random moments, until KILLS were or all runs are finished."""
     process = start(folder, "--retry", "all")
-    happened(folder, moment, process, began + wait_s)
-    born = children(process.pid)
-    hit = [process.pid] * (victim != "child") + born * (victim != "parent")
-    if process.poll() is not None or not hit:
+    finished: dict[str, str] = {}
+    while len(told) < KILLS:
+        victim = draw.choice(["parent", "child", "both"])
+        moment = draw.choice(["started", "record", "complete"]) if draw.random() < SHARE_AT_AN_EVENT else "time"
+        began = time.monotonic()
+        happened(folder, moment, process, began + draw.uniform(0.1, 2) * run_s)
+        born = children(process.pid)
+        while victim != "parent" and not born and process.poll() is None:
+            born = children(process.pid)
+        if process.poll() is None:
+            kill(*[process.pid] * (victim != "child"), *born * (victim != "parent"))
+            told.append(f"{victim} at {moment}, {time.monotonic() - began:.1f} s")
+            print(told[-1], flush=True)
+            if victim == "child":  # the command goes on with the next run
+                continue
         process.wait()
-        return "nothing"
-    kill(*hit)
-    process.wait()
-    assert gone(*born), (SEED, victim, moment)  # a child does not outlive its parent
-    return f"{victim} at {moment}, {time.monotonic() - began:.1f} s"
+        assert gone(*born), (SEED, told)  # a child does not outlive its parent
+        now = assert_whole(folder / "results" / "small") if (folder / "results" / "small").exists() else {}
+        assert finished.items() <= now.items(), (SEED, told)  # neither lost nor done again
+        finished = now
+        if len(finished) == N:
+            return
+        process = start(folder, "--retry", "all")
+    process.wait(timeout=1800)
 
 
 def happened(folder: Path, moment: str, process: subprocess.Popen[str], deadline: float) -> None:
-    """Wait for a start in the ledger, a record in an unfinished folder or a completed run, or for the deadline."""
+    """Wait for a start in the ledger, a record in an unfinished folder or a completed run, at most to the deadline."""
     root = folder / "results" / "small"
-    before = {moment: seen(root, moment)}
-    while time.monotonic() < deadline and process.poll() is None:
-        if moment != "time" and seen(root, moment) - before[moment]:
-            return
-        time.sleep(0.001)
+    before = seen(root, moment)
+    while time.monotonic() < deadline and process.poll() is None and not seen(root, moment) - before:
+        time.sleep(0.002)
 
 
 def seen(root: Path, moment: str) -> set[str]:
