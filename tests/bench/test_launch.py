@@ -77,7 +77,7 @@ def test_a_failed_run_is_repeated_when_asked_for(tmp_path: Path) -> None:
     assert "2 to do" in machbench("run", "small.yaml", "--force", cwd=folder).stdout
     assert executions(folder) == {0: 2, 1: 2}
     (folder / "bad").touch()
-    machbench("run", "small.yaml", "--force", cwd=folder)  # the failures are told, but the results stay
+    machbench("run", "small.yaml", "--force", cwd=folder, check=1)  # the failures are told, but the results stay
     assert results(folder)["status"].tolist() == ["ok", "ok"]
 
 
