@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 from rich.console import Console
 
-from bench.compare import AgainstBest, against_best
-from bench.data.cli import app as data_app
-from bench.diff import diff as tell_differences
+from bench.child import python
 from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
 from bench.experiment import experiment_name, load_experiment
-from bench.figures import write_figures
-from bench.files import write_atomic
-from bench.frame import load_results
+from bench.files import is_full, write_atomic
 from bench.launch import RETRY, run_experiment
 from bench.progress import Progress
 from bench.quarantine import lift as lift_quarantine
 from bench.quarantine import quarantine as withdraw
-from bench.report import write_report
-from bench.score import score_experiment, score_file
 from bench.status import status_table
 from bench.store import Store
-from bench.tables import further_tables, render_table, write_tables
 
 app = typer.Typer(
     help="Benchmark output layers with up to millions of labels: MACH beside full and sampled softmax.",
@@ -37,11 +31,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(data_app, name="data")
 
 ExperimentArgument = Annotated[str, typer.Argument(help="Name of an experiment that was run.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds one folder an experiment.")]
+AcrossOption = Annotated[bool, typer.Option("--across-machines", help="Show times of several machines together.")]
 RESULTS = Path("results")
+# What one verb needs is imported by it: the process that runs experiments stays without data, torch and figures.
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def data(context: typer.Context) -> None:
+    """Datasets: what there is, what is on disk, getting more."""
+    from bench.data.cli import app as data_app
+
+    data_app(context.args, prog_name="machbench data")
 
 
 @app.command()
@@ -72,9 +75,13 @@ def run(
     ] = None,
     retry: Annotated[str | None, typer.Option(help="Also repeat failed runs: oom, timeout, failed or all.")] = None,
     force: Annotated[bool, typer.Option(help="Repeat runs that are done.")] = False,
+    across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Train, predict and measure what is missing; then write tables, figures and the report."""
+    """Train, predict and measure what is missing; then write tables, figures and the report.
+
+    Several of these may work on one experiment at once; see docs/running.md.
+    """
     if retry is not None and retry not in RETRY:
         raise InputError(f"--retry: found {retry!r}; expected one of {', '.join(RETRY)}")
     chosen = load_experiment(experiment, overrides or [])
@@ -82,13 +89,15 @@ def run(
     try:
         with Progress(console) as progress:
             failed = run_experiment(chosen, results, progress, retry, force)
+        folder = results / chosen.name
+        command, env = python("bench.readings")
+        told = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
     except KeyboardInterrupt:
         console.print("stopped; what is finished is kept. The same command goes on from here.")
         raise typer.Exit(130) from None
-    folder = results / chosen.name
-    frame, tested = write_readings(folder)
-    text = render_table(frame, "md", further_tables(frame, folder), tested)
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if told:
+        console.print(f"tables, figures and report were not written; `machbench table {chosen.name}` does it again")
+        raise typer.Exit(max(told, 1))
     console.print(f"results in {folder}: table.csv, tables/, figures/, report.html", highlight=False)
     raise typer.Exit(failed)
 
@@ -108,6 +117,8 @@ def score(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Metrics again from kept predictions; with --file, a ranking made elsewhere becomes a row."""
+    from bench.score import score_experiment, score_file
+
     store = Store(results / experiment_name(experiment) if file else experiment_folder(experiment, results))
     with store.lock():
         if file is not None:
@@ -123,28 +134,48 @@ def score(
 def table(
     experiment: ExperimentArgument,
     format: Annotated[str, typer.Option(help="md, csv or latex.")] = "md",
+    across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
     """Write the tables, and print them."""
+    from bench.compare import against_best
+    from bench.machines import on_one_machine
+    from bench.tables import further_tables, render_table, write_tables
+
     folder = experiment_folder(experiment, results)
-    frame = load_results(folder)
-    more, tested = further_tables(frame, folder), against_best(frame, folder)
-    write_tables(frame, folder / "tables", more, tested)
+    with Store(folder).writing():
+        frame = on_one_machine(folder, across_machines)
+        more, tested = further_tables(frame, folder), against_best(frame, folder)
+        write_tables(frame, folder / "tables", more, tested)
     print(render_table(frame, format, more, tested))
 
 
 @app.command()
-def figure(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
+def figure(
+    experiment: ExperimentArgument, across_machines: AcrossOption = False, results: ResultsOption = RESULTS
+) -> None:
     """Draw the figures."""
+    from bench.figures import write_figures
+    from bench.machines import on_one_machine
+
     folder = experiment_folder(experiment, results)
-    for path in write_figures(load_results(folder), folder / "figures"):
+    with Store(folder).writing():
+        paths = write_figures(on_one_machine(folder, across_machines), folder / "figures")
+    for path in paths:
         print(path)
 
 
 @app.command()
-def report(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
+def report(
+    experiment: ExperimentArgument, across_machines: AcrossOption = False, results: ResultsOption = RESULTS
+) -> None:
     """Write report.html, one self-contained page."""
-    print(write_report(experiment_folder(experiment, results)))
+    from bench.report import write_report
+
+    folder = experiment_folder(experiment, results)
+    with Store(folder).writing():
+        path = write_report(folder, across_machines=across_machines)
+    print(path)
 
 
 @app.command()
@@ -155,6 +186,8 @@ def diff(
     results: ResultsOption = RESULTS,
 ) -> None:
     """How B differs from A, with paired tests. Exit status 0: nothing significant, 1: something, 2: a bad request."""
+    from bench.diff import diff as tell_differences
+
     lines, significant = tell_differences(a, b, results, times)
     print("\n".join(lines))
     raise typer.Exit(significant)
@@ -169,6 +202,8 @@ def quarantine(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Withdraw a run: it stays on disk, and leaves table.csv, tables, figures and the report."""
+    from bench.readings import write_readings
+
     folder = experiment_folder(experiment, results)
     store = Store(folder)
     with store.lock():
@@ -213,16 +248,6 @@ def speed(
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 
 
-def write_readings(folder: Path) -> tuple[pd.DataFrame, AgainstBest]:
-    """Tables, figures and report of an experiment; returns its results and the tests over points."""
-    frame = load_results(folder)
-    tested = against_best(frame, folder)
-    write_tables(frame, folder / "tables", further_tables(frame, folder), tested)
-    write_figures(frame, folder / "figures")
-    write_report(folder, tested)
-    return frame, tested
-
-
 def experiment_folder(experiment: str, results: Path) -> Path:
     """The results of an experiment given by name or by its YAML file; InputError when there are none."""
     folder = results / experiment_name(experiment)
@@ -233,12 +258,26 @@ def experiment_folder(experiment: str, results: Path) -> Path:
 
 
 def main() -> None:
-    """Entry point: InputError is one line on standard error and exit status 2."""
+    """Entry point, see `ended`."""
+    ended(app)
+
+
+def ended(work: Callable[[], None]) -> None:
+    """Do the work; what a user can mend is one line on standard error: bad input with exit status 2, a full disk 1."""
     try:
-        app()
+        work()
     except InputError as error:
         print(f"machbench: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(
+            f"machbench: {error.filename or 'disk'}: no space left there; what is finished is kept. "
+            "Make room, then the same command goes on from here.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 
 from bench.errors import InputError
@@ -17,7 +18,7 @@ def code_hash(target: str) -> str:
     """Hex digest over the sources reached by imports from the executing module and from a method's class.
 
     Only modules of the harness's packages and of the method's own top-level package count; nothing is imported.
-    Raises InputError when the target's module cannot be found.
+    Raises InputError when the target's module cannot be found, or a source is no Python.
     """
     module = target.rpartition(".")[0]
     packages = {"bench", module.partition(".")[0]}
@@ -29,7 +30,8 @@ def code_hash(target: str) -> str:
         if name in sources or path is None:
             continue
         sources[name] = path
-        waiting += [found for found in _imports(path) if found.partition(".")[0] in packages]
+        imported = _imports(path.read_bytes(), str(path))
+        waiting += [found for found in imported if found.partition(".")[0] in packages]
     if module not in sources:
         raise InputError(f"method target {target!r}: module {module!r} not found on the Python path")
     digest = hashlib.sha256()
@@ -64,13 +66,18 @@ def _source(name: str) -> Path | None:
     return None
 
 
-def _imports(path: Path) -> set[str]:
+@cache
+def _imports(source: bytes, path: str) -> frozenset[str]:
     """Dotted names that a file imports absolutely; ``from a import b`` names both a and a.b."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+    try:
+        tree = ast.parse(source, path)
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{path}, line {getattr(error, 'lineno', '?')}: not readable as Python: {error}") from None
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+    return frozenset(found)

@@ -109,6 +109,7 @@ COLUMNS: tuple[Column, ...] = (
     *_text("identity", "experiment run_id status reason method dataset data_fingerprint"),
     _count("identity", "seed", "seed"),
     *_text("identity", "env_id derived_from"),
+    Column("code", "identity", "text", "code", required=False),  # hash of the code that ran
     Column("evaluated_on", "identity", "text", "evaluated on", required=False),
     Column("library", "identity", "text", "library", required=False),  # of a peer that runs in its own environment
     Column("reproducible", "identity", "text", "reproducible", required=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.columns import BY_NAME, COLUMNS, three_digits
+from bench.machines import machines_note
 from bench.render import MISSING, Cell, Head, Table
 from bench.summary import REFERENCE, Group, model_bytes, reference_for, same_machine
 from bench.table_parts import Shown, enough_note, head, identity, rules, run_ids, title
@@ -74,7 +75,8 @@ def _cost_notes(rows: Shown, measured: Sequence[str], elsewhere: Sequence[str]) 
         notes.append(("", f"Times and memory not divided, because {why}: {', '.join(elsewhere)}."))
     if not any(group.method == REFERENCE for group, _ in rows):
         notes.append(("", f"No row of {REFERENCE}: the relative sizes have nothing to refer to."))
-    return notes
+    apart = machines_note(row for group, _ in rows for row in group.rows)
+    return [*notes, ("", apart)] if apart else notes
 
 
 def _cell(name: str, value: float | None, mark: str = "") -> Cell:

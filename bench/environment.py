@@ -1,4 +1,4 @@
-"""The machine and the versions behind a measurement, recorded once for each distinct environment."""
+"""The machine, the versions and the code behind a measurement, recorded once for each that is distinct."""
 
 from __future__ import annotations
 
@@ -53,6 +53,25 @@ def write(results: Path) -> Path:
     return path
 
 
+def write_code(results: Path, code: str, target: str) -> Path:
+    """results/code/<code>.json: commit, local changes as a diff, and Python files that no commit knows.
+
+    ``code`` is the hash of the code behind a run (`bench.code.code_hash`), shortened as in table.csv. Written by the
+    first run of that code; outside a checkout the values are null.
+    """
+    path = results / "code" / f"{code}.json"
+    if not path.exists():
+        content = {
+            "code": code,
+            "target": target,
+            "commit": _git("rev-parse", "HEAD"),
+            "diff": _git("diff", "HEAD", "--", "*.py", "*.yaml"),
+            "untracked": _git("ls-files", "--others", "--exclude-standard", "--", "*.py"),
+        }
+        write_atomic(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
 def _cpu() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -71,12 +90,15 @@ def _gpu() -> str | None:
 
 def _revision() -> str | None:
     """The checkout's commit, marked when there are local changes; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    commit = _first_output(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
-    changed = _first_output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
+    changed = _git("status", "--porcelain", "--untracked-files=no")
     return f"{commit} with local changes" if changed else commit
+
+
+def _git(*arguments: str) -> str | None:
+    return _first_output(["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments])
 
 
 def _first_output(command: list[str]) -> str | None:

@@ -1,17 +1,15 @@
-"""One run, one process: data → network → train → top-k → metrics → record. Started by `bench.launch`.
+"""One run, one process: data → network → train → top-k → metrics → record. Started by `bench.process`.
 
-    python -m bench.execute RUN_DIR     (RUN_DIR holds spec.json; results are written beside it)
+    python -m bench.child RUN_DIR     (RUN_DIR holds spec.json; results are written beside it)
 
 Progress goes to standard output as JSON lines; everything else that is printed ends up in log.txt.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -26,7 +24,7 @@ from bench.code import find_users_own
 from bench.data import Dataset, load_dataset
 from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
-from bench.files import write_atomic
+from bench.files import is_full, write_atomic
 from bench.fit import Report, fit_classifier, fit_network
 from bench.memory import available_bytes
 from bench.prediction import predict_run, process_bytes
@@ -145,7 +143,6 @@ def classify(error: BaseException) -> tuple[str, str]:
 
 def main(path: str) -> int:
     """Execute the spec in a run folder; the folder gets a record whatever happens short of a kill."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan goes on when the launcher is killed
     # The pipe gets JSON lines only; what libraries print goes to the log.
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -164,6 +161,8 @@ def main(path: str) -> int:
         record = execute(spec, folder, report)
     except BaseException as error:  # a failure is a result, whatever it is
         traceback.print_exc()
+        if is_full(error):  # no result of this run: it is to go on once there is room
+            raise
         status, reason = classify(error)
         if isinstance(error, KeyboardInterrupt):
             status, reason = "interrupted", "stopped by the user"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
 from pathlib import Path
 
 
@@ -11,20 +13,23 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
     """Write ``data`` (text as UTF-8) aside in the same folder, fsync it, then rename it over ``path``.
 
     What stood at ``path`` before stays until the new content is safely on disk. Folders are made as needed.
-    Raises OSError (disk full, not permitted); the unfinished file is then removed.
+    Raises OSError naming ``path`` (disk full, not permitted); the unfinished file is then removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two machines that share the folder may have processes of one number.
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with aside.open("wb") as f:
             f.write(data.encode("utf-8") if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
         aside.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)  # the rename itself is durable only once the folder is
     try:
@@ -32,3 +37,8 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
     finally:
         os.close(folder)
     return path
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left: a full disk, or a quota that is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

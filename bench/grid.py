@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from bench.errors import InputError
 from bench.execute import method_class
 from bench.experiment import Experiment
 from bench.memory import available_bytes
-from bench.plan import identity_of
+from bench.plan import answered
 from bench.precision import has_bf16
 from bench.prediction import Prediction, predict_run, process_bytes
+from bench.prepare import identity_of
 from bench.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
 from bench.spec import RunSpec
 from bench.store import Store
@@ -148,14 +149,20 @@ def make_grid(experiment: Experiment, results: Path) -> list[Planned]:
     """Every run of an experiment with its state and prediction. Nothing is built, downloaded or written."""
     store, planner = Store(results / experiment.name), Planner(results, experiment.time_limit_s)
     hashes: dict[str, str] = {}
+    answers = answered(store)
     grid = []
     for spec in experiment.runs:
         found = dataset_fingerprint(spec.dataset, **spec.dataset_overrides)
         record = None
         if found is not None:
             hashes.setdefault(spec.target, code_hash(spec.target))
-            record = store.record(spec.run_id(hashes[spec.target], identity_of(found, spec)))
-        grid.append(planner.plan(spec, record))
+            record = store.record(spec.run_id(hashes[spec.target], identity_of(found, spec.dataset)))
+        run = planner.plan(spec, record)
+        stale = answers.get(spec.asked(found)) if found is not None and record is None else None
+        if stale and run.state == "to do":
+            reason = "; ".join(filter(None, [f"{stale[-1]} was made by other code", run.reason]))
+            run = replace(run, state="stale", reason=reason)
+        grid.append(run)
     return grid
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.code import code_hash
-from bench.data import dataset_fingerprint, load_card, prepare_dataset
 from bench.experiment import Experiment
+from bench.prepare import prepare
 from bench.spec import RunSpec
 from bench.store import Store
 
@@ -19,6 +20,9 @@ class PlannedRun:
     run_id: str
     spec: RunSpec
     status: str | None
+    code: str = ""  # hash of the code that is to answer
+    asked: str = ""  # hash of what is asked, see `RunSpec.asked`
+    stale: tuple[str, ...] = ()  # runs with a result to the same, made by other code
 
 
 def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) -> list[PlannedRun]:
@@ -26,35 +30,29 @@ def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) 
 
     Raises InputError for data that cannot be had or read, and for methods whose code is not found.
     """
-    fingerprints: dict[str, str] = {}
-    hashes: dict[str, str] = {}
+    wanted = {_data(spec): (spec.dataset, spec.dataset_overrides) for spec in experiment.runs}
+    named = dict(zip(wanted, prepare(list(wanted.values()), on_build), strict=True))
+    hashes = {target: code_hash(target) for target in dict.fromkeys(spec.target for spec in experiment.runs)}
+    answers = answered(store)
     planned: dict[str, PlannedRun] = {}
     for spec in experiment.runs:
-        data = f"{spec.dataset} {sorted(spec.dataset_overrides.items())}"
-        if data not in fingerprints:
-            fingerprints[data] = _fingerprint(spec, on_build)
-        if spec.target not in hashes:
-            hashes[spec.target] = code_hash(spec.target)
-        run_id = spec.run_id(hashes[spec.target], fingerprints[data])
+        data, code = named[_data(spec)], hashes[spec.target]
+        run_id, asked = spec.run_id(code, data.identity), spec.asked(data.fingerprint)
         record = store.record(run_id)
-        planned[run_id] = PlannedRun(run_id, spec, record["status"] if record else None)
+        others = tuple(other for other in answers.get(asked, ()) if other != run_id)
+        planned[run_id] = PlannedRun(run_id, spec, record["status"] if record else None, code, asked, others)
     return list(planned.values())
 
 
-def _fingerprint(spec: RunSpec, on_build: Callable[[str], None]) -> str:
-    found = dataset_fingerprint(spec.dataset, **spec.dataset_overrides)
-    if found is None:
-        on_build(spec.dataset)
-        prepare_dataset(spec.dataset, **spec.dataset_overrides)
-        found = dataset_fingerprint(spec.dataset, **spec.dataset_overrides)
-    if found is None:
-        raise RuntimeError(f"dataset {spec.dataset} was built but has no fingerprint")
-    return identity_of(found, spec)
+def answered(store: Store) -> dict[str, list[str]]:
+    """Runs with a result, by what they were asked, whatever code answered."""
+    found: dict[str, list[str]] = {}
+    for record in store.records():
+        asked = store.asked(record)[0]
+        if record["status"] == "ok" and asked is not None:
+            found.setdefault(asked, []).append(record["run_id"])
+    return found
 
 
-def identity_of(fingerprint: str, spec: RunSpec) -> str:
-    """What of the data is part of a run's identity.
-
-    The card decides how many train points are held out; that changes the run, but not the data's fingerprint.
-    """
-    return f"{fingerprint} {load_card(spec.dataset).validation_points}"
+def _data(spec: RunSpec) -> str:
+    return json.dumps([spec.dataset, dict(spec.dataset_overrides)], sort_keys=True)

@@ -75,6 +75,13 @@ class Progress:
             self.note(f"    {phase}")
         self._phase = phase
 
+    def elsewhere(self, run_id: str, status: str) -> None:
+        """A run of the plan that another process has executed in the meantime."""
+        self._todo -= 1
+        if self._bars:
+            self._bars.update(self._all, total=self._todo)
+        self.note(f"{run_id}: {status}, executed by another machbench")
+
     def end(self, run_id: str, status: str, reason: str | None, row: dict[str, Any]) -> None:
         elapsed = time.monotonic() - self._started
         self._spent += elapsed

@@ -17,7 +17,7 @@ from bench.compare import AgainstBest, against_best
 from bench.errors import DataError, InputError
 from bench.figures import Picture, build_figures
 from bench.files import write_atomic
-from bench.frame import load_results
+from bench.machines import on_one_machine
 from bench.summary import Group, grouped, points_of, records
 from bench.tables import build_tables, further_tables
 from bench.verdict import QUESTION, verdict
@@ -25,10 +25,10 @@ from bench.verdict import QUESTION, verdict
 PASSPORT = ("data_fingerprint", "n_train", "n_test", "n_features", "n_labels")
 
 
-def write_report(experiment_dir: Path | str, tested: AgainstBest | None = None) -> Path:
+def write_report(experiment_dir: Path | str, tested: AgainstBest | None = None, across_machines: bool = False) -> Path:
     """Write ``report.html`` into the experiment folder (``results/quickstart``) and return its path.
 
-    ``tested``: the tests over points where they were already made.
+    ``tested``: the tests over points where they were already made. ``across_machines``: see `bench.machines`.
 
     The page holds its figures, styles and script and asks nothing of the network. Raises InputError when the
     table, a learning curve or an environment file is broken.
@@ -36,7 +36,7 @@ def write_report(experiment_dir: Path | str, tested: AgainstBest | None = None) 
     folder = Path(experiment_dir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected results/<experiment>, as `machbench run` leaves it")
-    df = load_results(folder)
+    df = on_one_machine(folder, across_machines)
     groups, rows = grouped(df), records(df)
     runs = [row for row in rows if row["derived_from"] is None]
     environments = _described(folder.parent / "env", [row["env_id"] for row in rows])

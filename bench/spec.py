@@ -95,6 +95,10 @@ class RunSpec:
         sizes = [f"{key}{self.settings[key]}" for key in ("B", "R") if key in self.settings]
         return "-".join([self.method, self.dataset_name, *sizes, f"s{self.seed}", digest])
 
+    def asked(self, data_fingerprint: str) -> str:
+        """Short hash of what a run is asked: spec and data, whatever code answers."""
+        return hashlib.sha256(f"{self.canonical()}\n{data_fingerprint}".encode()).hexdigest()[:16]
+
     @property
     def dataset_name(self) -> str:
         """The dataset's name in tables: a card given as a path goes by its file name."""
@@ -105,7 +109,8 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
-        content = json.loads(text)
+        """From what `to_json` gives, also with the hashes that a run's spec.json adds."""
+        content = {key: value for key, value in json.loads(text).items() if key not in ("code", "asked")}
         content["train"] = TrainSettings(**content["train"])
         return cls(**content)
 

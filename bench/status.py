@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from bench.code import code_hash
+from bench.errors import InputError
+from bench.run_folder import RunFolder
 from bench.store import Store
 
 
 def run_states(store: Store) -> dict[str, dict[str, Any]]:
     """State and reason of every run in the ledger, in the order they were first planned.
 
-    ``quarantined`` for a withdrawn result, else a record's status, or else ``running`` (its process is alive on this
-    machine), ``interrupted`` (it is not) or ``planned``.
+    ``running`` (a living process holds it, here or on another machine), else ``interrupted``; ``quarantined`` for a
+    withdrawn result; ``stale`` for one that was made by other code than there is now; else a record's status, or
+    ``planned``.
     """
     open_starts = store.ledger.open_starts()
+    code_now = cache(_code_now)
     states: dict[str, dict[str, Any]] = {}
     for entry in store.ledger.events():
         run_id = entry["run_id"]
@@ -26,19 +32,39 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
         record, withdrawn = store.record(run_id), store.quarantined(run_id)
         if run_id in open_starts:
             start = open_starts[run_id]
-            alive = start.get("host") == socket.gethostname() and _alive(int(start.get("pid", 0)), run_id)
             reason = f"process {start.get('pid')} on {start.get('host')}, started {start['time']}"
-            states[run_id] = {"state": "running" if alive else "interrupted", "reason": reason}
+            states[run_id] = {"state": "running" if store.claimed(run_id) else "interrupted", "reason": reason}
         elif withdrawn is not None:
             states[run_id] = {"state": "quarantined", "reason": withdrawn}
         elif record is not None:
-            states[run_id] = {"state": record["status"], "reason": record.get("reason") or ""}
+            reason = record.get("reason") or ""
+            states[run_id] = {"state": record["status"], "reason": reason}
+            if _is_stale(store, record, code_now):
+                told = f"{record['status']}, made by other code"
+                states[run_id] = {"state": "stale", "reason": f"{told}; {reason}" if reason else told}
         else:
             states[run_id] = {"state": "planned", "reason": ""}
     for entry in store.ledger.events():
         if entry["event"] == "interrupted" and states[entry["run_id"]]["state"] == "planned":
             states[entry["run_id"]] = {"state": "interrupted", "reason": entry.get("reason") or ""}
     return states
+
+
+def _is_stale(store: Store, record: dict[str, Any], code_now: Callable[[str], str | None]) -> bool:
+    """Interrupted runs have no result that could be; what was predicted elsewhere, and by methods whose code is not at
+    hand, cannot be told."""
+    asked, code = store.asked(record)
+    if asked is None or record["status"] == "interrupted":
+        return False
+    now = code_now(RunFolder(store.runs / record["run_id"]).spec().target)
+    return now is not None and now != code
+
+
+def _code_now(target: str) -> str | None:
+    try:
+        return code_hash(target)
+    except InputError:
+        return None
 
 
 def status_table(folder: Path) -> Table:
@@ -52,11 +78,3 @@ def status_table(folder: Path) -> Table:
     for run_id, state in states.items():
         table.add_row(run_id, state["state"], state["reason"])
     return table
-
-
-def _alive(pid: int, run_id: str) -> bool:
-    """Whether a process still executes this run; a recycled process number does not count."""
-    try:
-        return run_id.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False

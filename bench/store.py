@@ -1,154 +1,41 @@
-"""What runs leave on disk: a folder for each run, completed by one rename, and an append-only ledger beside them."""
+"""What runs leave on disk: a folder for each run, an append-only ledger, and the table made of them.
+
+Several processes, also of several machines on a shared folder, may work on one experiment: see docs/running.md.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 import shutil
-import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench import environment
+from bench.claims import held, hold
 from bench.errors import InputError
-from bench.files import write_atomic
 from bench.frame import rows_to_frame, write_table
-from bench.predict import Prediction
+from bench.ledger import ENDS, Ledger
+from bench.run_folder import RECORD_VERSION, RunFolder, run_id_of, settle, status_of
 from bench.spec import RunSpec
 
-RECORD_VERSION = 1
+__all__ = [
+    "CHECKPOINTS",
+    "OVER",
+    "QUARANTINE",
+    "SHOWN_CODE",
+    "Ledger",
+    "RunFolder",
+    "Store",
+    "described",
+    "record_rows",
+]
+
 QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
-ENDS = ("finished", "failed", "interrupted", "skipped")
-
-
-class RunFolder:
-    """The folder of one run while it is written: a hidden sibling of its final place."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @classmethod
-    def create(cls, runs: Path, run_id: str, spec: RunSpec) -> RunFolder:
-        """A fresh folder under a temporary name, holding spec.json."""
-        return cls._create(runs, run_id, spec.to_json())
-
-    @classmethod
-    def create_foreign(cls, runs: Path, run_id: str, origin: Mapping[str, str]) -> RunFolder:
-        """A folder for predictions made elsewhere; its spec.json names where they come from."""
-        return cls._create(runs, run_id, json.dumps({"foreign": dict(origin)}, indent=1) + "\n")
-
-    @classmethod
-    def _create(cls, runs: Path, run_id: str, spec: str) -> RunFolder:
-        path = runs / f".{run_id}.{os.getpid()}.tmp"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        write_atomic(path / "spec.json", spec)
-        return cls(path)
-
-    @property
-    def run_id(self) -> str:
-        return self.path.name[1:].rsplit(".", 2)[0]
-
-    def spec(self) -> RunSpec:
-        return RunSpec.from_json((self.path / "spec.json").read_text())
-
-    def write_curve(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The learning curve so far, one row an epoch."""
-        text = io.StringIO()
-        writer = csv.DictWriter(
-            text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(self.path / "curve.csv", text.getvalue())
-
-    def write_predictions(self, predictions: Sequence[Prediction]) -> None:
-        """topk.npz: ``labels`` int32 [P, N, k], ``scores`` float32 [P, N, k], ``R`` int32 [P] (0: no repetitions),
-        ``decoder`` text [P] (empty: the method has one way only)."""
-        packed = io.BytesIO()
-        np.savez_compressed(
-            packed,
-            R=np.array([p.R or 0 for p in predictions], dtype=np.int32),
-            decoder=np.array([p.decoder or "" for p in predictions]),
-            labels=np.stack([p.labels for p in predictions]),
-            scores=np.stack([p.scores for p in predictions]),
-        )
-        write_atomic(self.path / "topk.npz", packed.getvalue())
-
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        """record.json, written last: a folder with a record is complete."""
-        content = {"version": RECORD_VERSION, "run_id": self.run_id, **record}
-        write_atomic(self.path / "record.json", json.dumps(content, indent=1) + "\n")
-
-    def complete(self) -> Path:
-        """Move the folder to its final name.
-
-        An earlier result of the same run gives way, moved aside first; but a failure never takes the place of a
-        success: then the new folder is dropped, and the ledger alone tells of the attempt.
-        """
-        final = self.path.parent / self.run_id
-        if not final.exists():
-            self.path.rename(final)
-        elif _status(final) == "ok" and _status(self.path) != "ok":
-            shutil.rmtree(self.path)
-        else:
-            aside = self.path.parent / f".{self.run_id}.{os.getpid()}.old"
-            final.rename(aside)
-            self.path.rename(final)
-            shutil.rmtree(aside)
-        _sync_folder(self.path.parent)
-        return final
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """Append-only history of an experiment. A start without an end is a run that was killed."""
-
-    path: Path
-
-    def append(self, event: str, run_id: str, **details: Any) -> None:
-        """One line, one write, flushed to disk."""
-        entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, "run_id": run_id}
-        line = json.dumps({**entry, "host": socket.gethostname(), **details}) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            # A line torn by a crash or a full disk must not swallow this one.
-            torn = os.fstat(descriptor).st_size > 0 and not self.path.read_bytes().endswith(b"\n")
-            os.write(descriptor, (("\n" if torn else "") + line).encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """All entries that can be read, oldest first; torn lines are passed over."""
-        if not self.path.is_file():
-            return
-        for line in self.path.read_text(errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(entry, dict) and "event" in entry and "run_id" in entry:
-                yield entry
-
-    def open_starts(self) -> dict[str, dict[str, Any]]:
-        """Runs whose last word is ``started``: the entry of that start by run id."""
-        starts: dict[str, dict[str, Any]] = {}
-        for entry in self.events():
-            if entry["event"] == "started":
-                starts[entry["run_id"]] = entry
-            elif entry["event"] in ENDS:
-                starts.pop(entry["run_id"], None)
-        return starts
+CHECKPOINTS = ".checkpoints"  # in an experiment's folder: a folder for each run that can be gone on with
+OVER = ("ok", "diverged", "unsupported")  # statuses after which there is nothing to go on with
+SHOWN_CODE = 8  # hex digits of a code's hash in table.csv
 
 
 class Store:
@@ -162,10 +49,10 @@ class Store:
     def record(self, run_id: str) -> dict[str, Any] | None:
         """A run's record; None when there is none. InputError when it cannot be read."""
         path = self.runs / run_id / "record.json"
-        if not path.is_file():
-            return None
         try:
             record = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a readable record: {error}") from error
         if not isinstance(record, dict) or record.get("version") != RECORD_VERSION or "status" not in record:
@@ -191,54 +78,110 @@ class Store:
             raise InputError(f"{path}: not a readable mark of quarantine: {error}") from error
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the experiment for one running process; InputError when another holds it."""
-        import fcntl
+    def lock(self, shared: bool = False) -> Iterator[None]:
+        """Keep the experiment: shared by those that run it, alone for what rewrites results.
 
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"another machbench is running this experiment (it holds {handle.name})") from error
+        InputError when another process keeps it from that.
+        """
+        path = self.root / ".lock"
+        with hold(path, shared) as mine:
+            if mine is None:
+                doing = "rewriting results of" if shared else "running"
+                raise InputError(f"another machbench is {doing} this experiment (it holds {path})")
+            yield
+
+    def claim(self, run_id: str) -> AbstractContextManager[int | None]:
+        """Hold one run, so that nobody else executes it; None when another does."""
+        return hold(self.root / ".claims" / run_id)
+
+    def claimed(self, run_id: str) -> bool:
+        """Whether a living process, here or on another machine, holds the run."""
+        return held(self.root / ".claims" / run_id)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write what is made of all runs (table, tables, figures, report) one process after the other."""
+        with hold(self.root / ".writing", wait=True):
             yield
 
     def sweep_up(self) -> list[str]:
-        """Close the books on runs that were killed: ledger them as interrupted, drop their unfinished folders.
+        """Close the books on runs that were killed, and drop what they left unfinished; returns their ids.
 
-        Call only while holding the lock. Returns the run ids.
+        Runs that a living process holds are left alone, and so are checkpoints of runs without a result.
         """
         interrupted = []
-        for run_id, start in self.ledger.open_starts().items():
-            record = self.record(run_id)
-            if record is not None and record.get("attempt") == start.get("attempt"):
-                self.ledger.append("finished", run_id)  # killed between the rename and the ledger
-                continue
-            reason = "started, but neither finished nor failed"
-            self.ledger.append("interrupted", run_id, reason=reason, shared=start.get("shared", {}))
-            interrupted.append(run_id)
-        for leftover in self.runs.glob(".*"):
-            _restore_or_drop(leftover)
+        for run_id in sorted({*self.ledger.open_starts(), *(run_id_of(path) for path in self.runs.glob(".*"))}):
+            with self.claim(run_id) as mine:
+                if mine is not None and self.close_books(run_id):
+                    interrupted.append(run_id)
+        with self.writing():
+            for folder in (self.root, self.root / "tables", self.root / "figures"):
+                for aside in folder.glob(".*.tmp"):
+                    aside.unlink(missing_ok=True)
+        for kept in (self.root / CHECKPOINTS).glob("*"):
+            if status_of(self.runs / kept.name) in OVER and not self.claimed(kept.name):
+                self.drop_checkpoint(kept.name)
         return interrupted
 
-    def write_table(self) -> Path:
-        """table.csv from all records but withdrawn ones, in the order in which the ledger first names the runs."""
-        place = {run_id: at for at, run_id in enumerate(dict.fromkeys(e["run_id"] for e in self.ledger.events()))}
-        records = sorted(self.records(), key=lambda record: place.get(record["run_id"], len(place)))
-        valid = [record for record in records if self.quarantined(record["run_id"]) is None]
-        rows = [row for record in valid for row in record_rows(self.root.name, record)]
-        rows += self._open_rows({record["run_id"] for record in records})
-        path = self.root / "table.csv"
-        write_table(rows_to_frame(rows), path)
-        return path
+    def drop_checkpoint(self, run_id: str) -> None:
+        """Forget how far a run has come; does nothing when nothing is known of it."""
+        shutil.rmtree(self.root / CHECKPOINTS / run_id, ignore_errors=True)
 
-    def _open_rows(self, recorded: set[str]) -> Iterator[dict[str, Any]]:
-        """Rows for runs that have no record because they were killed."""
-        last = {entry["run_id"]: entry for entry in self.ledger.events() if entry["event"] in (*ENDS, "started")}
-        for run_id, entry in last.items():
-            if run_id not in recorded and entry["event"] == "interrupted":
-                shared = {**entry.get("shared", {}), "experiment": self.root.name, "run_id": run_id}
-                yield shared | {"status": "interrupted", "reason": entry.get("reason")}
+    def close_books(self, run_id: str, reason: str = "started, but neither finished nor failed") -> bool:
+        """Settle what a killed process left of a run, whose claim the caller holds. Whether it was interrupted.
+
+        A run that was complete but for the last rename, or for the ledger, is finished: it is not run again.
+        """
+        start = self.ledger.open_starts().get(run_id)
+        attempt = start["attempt"] if start and "attempt" in start else None
+        for leftover in sorted(self.runs.glob(".*")):  # .old before .tmp
+            if run_id_of(leftover) == run_id:
+                settle(leftover, attempt)
+        if start is None:
+            return False
+        record = self.record(run_id)
+        if record is not None and record.get("attempt") == attempt and record["status"] != "interrupted":
+            self.ledger.append("finished" if record["status"] == "ok" else "failed", run_id, status=record["status"])
+            return False
+        kept = {name: start[name] for name in ("shared", "asked") if name in start}
+        self.ledger.append("interrupted", run_id, reason=reason, **kept)
+        return True
+
+    def asked(self, record: Mapping[str, Any]) -> tuple[str | None, str]:
+        """What a run was asked, whatever code answered it, and the hash of that code.
+
+        None for predictions made elsewhere, for what cannot be told, and as the code of results that do not say it.
+        """
+        try:
+            text = (self.runs / record["run_id"] / "spec.json").read_text()
+            content = json.loads(text)
+            if content.get("asked"):
+                return str(content["asked"]), str(content["code"])
+            return RunSpec.from_json(text).asked(record["shared"]["data_fingerprint"]), ""
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None, ""
+
+    def write_table(self) -> Path:
+        """table.csv from all records but withdrawn and replaced ones, in the order the ledger first names the runs.
+
+        A result is replaced when the same was asked later of other code, and answered.
+        """
+        with self.writing():
+            events = list(self.ledger.events())
+            place = {run_id: at for at, run_id in enumerate(dict.fromkeys(entry["run_id"] for entry in events))}
+            records = sorted(self.records(), key=lambda record: place.get(record["run_id"], len(place)))
+            answers = {record["run_id"]: self.asked(record) for record in records}
+            gone = _replaced(records, answers, events)
+            gone |= {r["run_id"] for r in records if self.quarantined(r["run_id"]) is not None}
+            rows = []
+            for record in records:
+                code = answers[record["run_id"]][1][:SHOWN_CODE] or None
+                own = record_rows(self.root.name, record) if record["run_id"] not in gone else []
+                rows += [row | {"code": code} for row in own]
+            rows += _open_rows(self.root.name, events, records, answers)
+            path = self.root / "table.csv"
+            write_table(rows_to_frame(rows), path)
+        return path
 
 
 def described(spec: RunSpec, device: str | None = None) -> dict[str, Any]:
@@ -277,27 +220,37 @@ def record_rows(experiment: str, record: Mapping[str, Any]) -> list[dict[str, An
     return rows
 
 
-def _status(folder: Path) -> str | None:
-    try:
-        status = json.loads((folder / "record.json").read_text()).get("status")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return str(status)
+def _replaced(
+    records: Sequence[Mapping[str, Any]],
+    answers: Mapping[str, tuple[str | None, str]],
+    events: Sequence[Mapping[str, Any]],
+) -> set[str]:
+    """Runs of which the same was asked later, with an answer: what was asked last is what the code now says."""
+    last = {entry["run_id"]: at for at, entry in enumerate(events) if entry["event"] in ("planned", "started", *ENDS)}
+    latest: dict[str | None, int] = {}
+    for record in records:
+        if record["status"] != "interrupted":
+            asked = answers[record["run_id"]][0]
+            latest[asked] = max(latest.get(asked, -1), last.get(record["run_id"], -1))
+    asked_of = {record["run_id"]: answers[record["run_id"]][0] for record in records}
+    return {
+        run_id
+        for run_id, asked in asked_of.items()
+        if asked is not None and last.get(run_id, -1) < latest.get(asked, -1)
+    }
 
 
-def _restore_or_drop(leftover: Path) -> None:
-    """An earlier result moved aside by a killed rename goes back; anything unfinished goes."""
-    if leftover.name.endswith(".old"):
-        final = leftover.parent / leftover.name[1:].rsplit(".", 2)[0]
-        if not final.exists():
-            leftover.rename(final)
-            return
-    shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _open_rows(
+    experiment: str,
+    events: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
+    answers: Mapping[str, tuple[str | None, str]],
+) -> Iterator[dict[str, Any]]:
+    """Rows for runs that have no record because they were killed, unless another answers what they were asked."""
+    recorded = {record["run_id"] for record in records}
+    answered = {answers[record["run_id"]][0] for record in records if record["status"] != "interrupted"} - {None}
+    last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started")}
+    for run_id, entry in last.items():
+        if run_id not in recorded and entry["event"] == "interrupted" and entry.get("asked") not in answered:
+            shared = {**entry.get("shared", {}), "experiment": experiment, "run_id": run_id}
+            yield shared | {"status": "interrupted", "reason": entry.get("reason")}

@@ -18,6 +18,7 @@ from bench.figures.machine import Machines
 from bench.figures.panels import Curves, chosen, pareto, whole_and_top
 from bench.figures.picture import Picture, context
 from bench.figures.style import RC, Style
+from bench.machines import machines_note
 from bench.summary import Group
 
 TITLE = "P@1 on validation points against training time"
@@ -61,8 +62,8 @@ def draw(groups: Sequence[Group], machines: Machines, runs: Path, name: str = "l
     for group, label, look in chosen(groups, Curves(groups)):
         for run in group.ok:
             path = runs / run["run_id"] / "curve.csv"
-            if run["derived_from"] is not None or not path.is_file():
-                continue
+            if run["derived_from"] is not None or run["fit_s"] is None or not path.is_file():
+                continue  # without fit_s: not comparable with the others, see `bench.machines`
             points = [r for r in read_curve(path) if _plottable(r)]
             if points:
                 drawn.append((label, look, [(r["fit_s"], 100 * r["P@1"]) for r in points]))
@@ -72,7 +73,9 @@ def draw(groups: Sequence[Group], machines: Machines, runs: Path, name: str = "l
                 {**identity, "run_id": run["run_id"], "seed": run["seed"], **{c: r[c] for c in COLUMNS}} for r in points
             ]
     if not drawn:
-        return Picture(name, TITLE, reason="no finished run kept a learning curve with a P@1 (runs/*/curve.csv)")
+        apart = machines_note(row for group in groups for row in group.rows)
+        reason = apart or "no finished run kept a learning curve with a P@1 (runs/*/curve.csv)"
+        return Picture(name, TITLE, reason=reason)
     with matplotlib.rc_context(RC):
         figure, axes = whole_and_top([y for _, _, curve in drawn for _, y in curve])
         leading = _leading(drawn)

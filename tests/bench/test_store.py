@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.code import code_hash
 from bench.errors import InputError
 from bench.frame import load_results
 from bench.predict import Prediction
@@ -144,3 +145,102 @@ def test_a_curve_has_the_columns_of_all_its_epochs(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, RUN_ID, SPEC)
     folder.write_curve([{"epoch": 1, "train_loss": 3.0}, {"epoch": 2, "train_loss": 2.0, "P@1": 0.5}])
     assert (folder.path / "curve.csv").read_text() == "epoch,train_loss,P@1\n1,3.0,\n2,2.0,0.5\n"
+
+
+def ask(store: Store, run_id: str, code: str, asked: str = "same", **record: object) -> None:
+    """A run as it is planned and ends: what was asked, and the hash of the code that answered."""
+    store.ledger.append("planned", run_id)
+    folder = RunFolder.create(store.runs, run_id, SPEC, code, asked)
+    folder.write_record({"status": "ok", "shared": described(SPEC), "rows": [{"R": 2}]} | record)
+    folder.complete()
+    store.ledger.append("finished", run_id)
+
+
+def table_of(store: Store) -> dict[str, object]:
+    store.write_table()
+    frame = load_results(store.root)
+    return dict(zip(frame["run_id"], frame["code"], strict=True))
+
+
+def test_an_answer_of_newer_code_takes_the_row_of_the_older(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    ask(store, "old", "c0de00001111", reason="measured")
+    ask(store, "else", "c0de00001111", asked="another")
+    assert table_of(store) == {"old": "c0de0000", "else": "c0de0000"}
+    ask(store, "new", "feed00001111", status="interrupted")
+    assert set(table_of(store)) == {"old", "else", "new"}  # no answer yet
+    ask(store, "new", "feed00001111", status="crashed")
+    assert table_of(store) == {"else": "c0de0000", "new": "feed0000"}  # a failure is an answer
+    store.ledger.append("skipped", "old", reason="already ok")  # the code was changed back, and asked once more
+    assert table_of(store) == {"old": "c0de0000", "else": "c0de0000"}
+
+
+def test_results_that_do_not_say_their_code_are_recognised_by_spec_and_data(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    store.ledger.append("planned", "old")
+    complete(store, "old", shared=described(SPEC) | {"data_fingerprint": "f00d"})
+    ask(store, "new", "feed00001111", asked=SPEC.asked("f00d"))
+    assert set(table_of(store)) == {"new"}
+    ask(store, "newer data", "feed00001111", asked=SPEC.asked("beef"))
+    assert set(table_of(store)) == {"new", "newer data"}
+
+
+def test_a_killed_run_leaves_the_table_when_newer_code_answers(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    store.ledger.append("started", "killed", pid=1, attempt="a", shared=described(SPEC), asked="same")
+    assert store.sweep_up() == ["killed"]
+    store.write_table()
+    assert load_results(store.root)["status"].tolist() == ["interrupted"]
+    ask(store, "new", "feed00001111")
+    assert set(table_of(store)) == {"new"}
+
+
+def test_status_says_which_results_other_code_made(tmp_path: Path) -> None:
+    store, now = Store(tmp_path / "e"), code_hash(SPEC.target)
+    ask(store, "fresh", now)
+    ask(store, "old", "c0de00001111")
+    ask(store, "old failure", "c0de00001111", status="crashed", reason="no luck")
+    states = run_states(store)
+    assert states["fresh"]["state"] == "ok"
+    assert states["old"] == {"state": "stale", "reason": "ok, made by other code"}
+    assert states["old failure"] == {"state": "stale", "reason": "crashed, made by other code; no luck"}
+
+
+def test_a_run_killed_between_its_record_and_the_rename_is_finished(tmp_path: Path) -> None:
+    """Its attempt is the last that was started; an earlier one's record is dropped."""
+    store = Store(tmp_path / "e")
+    for run_id, attempt in (("this", "a"), ("earlier", "z")):
+        store.ledger.append("started", run_id, pid=1, attempt="a", shared=described(SPEC))
+        RunFolder.create(store.runs, run_id, SPEC).write_record(
+            {"status": "ok", "shared": described(SPEC), "rows": [{}], "attempt": attempt}
+        )
+    assert store.sweep_up() == ["earlier"]
+    assert [path.name for path in store.runs.iterdir()] == ["this"]
+    assert [(e["event"], e["run_id"]) for e in store.ledger.events()][2:] == [
+        ("interrupted", "earlier"),
+        ("finished", "this"),
+    ]
+
+
+def test_a_failure_that_the_ledger_missed_is_one(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    for run_id, status in (("a", "crashed"), ("b", "interrupted")):
+        store.ledger.append("started", run_id, pid=1, attempt="x")
+        complete(store, run_id, attempt="x", status=status)
+    assert store.sweep_up() == ["b"]
+    assert [(e["event"], e["run_id"]) for e in store.ledger.events()][2:] == [("failed", "a"), ("interrupted", "b")]
+
+
+def test_only_checkpoints_of_runs_with_a_result_are_dropped(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    complete(store, "done-run")
+    complete(store, "killed-run", status="interrupted")
+    complete(store, "slow-run", status="timeout")
+    for run_id in ("done-run", "killed-run", "slow-run", "no-record"):
+        (store.root / ".checkpoints" / run_id).mkdir(parents=True)
+        (store.root / ".checkpoints" / run_id / "weights").write_text("x")
+    (store.root / ".table.csv.77-ab.tmp").write_text("half")
+    store.sweep_up()
+    assert sorted(p.name for p in (store.root / ".checkpoints").iterdir()) == ["killed-run", "no-record", "slow-run"]
+    assert not list(store.root.glob("*.tmp"))
+    assert not list(store.root.glob(".*.tmp"))
