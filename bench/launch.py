@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench import environment
 from bench.experiment import Experiment
+from bench.failure import Told, failure_record
+from bench.limits import MemoryWatch
 from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.progress import Progress
@@ -62,14 +64,14 @@ def run_experiment(
         statuses = {run.run_id: run.status for run in runs}
         try:
             for run in todo:
-                statuses[run.run_id] = _run_one(run, store, experiment.time_limit_s, progress)
+                statuses[run.run_id] = _run_one(run, store, experiment, progress)
         finally:
             store.write_table()
         write_chosen(experiment, runs, store)
     return 0 if all(status == "ok" for status in statuses.values()) else 1
 
 
-def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress: Progress) -> str:
+def _run_one(run: PlannedRun, store: Store, experiment: Experiment, progress: Progress) -> str:
     """Execute one run in a process of its own; returns its status."""
     attempt = uuid.uuid4().hex
     folder = RunFolder.create(store.runs, run.run_id, run.spec)
@@ -86,28 +88,41 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
         )
     store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, shared=described(run.spec))
     expired = threading.Event()
-    watch = threading.Timer(time_limit_s or 0, _expire, (child, expired))
+    watch = threading.Timer(experiment.time_limit_s or 0, _expire, (child, expired))
     watch.daemon = True
-    if time_limit_s:
+    if experiment.time_limit_s:
         watch.start()
+    memory = MemoryWatch(child.pid, experiment.memory_limit_bytes, lambda: _kill(child))
     started = time.monotonic()
-    predicted: dict[str, Any] = {}
+    told = Told()
+
+    def record_failure(status: str, reason: str) -> None:
+        record = failure_record(run.spec, status, reason, told, memory.peak, folder.path / "log.txt")
+        folder.write_record(record | {"attempt": attempt})
+
     try:
         for event in _events(child):
-            predicted |= {name: event[name] for name in ("predicted_peak_bytes",) if name in event}
+            told.note(event)
+            memory.check(told.row.get("peak_host_bytes"))
             progress.event(run.run_id, event)
         code = child.wait()
     except KeyboardInterrupt:
         _kill(child)
-        _record_failure(folder, run, "interrupted", "stopped by the user", attempt)
+        record_failure("interrupted", "stopped by the user")
         folder.complete()
         store.ledger.append("interrupted", run.run_id, reason="stopped by the user")
         raise
     finally:
         watch.cancel()
-    if not (folder.path / "record.json").is_file():
-        limit = f"killed at the limit of {time_limit_s:g} s" if expired.is_set() else None
-        _record_failure(folder, run, "timeout" if limit else "crashed", limit or _death(code), attempt, predicted)
+        memory.stop()
+    short = memory.reason(code)
+    if memory.over or not (folder.path / "record.json").is_file():
+        if short:
+            record_failure("oom_host", short)
+        elif expired.is_set():
+            record_failure("timeout", f"killed at the limit of {experiment.time_limit_s:g} s")
+        else:
+            record_failure("crashed", _death(code))
     record = json.loads((folder.path / "record.json").read_text())
     status: str = record["status"]
     folder.complete()
@@ -130,24 +145,6 @@ def _events(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
         yield event
-
-
-def _record_failure(
-    folder: RunFolder,
-    run: PlannedRun,
-    status: str,
-    reason: str,
-    attempt: str,
-    predicted: Mapping[str, Any] | None = None,
-) -> None:
-    record = {
-        "status": status,
-        "reason": reason,
-        "shared": described(run.spec),
-        "rows": [dict(predicted or {})],
-        "attempt": attempt,
-    }
-    folder.write_record(record)
 
 
 def _expire(child: subprocess.Popen[str], expired: threading.Event) -> None:

@@ -273,7 +273,12 @@ def test_a_run_over_its_time_limit_is_a_row(tmp_path: Path) -> None:
     assert "timeout" in done.stdout
     table = results(tmp_path).set_index("method")
     assert table.loc["mach", "status"] == "timeout"
-    assert "limit of 15 s" in table.loc["mach", "reason"]
+    (run,) = (tmp_path / "results" / "small" / "runs").glob("mach-*")
+    record = json.loads((run / "record.json").read_text())
+    assert table.loc["mach", "reason"] == f"{record['phase']}: killed at the limit of 15 s"
+    assert table.loc["mach", "peak_host_bytes"] > 10**8
+    assert json.loads(record["log_tail"][-1])["phase"] == record["phase"]
+    assert "start" in record["phases"]
     assert table.loc["label_frequency", "status"] == "ok"
     again = machbench("run", experiment, "methods={label_frequency: {}, mach: {R: 1, B: 8}}", cwd=tmp_path, check=1)
     assert ", 0 to do" in again.stdout  # a failure is a result; --retry timeout would repeat it
