@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import gpu_memory, host, limits, measure
-from bench.columns import BY_NAME, above_baseline
+from bench.columns import BY_NAME, COLUMNS, MEMORIES, PARTS, PHASES, above_baseline
 from bench.errors import InputError
 from bench.experiment import load_experiment
 from bench.failure import LAST_LINES, Told, failure_record, last_lines
@@ -353,3 +353,26 @@ def test_the_end_of_a_long_log_is_enough(tmp_path: Path) -> None:
 def test_a_peak_above_nothing_known_is_not_told() -> None:
     assert above_baseline({"peak_host_bytes": 5}) == {}
     assert above_baseline({"baseline_host_bytes": 5, "peak_host_bytes": None}) == {}
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_the_page_names_lines_that_are_there() -> None:
+    """Where each clock starts and stops: the quoted line is in the named file."""
+    page = (DOCS / "measuring.md").read_text()
+    clocks = [row.split(" | ") for row in page.splitlines() if row.startswith("| `") and "| `bench/" in row]
+    assert len(clocks) >= 8
+    for _, line, file, *_ in clocks:
+        assert line.strip("`") in (DOCS.parent / file.strip("`")).read_text(), line
+
+
+def test_every_column_of_memory_and_time_is_explained() -> None:
+    told = (DOCS.parent / "results" / "README.md").read_text()
+    by_phase = {f"peak_{kind}_{phase}_bytes" for kind in MEMORIES for phase in PHASES}
+    parts = {f"predicted_{part}_bytes" for part in PARTS}
+    for column in COLUMNS:
+        if column.group in ("memory", "time") and column.name not in by_phase | parts:
+            assert f"`{column.name}`" in told, column.name
+    assert all(f"`{name}`" in told for name in (*MEMORIES, *PHASES))
+    assert f"`{' '.join(PARTS)}`" in told
