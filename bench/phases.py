@@ -34,10 +34,11 @@ class Phases:
         self._baseline("gpu_process", self._sampler.read() if self._sampler else None)
 
     def report(self, event: dict[str, Any]) -> None:
-        """Tell an event: ``phase``, and what else it holds."""
-        if event["phase"] != self._phase:
+        """Tell an event; one without ``phase`` belongs to the phase before it."""
+        phase = event.get("phase", self._phase)
+        if phase != self._phase:
             self._end()
-            self._phase = event["phase"]
+            self._phase = phase
             event = event | {"measured": {"row": self.row(), "phases": self.ended}}
         self._tell(event)
 
@@ -73,7 +74,9 @@ class Phases:
                 self._whole[kind] = max(peak, self._whole.get(kind, 0))
         if not self._separate:  # it may be an earlier phase's
             peaks.pop("peak_host_bytes", None)
-        self.ended[self._phase] = {"seconds": now - self._started, **peaks}
+        ended = self.ended.setdefault(self._phase, {"seconds": 0.0})  # a run that starts over has a phase twice
+        ended["seconds"] += now - self._started
+        ended |= {name: max(peak, ended.get(name, 0)) for name, peak in peaks.items()}
         self._separate = measure.reset_host_peak()
         measure.reset_gpu_peaks(self._device)
         self._started = time.perf_counter()

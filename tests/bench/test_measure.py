@@ -116,9 +116,21 @@ def test_the_whole_peak_survives_the_resets(told: list[dict[str, Any]], monkeypa
     phases = Phases(CPU, told.append)
     for phase in ("load", "build", "fit"):
         phases.report({"phase": phase})
+        phases.report({"note": "of the same phase"})
     row = phases.row()
     assert (row["peak_host_bytes"], row["peak_host_load_bytes"], row["peak_host_build_bytes"]) == (900, 900, 300)
     assert row["peak_host_above_baseline_bytes"] == 810
+
+
+def test_a_phase_that_comes_twice_is_added_up(told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks, seconds = iter([10, 40, 20, 30]), iter([0.0, 1.0, 1.0, 3.0, 3.0, 8.0, 8.0, 18.0, 18.0])
+    monkeypatch.setattr(measure, "peak_host_bytes", lambda: next(peaks))
+    monkeypatch.setattr("bench.phases.time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
+    phases = Phases(CPU, told.append)
+    for phase in ("build", "fit", "build", "fit"):
+        phases.report({"phase": phase})
+    assert phases.ended["build"] == {"seconds": 12.0, "peak_host_bytes": 40}
+    assert phases.ended["fit"] == {"seconds": 5.0, "peak_host_bytes": 20}
 
 
 class Gpu:
