@@ -12,7 +12,7 @@ SHORTEST = 1e-9  # a clock that does not tick between two readings
 class StepTimes:
     """Durations as a histogram with bins of 1 %: quantiles are within half a per cent, and every step counts.
 
-    Adding costs about half a microsecond, and the bins that are in use are a few hundred at most.
+    Adding costs about a microsecond, and the bins that are in use are a few hundred at most.
     """
 
     def __init__(self) -> None:

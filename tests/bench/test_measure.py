@@ -291,6 +291,19 @@ def test_below_its_limit_a_watch_only_looks() -> None:
     assert (watch.peak, watch.over, watch.reason(process.wait())) == (5 * 10**11, False, None)
 
 
+def test_a_peak_that_only_the_run_knows_of_counts_too() -> None:
+    """Of a phase that ended between two looks."""
+    kills: list[int] = []
+    watch = limits.MemoryWatch(os.getpid(), 10**15, lambda: kills.append(1))
+    watch.check(None)
+    watch.check(10**15)
+    assert not kills
+    watch.check(10**15 + 1)
+    watch.check(10**15 + 2)
+    watch.stop()
+    assert (kills, watch.over, watch.peak) == ([1], True, 10**15 + 2)
+
+
 def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
