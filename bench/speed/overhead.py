@@ -30,8 +30,11 @@ from bench.train import batches
 from bench.worlds import Worlds
 
 SECONDS = 20.0  # of training on each side, about
-LEAST_EPOCHS = 5
+LEAST_EPOCHS = 9
 LOOKS = 200
+BARE, CLOCK, FITTING = "bare loop", "harness: fit clock", "harness: phase of fitting"
+BARE_CPU, FITTING_CPU = "bare loop, CPU", "harness: phase of fitting, CPU"
+BESIDE = {CLOCK: BARE, FITTING: BARE, FITTING_CPU: BARE_CPU}  # what each is compared with
 EXPERIMENT: dict[str, Any] = {
     "dataset": {"name": "amazon670k-style", "scale": 0.02},
     "train": {"hidden": 128, "batch_size": 256, "lr": 0.001, "holdout": False, "validate_every": 0},
@@ -40,7 +43,8 @@ EXPERIMENT: dict[str, Any] = {
 
 
 def overhead(seconds: float = SECONDS) -> list[Row]:
-    """Rows for the bare loop, the harness's fit clock, its whole phase of fitting, and a second of watching a run.
+    """Rows for the bare loop, the harness's fit clock, its whole phase of fitting, and a second of watching a run; for
+    the first and the third also the CPU seconds of all threads, which other work on the machine disturbs less.
 
     The harness is all that runs in the process of a run: its loop and clocks, a learning curve written to disk after
     each epoch, and events; nothing is validated. An epoch of it follows each bare one, in one process and for about
@@ -65,8 +69,8 @@ def configured(folder: Path, epochs: int) -> RunSpec:
     return spec
 
 
-def bare_epochs(spec: RunSpec) -> Iterator[tuple[float, float]]:
-    """(seconds, mean loss) of each epoch of a plain loop over the batches, network and optimiser of a run."""
+def bare_epochs(spec: RunSpec) -> Iterator[tuple[float, float, float]]:
+    """(seconds, CPU seconds, mean loss) of each epoch of a plain loop over a run's batches, network and optimiser."""
     settings = spec.train
     seeds = {axis: derive_seed(spec.seed, axis) for axis in ("hashing", "initialisation", "sampling")}
     split = load_dataset(spec.dataset, **spec.dataset_overrides).train
@@ -80,7 +84,7 @@ def bare_epochs(spec: RunSpec) -> Iterator[tuple[float, float]]:
     step, n_steps = 0, settings.epochs * math.ceil(X.shape[0] / settings.batch_size)
     with Optimiser(group.network, settings.lr, settings.optimiser, order) as optimiser:
         for epoch in range(1, settings.epochs + 1):
-            loss_sum, started = 0.0, time.perf_counter()
+            loss_sum, started, started_cpu = 0.0, time.perf_counter(), time.process_time()
             for rows in batches(X.shape[0], settings.batch_size, order, epoch):
                 optimiser.scale_lr(1.0 - step / n_steps)
                 optimiser.zero_grad()
@@ -89,35 +93,38 @@ def bare_epochs(spec: RunSpec) -> Iterator[tuple[float, float]]:
                 optimiser.step()
                 loss_sum += float(loss.detach()) * len(rows)
                 step += 1
-            yield time.perf_counter() - started, loss_sum / X.shape[0]
+            seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
+            yield seconds, cpu, loss_sum / X.shape[0]
 
 
 def take_turns(spec: RunSpec, folder: RunFolder) -> dict[str, list[float]]:
-    """Seconds of each epoch: bare, by the harness's fit clock, and from one turn of the harness to its next."""
+    """Seconds of each epoch by variant; the phase of fitting goes from one turn of the harness to its next."""
     bare = bare_epochs(spec)
-    found: list[float] = []  # mean losses of the bare epochs
-    taken: dict[str, list[float]] = {"bare loop": [], "harness: fit clock": [], "harness: phase of fitting": []}
-    clock = resumed = 0.0
+    losses: list[float] = []
+    taken: dict[str, list[float]] = {name: [] for name in (BARE, *BESIDE, BARE_CPU)}
+    clock = resumed = resumed_cpu = 0.0
     with Path(os.devnull).open("w") as pipe:
 
         def report(event: dict[str, Any]) -> None:
-            nonlocal clock, resumed
+            nonlocal clock, resumed, resumed_cpu
             for _ in range(2):  # to the launching process and to the log
                 print(json.dumps(event), file=pipe, flush=True)
             if "epoch" in event:
-                taken["harness: phase of fitting"].append(time.perf_counter() - resumed)
-                taken["harness: fit clock"].append(event["fit_s"] - clock)
+                taken[FITTING].append(time.perf_counter() - resumed)
+                taken[FITTING_CPU].append(time.process_time() - resumed_cpu)
+                taken[CLOCK].append(event["fit_s"] - clock)
                 clock = event["fit_s"]
-                if not math.isclose(event["train_loss"], found[-1], rel_tol=1e-3):
+                if not math.isclose(event["train_loss"], losses[-1], rel_tol=1e-3):
                     raise RuntimeError(
                         f"speed overhead: epoch {event['epoch']} ends at loss {event['train_loss']} in the harness "
-                        f"and at {found[-1]} in the bare loop"
+                        f"and at {losses[-1]} in the bare loop"
                     )
-            if event["phase"] == "fit" and len(found) < spec.train.epochs:
-                seconds, loss = next(bare)
-                taken["bare loop"].append(seconds)
-                found.append(loss)
-            resumed = time.perf_counter()
+            if event.get("phase") == "fit" and len(losses) < spec.train.epochs:
+                seconds, cpu, loss = next(bare)
+                taken[BARE].append(seconds)
+                taken[BARE_CPU].append(cpu)
+                losses.append(loss)
+            resumed, resumed_cpu = time.perf_counter(), time.process_time()
 
         execute(spec, folder, report)
     return taken
@@ -129,18 +136,18 @@ def told(taken: dict[str, list[float]]) -> list[Row]:
     What is added is the median over epochs of an epoch's seconds over those of the bare epoch before it, less 1. On a
     busy machine that is mostly noise; what the harness does off its clock, a difference within each epoch, is not.
     """
-    bare, clock, phase = taken.values()
     rows = []
     for variant, seconds in taken.items():
-        median = statistics.median(seconds)
+        median, bare = statistics.median(seconds), taken[BESIDE.get(variant, variant)]
         row: Row = {"what": "overhead", "variant": variant, "median_s": median, "repeats_s": seconds}
         row["ratio"] = statistics.median(bare) / median
-        if seconds is not bare:
+        if variant in BESIDE:
             shares = [own / other - 1 for own, other in zip(seconds, bare, strict=True)]
             low, row["added"], high = statistics.quantiles(shares, n=4)
             row["note"] = f"adds {row['added']:+.2%} (quartiles of {len(shares)} epochs: {low:+.2%}, {high:+.2%})"
-        if seconds is phase:
-            row["off_the_clock"] = statistics.median(all_ / on - 1 for all_, on in zip(phase, clock, strict=True))
+        if variant == FITTING:
+            off = [whole / on - 1 for whole, on in zip(seconds, taken[CLOCK], strict=True)]
+            row["off_the_clock"] = statistics.median(off)
             row["note"] += f", {row['off_the_clock']:.2%} off the clock"
         rows.append(row)
     return rows

@@ -191,20 +191,23 @@ def small_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_harness_does_off_its_clock_is_part_of_its_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning curve that takes half a second to write is no training, but somebody waits for it."""
     monkeypatch.setattr("bench.store.RunFolder.write_curve", lambda *_: time.sleep(0.5))
-    bare, clock, phase, watch = overhead.overhead(seconds=0.0)
-    assert [len(row["repeats_s"]) for row in (bare, clock, phase)] == [4, 4, 4]
+    rows = overhead.overhead(seconds=0.0)
+    bare, clock, phase, cpu, bare_cpu, watch = rows
+    assert [len(row["repeats_s"]) for row in rows[:-1]] == [4] * 5
     gaps = [whole - own for whole, own in zip(phase["repeats_s"], clock["repeats_s"], strict=True)]
     assert min(gaps) >= 0.5
     assert phase["off_the_clock"] > 0
     assert "off the clock" in phase["note"]
     assert clock["median_s"] > 0
     assert watch["added"] > 0
-    assert all({"what", "variant", "median_s", "ratio"} <= set(row) for row in (bare, clock, phase, watch))
+    assert cpu["ratio"] == pytest.approx(bare_cpu["median_s"] / cpu["median_s"])
+    assert bare["ratio"] == bare_cpu["ratio"] == 1.0
+    assert all({"what", "variant", "median_s", "ratio"} <= set(row) for row in rows)
 
 
 def test_what_is_added_is_the_median_of_pairs() -> None:
     """A slow minute in the third epoch hits both."""
-    taken = {"bare": [1.0, 1.0, 9.0], "clock": [1.0, 1.0, 9.0], "phase": [1.01, 1.02, 9.09]}
+    taken = {overhead.BARE: [1.0, 1.0, 9.0], overhead.CLOCK: [1.0, 1.0, 9.0], overhead.FITTING: [1.01, 1.02, 9.09]}
     bare, clock, phase = overhead.told(taken)
     assert "added" not in bare
     assert (clock["added"], clock["ratio"]) == (0.0, 1.0)
