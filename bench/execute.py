@@ -172,7 +172,8 @@ def main(path: str) -> int:
     def report(event: dict[str, Any]) -> None:
         told.note(event)
         print(json.dumps(event), file=pipe, flush=True)
-        print(json.dumps(event), file=sys.stderr, flush=True)
+        shown = {name: value for name, value in event.items() if name != "measured"}  # the record has that
+        print(json.dumps(shown), file=sys.stderr, flush=True)
 
     try:
         record = execute(spec, folder, report)

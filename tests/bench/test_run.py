@@ -309,6 +309,11 @@ def test_a_method_of_the_users_own_that_fails_is_a_row_with_a_reason(tmp_path: P
     assert row["status"] == "crashed"
     assert row["reason"] == "fit: RuntimeError: no luck today"
     assert pd.isna(row["P@1"])
+    assert row["peak_host_bytes"] > row["baseline_host_bytes"] > 0
+    (path,) = (tmp_path / "results" / "small" / "runs").glob("broken-*/record.json")
+    record = json.loads(path.read_text())
+    assert record["phase"] == "fit"
+    assert record["log_tail"][-1] == "RuntimeError: no luck today"
 
 
 @pytest.mark.slow
