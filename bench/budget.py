@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +14,6 @@ from bench.spec import RunSpec
 
 LARGEST = 2**31 - 1
 QUANTITIES = ("parameters", "bytes", "seconds")
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 @dataclass(frozen=True)
@@ -43,19 +40,6 @@ class Solution:
         """As one JSON object."""
         named = {"method": self.spec.method, "dataset": self.spec.dataset_name}
         return named | {"override": self.override, "predicted": self.predicted, "reason": self.reason}
-
-
-def read_bytes(text: str) -> float:
-    """Bytes from 4e9, 4GB (10^9) or 4GiB (2^30); InputError for anything else."""
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    unit = match[2].upper() if match else ""
-    try:
-        count = float(match[1]) * UNITS[unit] if match else 0.0
-    except (ValueError, KeyError):
-        count = 0.0
-    if not count > 0:
-        raise InputError(f"--budget-bytes: found {text!r}; expected bytes such as 4e9, 4GB or 4GiB")
-    return count
 
 
 def solve(experiment: Experiment, planner: Planner, budget: Budget, wanted: Mapping[str, str]) -> list[Solution]:

@@ -5,8 +5,9 @@ One ordered list, read by the writer of the table, by the checks on reading it, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 STATUS_WORDS = {
     "ok": "ok",
@@ -91,18 +92,38 @@ def _params(name: str, label: str) -> Column:
     )
 
 
-def _bytes(group: str, name: str, label: str) -> Column:
+def _bytes(group: str, name: str, label: str, required: bool = True) -> Column:
     return Column(
-        name, group, "int", label, unit="bytes", better="lower", shown_unit="MiB", scale=1 / MIB, style="sig3"
+        name,
+        group,
+        "int",
+        label,
+        unit="bytes",
+        better="lower",
+        shown_unit="MiB",
+        scale=1 / MIB,
+        style="sig3",
+        required=required,
     )
 
 
-def _seconds(name: str, label: str) -> Column:
-    return Column(name, "time", "float", label, unit="s", better="lower", shown_unit="s", style="sig3")
+def _seconds(name: str, label: str, required: bool = True) -> Column:
+    return Column(
+        name, "time", "float", label, unit="s", better="lower", shown_unit="s", style="sig3", required=required
+    )
 
 
 _MEASURES = [(m, k) for m in ("P", "nDCG", "PSP") for k in (1, 3, 5)] + [("R", 5), ("minP", 3), ("minP", 5)]
 QUALITY = tuple(f"{measure}@{k}" for measure, k in _MEASURES)
+# Kinds of memory, and the phases of a run that each has a peak of, as columns call them and as people do.
+MEMORIES = {
+    "host": "host memory",
+    "gpu_allocated": "GPU memory, allocated",
+    "gpu_reserved": "GPU memory, reserved",
+    "gpu_process": "GPU memory of the process",
+}
+PHASES = {"load": "load", "build": "build", "warmup": "warm-up", "fit": "fit", "predict": "predict"}
+PARTS = ("weights", "gradients", "optimiser", "activations", "index", "data", "process")  # of a predicted peak
 BY_GROUP = tuple(f"{metric}_{group}" for metric in ("P@1", "P@5", "R@5") for group in ("head", "torso", "tail"))
 
 COLUMNS: tuple[Column, ...] = (
@@ -139,6 +160,21 @@ COLUMNS: tuple[Column, ...] = (
     _bytes("memory", "peak_gpu_allocated_bytes", "peak GPU memory, allocated"),
     _bytes("memory", "peak_gpu_reserved_bytes", "peak GPU memory, reserved"),
     _bytes("memory", "predicted_peak_bytes", "predicted peak memory"),
+    _bytes("memory", "peak_gpu_process_bytes", "peak GPU memory of the process", required=False),
+    *(
+        _bytes("memory", f"{what}_{kind}_{which}bytes", f"{words} {MEMORIES[kind]}{more}", required=False)
+        for kind in ("host", "gpu_process")
+        for what, which, words, more in (
+            ("baseline", "", "baseline", ""),
+            ("peak", "above_baseline_", "peak", " above the baseline"),
+        )
+    ),
+    *(
+        _bytes("memory", f"peak_{kind}_{phase}_bytes", f"peak {words}, {said}", required=False)
+        for kind, words in MEMORIES.items()
+        for phase, said in PHASES.items()
+    ),
+    *(_bytes("memory", f"predicted_{part}_bytes", f"predicted memory, {part}", required=False) for part in PARTS),
     _seconds("load_s", "load"),
     _seconds("build_s", "build"),
     _seconds("warmup_s", "warm-up"),
@@ -146,6 +182,18 @@ COLUMNS: tuple[Column, ...] = (
     _seconds("predict_s", "predict"),
     _seconds("device_seconds", "device time"),
     _seconds("elapsed_s", "elapsed"),
+    _seconds("step_p50_s", "training step, median", required=False),
+    _seconds("step_p95_s", "training step, 95th percentile", required=False),
     Column("examples_per_s", "time", "float", "examples/s", unit="1/s", better="higher", style="sig3"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
+
+
+def above_baseline(row: Mapping[str, Any]) -> dict[str, int]:
+    """Peaks of a row less what the process took before the run had done anything, where both are known."""
+    found = {}
+    for kind in ("host", "gpu_process"):
+        peak, baseline = row.get(f"peak_{kind}_bytes"), row.get(f"baseline_{kind}_bytes")
+        if peak is not None and baseline is not None:
+            found[f"peak_{kind}_above_baseline_bytes"] = max(0, peak - baseline)
+    return found

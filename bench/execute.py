@@ -7,6 +7,7 @@ Progress goes to standard output as JSON lines; everything else that is printed 
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -21,12 +22,15 @@ import torch
 
 from bench import measure
 from bench.code import find_users_own
+from bench.columns import above_baseline
 from bench.data import Dataset, load_dataset
 from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
+from bench.failure import Told, failure_record
 from bench.files import is_full, write_atomic
 from bench.fit import Report, fit_classifier, fit_network
 from bench.memory import available_bytes
+from bench.phases import Phases
 from bench.prediction import predict_run, process_bytes
 from bench.score import deciles_of, evaluated_points, quality_of
 from bench.spec import RunSpec
@@ -42,15 +46,15 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
         numba.set_num_threads(min(settings.threads, numba.get_num_threads()))
-    baseline = measure.host_bytes()
+    phases = Phases(device, report)
+    report = phases.report  # from here on: peaks of each phase
 
     report({"phase": "load"})
     with measure.Clock(device).running() as load_clock:
         data = load_dataset(spec.dataset, **spec.dataset_overrides)
     points = evaluated_points(data, settings.evaluate_on)
     method = method_class(spec.target)
-    predicted = predicted_peak(method, spec, device)
-    report({"phase": "load", "predicted_peak_bytes": predicted})
+    phases.note(load_s=load_clock.seconds, **predicted_bytes(method, spec, device))
     fit = fit_classifier if hasattr(method, "fit") else fit_network
     predictions, rows, whole = fit(method, spec, data, device, report, folder)
 
@@ -59,15 +63,11 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
         row.update(quality_of(prediction.labels, data, points))
     folder.write_predictions(predictions)
     write_passport(folder.path.parents[2], data)
+    elapsed = time.perf_counter() - started
+    report({"phase": "write"})
+    phases.stop()
     # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
-    measured = {
-        "peak_host_bytes": measure.peak_host_bytes(),
-        "predicted_peak_bytes": predicted,
-        "baseline_host_bytes": baseline,
-        "load_s": load_clock.seconds,
-        "elapsed_s": time.perf_counter() - started,
-    }
-    rows[-1] |= measured | measure.gpu_peaks(device) | whole
+    rows[-1] |= with_own(phases.row(), whole) | {"elapsed_s": elapsed}
     fitted_on = data.fit if settings.holdout else data.train
     sizes = {
         "data_fingerprint": data.fingerprint,
@@ -78,16 +78,30 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
         "n_labels": data.train.Y.shape[1],
     }
     by_decile = [deciles_of(prediction.labels, data, points) for prediction in predictions]
-    return {"status": "ok", "shared": described(spec, device.type) | sizes, "rows": rows, "deciles": by_decile}
+    shared = described(spec, device.type) | sizes
+    return {"status": "ok", "shared": shared, "rows": rows, "deciles": by_decile, "phases": phases.ended}
 
 
-def predicted_peak(method: type, spec: RunSpec, device: torch.device) -> int | None:
-    """Peak bytes of this process as `machbench plan` predicts them; None on a GPU, and for what tells no bytes."""
-    if device.type != "cpu" or not hasattr(method, "cost"):
-        return None
+def with_own(row: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The row with a method's own numbers; memory that it measured in another process goes in place of this one's."""
+    if own.get("peak_host_bytes") is not None:
+        of_this = [name for name in row if "_host_" in name]
+        row = {name: value for name, value in row.items() if name not in of_this}
+    return row | own | above_baseline(row | own)
+
+
+def predicted_bytes(method: type, spec: RunSpec, device: torch.device) -> dict[str, int | None]:
+    """Peak of this process and its parts as `machbench plan` predicts them, as columns.
+
+    Nothing for what tells no bytes; no peak on a GPU, where it is not this process's memory that counts.
+    """
+    if not hasattr(method, "cost"):
+        return {}
     sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
     known = (process_bytes(), available_bytes(device), torch.get_num_threads())
-    return predict_run(method, spec, sizes, *known).peak_bytes
+    predicted = predict_run(method, spec, sizes, *known)
+    parts = {f"predicted_{part}_bytes": count for part, count in (predicted.bytes or {}).items()}
+    return parts | {"predicted_peak_bytes": predicted.peak_bytes if device.type == "cpu" else None}
 
 
 def write_passport(results: Path, data: Dataset) -> None:
@@ -146,16 +160,17 @@ def main(path: str) -> int:
     # The pipe gets JSON lines only; what libraries print goes to the log.
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    faulthandler.enable()  # a crash in compiled code leaves its place in the log
     folder = RunFolder(Path(path))
     spec = folder.spec()
     attempt = os.environ.get("MACHBENCH_ATTEMPT")
-    phase, predicted = "start", None
+    told = Told()
 
     def report(event: dict[str, Any]) -> None:
-        nonlocal phase, predicted
-        phase, predicted = event.get("phase", phase), event.get("predicted_peak_bytes", predicted)
+        told.note(event)
         print(json.dumps(event), file=pipe, flush=True)
-        print(json.dumps(event), file=sys.stderr, flush=True)
+        shown = {name: value for name, value in event.items() if name != "measured"}  # the record has that
+        print(json.dumps(shown), file=sys.stderr, flush=True)
 
     try:
         record = execute(spec, folder, report)
@@ -163,16 +178,11 @@ def main(path: str) -> int:
         traceback.print_exc()
         if is_full(error):  # no result of this run: it is to go on once there is room
             raise
+        sys.stderr.flush()
         status, reason = classify(error)
         if isinstance(error, KeyboardInterrupt):
             status, reason = "interrupted", "stopped by the user"
-        failed = {"peak_host_bytes": measure.peak_host_bytes(), "predicted_peak_bytes": predicted}
-        record = {
-            "status": status,
-            "reason": f"{phase}: {reason}",
-            "shared": described(spec),
-            "rows": [failed],
-        }
+        record = failure_record(spec, status, reason, told, measure.peak_host_bytes(), folder.path / "log.txt")
     folder.write_record(record | {"attempt": attempt})
     return 0
 

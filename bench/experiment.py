@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,9 +22,11 @@ from bench.configs import apply_override, as_list, check_keys, config_path, read
 from bench.errors import InputError, unknown_name
 from bench.space import Space, draw_trials
 from bench.spec import RunSpec, TrainSettings
+from bench.units import read_bytes
 
 EXPERIMENT_KEYS: tuple[str, ...] = (
-    *("name", "description", "paper", "dataset", "seeds", "tune", "train", "methods", "time_limit_s"),
+    *("name", "description", "paper", "dataset", "seeds", "tune", "train", "methods"),
+    *("time_limit_s", "memory_limit_bytes"),  # of each run
     "tuned",  # where chosen settings come from: for readers, without effect on the runs
 )
 TRIAL = "tune.trial"
@@ -62,6 +65,7 @@ class Experiment:
     config: Mapping[str, Any]
     paper: Path | None = None  # the file of published values to compare with
     tuning: Tuning | None = None
+    memory_limit_bytes: int | None = None
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -78,13 +82,14 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
         raise InputError(f"{path}, key methods: found nothing; expected at least one method")
     if not config.get("dataset"):
         raise InputError(f"{path}, key dataset: found nothing; expected a dataset name")
-    limit = config.get("time_limit_s")
+    seconds, memory = config.get("time_limit_s"), config.get("memory_limit_bytes")
     tuning = Tuning.read(config["tune"] or {}, f"{path}, tune") if "tune" in config else None
     return Experiment(
         name=_name(config, path),
         description=str(config.get("description", "")).strip(),
         runs=tuple(unfold(config, str(path), tuning)),
-        time_limit_s=limit and float(limit),
+        time_limit_s=None if seconds is None else _seconds(seconds, f"{path}, key time_limit_s"),
+        memory_limit_bytes=None if memory is None else int(read_bytes(memory, f"{path}, key memory_limit_bytes")),
         config=config,
         paper=config_path("paper", str(config["paper"])) if config.get("paper") else None,
         tuning=tuning,
@@ -103,6 +108,12 @@ def _name(config: Mapping[str, Any], path: Path) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"{path}, key name: found {name!r}; expected letters, digits, '_', '-' and '.'")
     return name
+
+
+def _seconds(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{where}: found {value!r}; expected a positive number of seconds")
+    return float(value)
 
 
 def unfold(config: Mapping[str, Any], where: str, tuning: Tuning | None = None) -> Iterator[RunSpec]:

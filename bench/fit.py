@@ -82,6 +82,7 @@ def fit_network(
         "predict_s": predict_clock.seconds,
         "repetitions_together": worlds.group_size if worlds.prefixes != [None] else None,
         "examples_per_s": settings.epochs * split.X.shape[0] / fit_s[worlds.prefixes[-1]],
+        **worlds.steps.columns(),
     }
     return predictions, rows, measured
 

@@ -24,6 +24,7 @@ from bench.prepare import identity_of
 from bench.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
 from bench.spec import RunSpec
 from bench.store import Store
+from bench.units import in_units
 
 CPU = torch.device("cpu")
 EMPTY = Prediction(None, None, None, None, None, 0)
@@ -67,6 +68,7 @@ class Planner:
 
     results: Path
     time_limit_s: float | None = None
+    memory_limit_bytes: int | None = None
     process: int = field(default_factory=process_bytes)
     available: int | None = field(default_factory=lambda: available_bytes(CPU))
     threads: int = field(default_factory=torch.get_num_threads)
@@ -127,6 +129,9 @@ class Planner:
         if self.available is not None and predicted.peak_bytes > self.available:
             need = f"needs {in_units(predicted.peak_bytes)}, {in_units(self.available)} free"
             return False, f"{need}; largest part {predicted.largest()}"
+        if self.memory_limit_bytes and predicted.peak_bytes > self.memory_limit_bytes:
+            need = f"needs {in_units(predicted.peak_bytes)}, memory limit {in_units(self.memory_limit_bytes)}"
+            return False, f"{need}; largest part {predicted.largest()}"
         if self.time_limit_s and seconds and seconds > self.time_limit_s:
             return False, f"about {seconds:,.0f} s of training, time limit {self.time_limit_s:,.0f} s"
         return True, ""
@@ -147,7 +152,8 @@ class Planner:
 
 def make_grid(experiment: Experiment, results: Path) -> list[Planned]:
     """Every run of an experiment with its state and prediction. Nothing is built, downloaded or written."""
-    store, planner = Store(results / experiment.name), Planner(results, experiment.time_limit_s)
+    store = Store(results / experiment.name)
+    planner = Planner(results, experiment.time_limit_s, experiment.memory_limit_bytes)
     hashes: dict[str, str] = {}
     answers = answered(store)
     grid = []
@@ -192,14 +198,3 @@ def _settings(spec: RunSpec) -> str:
     own = [f"{key}={spec.settings[key]}" for key in ("B", "R") if key in spec.settings]
     swept = [f"{key.rpartition('.')[2]}={value}" for key, value in spec.swept.items()]
     return " ".join(dict.fromkeys([spec.dataset_name, *own, *swept, f"seed={spec.seed}"]))
-
-
-def in_units(count: float | None) -> str:
-    """Bytes as 3.12 GB, three digits, powers of 1000; empty for None."""
-    if count is None:
-        return ""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 999.5 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.3g} {unit}"

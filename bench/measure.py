@@ -9,17 +9,31 @@ from pathlib import Path
 
 import torch
 
+from bench.host import status_bytes
+from bench.steps import StepTimes
+
 
 class Clock:
-    """A stopwatch that adds up; on a GPU it waits for queued kernels before every reading."""
+    """A stopwatch that adds up; on a GPU it waits for queued kernels when it is started and paused."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._started: float | None = None
+        self._stepped = 0.0
         self.seconds = 0.0
+        self.steps = StepTimes()
 
     def start(self) -> None:
-        self._started = self._now()
+        self._started = self._stepped = self._now()
+
+    def step(self) -> None:
+        """A step of the work has ended: note the time since the one before it, or since the start.
+
+        Does not wait for a GPU: call it where the host has just waited, as for the value of a loss.
+        """
+        now = time.perf_counter()
+        self.steps.add(now - self._stepped)
+        self._stepped = now
 
     def pause(self) -> None:
         """Stop and add what has passed; does nothing on a stopped clock."""
@@ -42,27 +56,25 @@ class Clock:
 
 
 def peak_host_bytes() -> int | None:
-    """High-water mark of this process's resident memory (VmHWM); None where the kernel does not tell.
+    """High-water mark of this process's resident memory (VmHWM) since the process started or `reset_host_peak`.
 
-    Not ru_maxrss: that one is inherited from the parent through fork and exec.
+    None where the kernel does not tell. Not ru_maxrss: that one is inherited from the parent through fork and exec.
     """
-    return _status_bytes("VmHWM")
+    return status_bytes("self").get("VmHWM")
 
 
 def host_bytes() -> int | None:
     """Resident memory now (VmRSS)."""
-    return _status_bytes("VmRSS")
+    return status_bytes("self").get("VmRSS")
 
 
-def _status_bytes(field: str) -> int | None:
+def reset_host_peak() -> bool:
+    """Let the high-water mark start again from the memory resident now; False where that is not permitted."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return None
-    for line in lines:
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None
+        return False
+    return True
 
 
 def gpu_peaks(device: torch.device) -> dict[str, int | None]:
@@ -73,3 +85,9 @@ def gpu_peaks(device: torch.device) -> dict[str, int | None]:
         "peak_gpu_allocated_bytes": torch.cuda.max_memory_allocated(device),
         "peak_gpu_reserved_bytes": torch.cuda.max_memory_reserved(device),
     }
+
+
+def reset_gpu_peaks(device: torch.device) -> None:
+    """Let torch's peaks start again from what is allocated and reserved now; nothing to do on a CPU run."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

@@ -11,14 +11,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.budget import Budget, Solution, read_bytes, solve
+from bench.budget import Budget, Solution, solve
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.files import write_atomic
-from bench.grid import Planner, grid_table, in_units, make_grid
+from bench.grid import Planner, grid_table, make_grid
 from bench.recipes import sizes_tables
 from bench.render import to_markdown
 from bench.tables import write_each
+from bench.units import in_units, read_bytes
 
 WIDE = 240  # columns of a table that goes to a file or a pipe
 
@@ -68,7 +69,7 @@ def read_budget(given: Mapping[str, float | str | None]) -> Budget | None:
     if len(chosen) > 1:
         raise InputError(f"found budgets of {' and '.join(chosen)}; expected one: sizes are solved for a single budget")
     ((quantity, value),) = chosen.items()
-    limit = read_bytes(value) if isinstance(value, str) else float(value or 0)
+    limit = read_bytes(value, f"--budget-{quantity}") if isinstance(value, str) else float(value or 0)
     if not limit > 0:
         raise InputError(f"--budget-{quantity}: found {value}; expected a positive number")
     return Budget(quantity, limit)

@@ -12,12 +12,15 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from bench.child import NO_ROOM, python
 from bench.experiment import Experiment
+from bench.failure import Told, failure_record
 from bench.files import is_full
+from bench.limits import MemoryWatch
 from bench.plan import PlannedRun
 from bench.progress import Progress
 from bench.store import OVER, RunFolder, Store, described
@@ -35,24 +38,31 @@ def run_one(run: PlannedRun, store: Store, claim: int, experiment: Experiment, p
     attempt, started = uuid.uuid4().hex, time.monotonic()
     folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked)
     progress.start(run.run_id)
-    predicted: dict[str, Any] = {}
+    told = Told()
     child: subprocess.Popen[str] | None = None
     expired = threading.Event()
     try:
         child = _start(folder, attempt, claim)
         started_with = {"shared": described(run.spec), "asked": run.asked}
         store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, **started_with)
-        with _limit(child, experiment.time_limit_s, expired):
+        memory = MemoryWatch(child.pid, experiment.memory_limit_bytes, partial(_kill_group, child))
+        with _limit(child, experiment.time_limit_s, expired), memory:
             for event in _events(child):
-                predicted |= {name: event[name] for name in ("predicted_peak_bytes",) if name in event}
+                told.note(event)
+                memory.check(told.row.get("peak_host_bytes"))
                 progress.event(run.run_id, event)
             code = _end(child)
         if code == NO_ROOM:
             raise OSError(errno.ENOSPC, FULL, str(folder.path))
-        if not (folder.path / "record.json").is_file():
-            limit = f"killed at the limit of {experiment.time_limit_s:g} s" if expired.is_set() else None
-            failure = ("timeout" if limit else "crashed", limit or _death(code))
-            folder.write_record(_failure(run, *failure, attempt, predicted))
+        short = memory.reason(code)
+        if memory.over or not (folder.path / "record.json").is_file():
+            if short:
+                failure = ("oom_host", short)
+            elif expired.is_set():
+                failure = ("timeout", f"killed at the limit of {experiment.time_limit_s:g} s")
+            else:
+                failure = ("crashed", _death(code))
+            _write_failure(folder, run, *failure, told, memory.peak, attempt)
         record = json.loads((folder.path / "record.json").read_text())
         status, reason = str(record["status"]), record.get("reason")
         folder.complete()
@@ -66,7 +76,7 @@ def run_one(run: PlannedRun, store: Store, claim: int, experiment: Experiment, p
         if child is not None:
             _kill_group(child)
             child.wait()
-        _write_down(folder, run, store, FULL if isinstance(error, OSError) else STOPPED, attempt)
+        _write_down(folder, run, store, FULL if isinstance(error, OSError) else STOPPED, told, attempt)
         raise
     progress.end(run.run_id, status, reason, record["rows"][-1])
     return status
@@ -129,14 +139,14 @@ def _kill_group(child: subprocess.Popen[str]) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-def _write_down(folder: RunFolder, run: PlannedRun, store: Store, reason: str, attempt: str) -> None:
+def _write_down(folder: RunFolder, run: PlannedRun, store: Store, reason: str, told: Told, attempt: str) -> None:
     """Record and ledger an interruption as far as the disk lets us; without, the open start says the same.
 
     A run that was complete when it was interrupted is finished.
     """
     try:
         if folder.path.is_dir() and not (folder.path / "record.json").is_file():
-            folder.write_record(_failure(run, "interrupted", reason, attempt, {}))
+            _write_failure(folder, run, "interrupted", reason, told, None, attempt)
         store.close_books(run.run_id, reason)
     except OSError as error:
         if not is_full(error):
@@ -144,9 +154,11 @@ def _write_down(folder: RunFolder, run: PlannedRun, store: Store, reason: str, a
         shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _failure(run: PlannedRun, status: str, reason: str, attempt: str, predicted: Mapping[str, Any]) -> dict[str, Any]:
-    shared = described(run.spec)
-    return {"status": status, "reason": reason, "shared": shared, "rows": [dict(predicted)], "attempt": attempt}
+def _write_failure(
+    folder: RunFolder, run: PlannedRun, status: str, reason: str, told: Told, peak: int | None, attempt: str
+) -> None:
+    record = failure_record(run.spec, status, reason, told, peak, folder.path / "log.txt")
+    folder.write_record(record | {"attempt": attempt})
 
 
 def _death(code: int) -> str:

@@ -57,6 +57,7 @@ def train(
                     optimiser.step()
                     total += float(loss.detach()) * len(rows)
                     step += 1
+                    clock.step()  # reading the loss has waited for all of the step, on a GPU too
             mean_loss = total / n_points
             if not math.isfinite(mean_loss):
                 raise Diverged(f"loss {mean_loss} in epoch {epoch}; last finite mean loss {last_finite:.6g}")

@@ -69,6 +69,7 @@ def write_chosen(experiment: Experiment, runs: Sequence[PlannedRun], store: Stor
         "seeds": experiment.config.get("seeds", 0),
         "methods": {name: {"method": _file(experiment, name)} for name in experiment.config["methods"]},
         "time_limit_s": experiment.time_limit_s,
+        "memory_limit_bytes": experiment.memory_limit_bytes,
         "tuned": {"experiment": experiment.name, **asdict(experiment.tuning), "methods": tuned},
     }
     text = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in content.items() if value is not None}))

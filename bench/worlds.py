@@ -117,6 +117,7 @@ class Worlds:
         ``after_epoch(group, epoch, mean_loss, seconds)`` is off the clock; seconds count all groups so far.
         """
         clock = Clock(self.device)
+        self.steps = clock.steps
         order = derive_seed(self.seed, "data order")
         fit_s: dict[int | None, float] = {}
         for group in self.groups:

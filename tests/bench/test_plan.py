@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from test_run import machbench, results, write_experiment
 
-from bench.budget import Budget, largest, read_bytes, solve
+from bench.budget import Budget, largest, solve
 from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
 from bench.execute import method_class
 from bench.experiment import load_experiment
-from bench.grid import Planner, in_units, make_grid
+from bench.grid import Planner, make_grid
 from bench.plan_view import read_budget, read_pair
 from bench.prediction import predict_run
 from bench.rates import EarlierRun, Rates, seconds_like
+from bench.units import in_units, read_bytes
 
 LAYERS = ("mach", "full_softmax", "one_vs_all", "sampled_softmax", "adaptive_softmax", "bottleneck")
 TOLERANCE = 0.25  # measured: within 0.15 (docs/planning.md), on one machine with its allocator and its compiler
@@ -28,7 +29,7 @@ TOLERANCE = 0.25  # measured: within 0.15 (docs/planning.md), on one machine wit
 @pytest.fixture
 def planner(tmp_path: Path) -> Planner:
     """A made-up machine, so that nothing depends on the one the tests run on."""
-    return Planner(tmp_path, None, 400_000_000, 4_000_000_000, 2, Rates(1e11, 1e10))
+    return Planner(tmp_path, None, None, 400_000_000, 4_000_000_000, 2, Rates(1e11, 1e10))
 
 
 @pytest.fixture
@@ -98,6 +99,13 @@ def test_a_time_limit_is_a_reason(no_data: Path, planner: Planner) -> None:
     assert "time limit" in run.reason
 
 
+def test_a_memory_limit_is_a_reason(no_data: Path, planner: Planner) -> None:
+    planner.memory_limit_bytes = 450_000_000
+    run = planner.plan(experiment(no_data, "dataset: tiny\nmethods: {mach: {}}\n").runs[0], None)
+    assert run.fits is False
+    assert "memory limit 450 MB" in run.reason
+
+
 @pytest.mark.parametrize("quantity", ["parameters", "bytes", "seconds"])
 def test_solutions_keep_to_the_budget_and_one_more_does_not(no_data: Path, planner: Planner, quantity: str) -> None:
     text = "dataset: {name: amazon670k-style, scale: 0.1}\ntrain: {hidden: 64}\nmethods: {" + ", ".join(
@@ -149,13 +157,13 @@ def test_what_cannot_be_met_says_why(no_data: Path, planner: Planner) -> None:
 
 @pytest.mark.parametrize(("text", "count"), [("4e9", 4e9), ("4GB", 4e9), ("4 GiB", 2**32), ("1.5mb", 1.5e6)])
 def test_bytes_are_read(text: str, count: float) -> None:
-    assert read_bytes(text) == count
+    assert read_bytes(text, "x") == count
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-4GB", "4 GBit", "0", "1.2.3"])
 def test_other_words_are_no_bytes(text: str) -> None:
     with pytest.raises(InputError, match="expected bytes"):
-        read_bytes(text)
+        read_bytes(text, "x")
 
 
 def test_one_budget_at_a_time() -> None:

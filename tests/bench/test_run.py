@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.columns import PARTS
 from bench.data import load_dataset
 from bench.data.export import write_score_pairs
 from bench.frame import load_results
@@ -36,6 +37,7 @@ methods:
 """
 
 TIMED = {"load_s", "build_s", "warmup_s", "fit_s", "predict_s", "device_seconds", "elapsed_s", "examples_per_s"}
+TIMED |= {"step_p50_s", "step_p95_s"}
 
 
 def machbench(*arguments: str, cwd: Path, check: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
@@ -99,6 +101,13 @@ def test_the_table_holds_what_was_measured(ran: Path) -> None:
     neural = own[own["method"] != "label_frequency"]
     for column in ("peak_host_bytes", "fit_s", "predict_s", "build_s", "load_s", "examples_per_s", "params_total"):
         assert (neural[column] > 0).all(), column
+    assert (own["peak_host_above_baseline_bytes"] == own["peak_host_bytes"] - own["baseline_host_bytes"]).all()
+    for phase in ("load", "build", "warmup", "fit", "predict"):
+        peak = neural[f"peak_host_{phase}_bytes"]
+        assert ((peak > 0) & (peak <= neural["peak_host_bytes"])).all(), phase
+    assert ((neural["step_p50_s"] > 0) & (neural["step_p50_s"] <= neural["step_p95_s"])).all()
+    parts = neural[[f"predicted_{part}_bytes" for part in PARTS]]
+    assert (parts.sum(axis=1) >= neural["predicted_peak_bytes"]).all()  # not all of them at the same time
     assert own["peak_gpu_allocated_bytes"].isna().all()  # not measured is empty, never 0
     floor = own.set_index("method").loc["label_frequency", "P@1"]
     assert (neural["P@1"] > floor).all()
@@ -149,7 +158,8 @@ def test_derived_rows_equal_a_run_of_exactly_that_R(ran: Path, tmp_path: Path) -
     derived = results(ran).query("method == 'mach' and R <= 2").set_index("R")
     own = results(tmp_path).set_index("R")
     assert derived["derived_from"].notna().all()
-    assert derived["peak_host_bytes"].isna().all()  # the run's memory is not that of a smaller R
+    for column in ("peak_host_bytes", "peak_host_fit_bytes", "predicted_index_bytes", "step_p50_s"):
+        assert derived[column].isna().all(), column  # the run's memory and steps are not those of a smaller R
     for name in ("P@1", "P@5", "PSP@5", "params_output", "index_bytes", "unresolved_pairs"):
         assert derived[name].tolist() == own[name].tolist(), name
 
@@ -273,7 +283,12 @@ def test_a_run_over_its_time_limit_is_a_row(tmp_path: Path) -> None:
     assert "timeout" in done.stdout
     table = results(tmp_path).set_index("method")
     assert table.loc["mach", "status"] == "timeout"
-    assert "limit of 15 s" in table.loc["mach", "reason"]
+    (run,) = (tmp_path / "results" / "small" / "runs").glob("mach-*")
+    record = json.loads((run / "record.json").read_text())
+    assert table.loc["mach", "reason"] == f"{record['phase']}: killed at the limit of 15 s"
+    assert table.loc["mach", "peak_host_bytes"] > 10**8
+    assert json.loads(record["log_tail"][-1])["phase"] == record["phase"]
+    assert "start" in record["phases"]
     assert table.loc["label_frequency", "status"] == "ok"
     again = machbench("run", experiment, "methods={label_frequency: {}, mach: {R: 1, B: 8}}", cwd=tmp_path, check=1)
     assert ", 0 to do" in again.stdout  # a failure is a result; --retry timeout would repeat it
@@ -294,6 +309,11 @@ def test_a_method_of_the_users_own_that_fails_is_a_row_with_a_reason(tmp_path: P
     assert row["status"] == "crashed"
     assert row["reason"] == "fit: RuntimeError: no luck today"
     assert pd.isna(row["P@1"])
+    assert row["peak_host_bytes"] > row["baseline_host_bytes"] > 0
+    (path,) = (tmp_path / "results" / "small" / "runs").glob("broken-*/record.json")
+    record = json.loads(path.read_text())
+    assert record["phase"] == "fit"
+    assert record["log_tail"][-1] == "RuntimeError: no luck today"
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from bench.errors import InputError
-from bench.speed import Measurement, compare, known, measure, parse, softmax, train
+from bench.speed import Measurement, compare, known, measure, overhead, parse, softmax, train
 from bench.speed.steps import Step
 
 
@@ -177,3 +178,45 @@ def test_memory_of_a_step_is_what_plain_torch_holds() -> None:
     array = 4 * softmax.BATCH * 60_000
     assert 2 * array < plain
     assert chunks < array
+
+
+@pytest.fixture
+def small_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = overhead.EXPERIMENT | {"dataset": "tiny"}
+    monkeypatch.setattr(overhead, "EXPERIMENT", content | {"train": content["train"] | {"hidden": 8}})
+    monkeypatch.setattr(overhead, "LEAST_EPOCHS", 4)
+
+
+@pytest.mark.usefixtures("small_overhead")
+def test_what_the_harness_does_off_its_clock_is_part_of_its_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learning curve that takes half a second to write is no training, but somebody waits for it."""
+    monkeypatch.setattr("bench.store.RunFolder.write_curve", lambda *_: time.sleep(0.5))
+    rows = overhead.overhead(seconds=0.0)
+    bare, clock, phase, cpu, bare_cpu, watch = rows
+    assert [len(row["repeats_s"]) for row in rows[:-1]] == [4] * 5
+    gaps = [whole - own for whole, own in zip(phase["repeats_s"], clock["repeats_s"], strict=True)]
+    assert min(gaps) >= 0.5
+    assert phase["off_the_clock"] > 0
+    assert "off the clock" in phase["note"]
+    assert clock["median_s"] > 0
+    assert watch["added"] > 0
+    assert cpu["ratio"] == pytest.approx(bare_cpu["median_s"] / cpu["median_s"])
+    assert bare["ratio"] == bare_cpu["ratio"] == 1.0
+    assert all({"what", "variant", "median_s", "ratio"} <= set(row) for row in rows)
+
+
+def test_what_is_added_is_the_median_of_pairs() -> None:
+    """A slow minute in the third epoch hits both."""
+    taken = {overhead.BARE: [1.0, 1.0, 9.0], overhead.CLOCK: [1.0, 1.0, 9.0], overhead.FITTING: [1.01, 1.02, 9.09]}
+    bare, clock, phase = overhead.told(taken)
+    assert "added" not in bare
+    assert (clock["added"], clock["ratio"]) == (0.0, 1.0)
+    assert phase["added"] == pytest.approx(0.01)
+    assert phase["off_the_clock"] == pytest.approx(0.01)
+
+
+@pytest.mark.usefixtures("small_overhead")
+def test_a_harness_that_trains_on_other_batches_is_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "batches", lambda *_: iter([np.arange(10)]))
+    with pytest.raises(RuntimeError, match="epoch 1 ends at loss"):
+        overhead.overhead(seconds=0.0)

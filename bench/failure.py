@@ -1,0 +1,61 @@
+"""What is kept of a run that failed, whether it tells itself or was killed. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.columns import above_baseline
+from bench.spec import RunSpec
+from bench.store import described
+
+LAST_LINES, TAIL_BYTES = 20, 16_384
+
+
+class Told:
+    """What the events of a run (`bench.phases`) have told so far."""
+
+    def __init__(self) -> None:
+        self.phase = "start"
+        self.row: dict[str, Any] = {}
+        self.phases: dict[str, Any] = {}
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Take in one event."""
+        self.phase = event.get("phase", self.phase)
+        measured = event.get("measured", {})
+        self.row, self.phases = measured.get("row", self.row), measured.get("phases", self.phases)
+
+
+def failure_record(
+    spec: RunSpec, status: str, reason: str, told: Told, peak_host_bytes: int | None, log: Path
+) -> dict[str, Any]:
+    """The record of a run that ended in phase ``told.phase`` with a status of the results contract.
+
+    ``peak_host_bytes``: the memory it was last seen to hold at most, in this phase or before; None is not known. What
+    was measured in earlier phases stays, and the last lines of the log go with it.
+    """
+    row = dict(told.row)
+    peaks = [n for n in (row.get("peak_host_bytes"), peak_host_bytes) if n is not None]
+    row["peak_host_bytes"] = max(peaks, default=None)
+    return {
+        "status": status,
+        "reason": f"{told.phase}: {reason}",
+        "phase": told.phase,
+        "shared": described(spec),
+        "rows": [row | above_baseline(row)],
+        "phases": told.phases,
+        "log_tail": last_lines(log),
+    }
+
+
+def last_lines(log: Path) -> list[str]:
+    """The last lines of a log, without those that are empty; nothing where there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
