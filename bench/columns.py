@@ -145,6 +145,7 @@ COLUMNS: tuple[Column, ...] = (
     _seconds("predict_s", "predict"),
     _seconds("device_seconds", "device time"),
     _seconds("elapsed_s", "elapsed"),
+    Column("resumed", "time", "int", "times resumed", required=False),
     Column("examples_per_s", "time", "float", "examples/s", unit="1/s", better="higher", style="sig3"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}

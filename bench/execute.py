@@ -22,6 +22,7 @@ import numba
 import torch
 
 from bench import measure
+from bench.checkpoint import with_earlier
 from bench.code import find_users_own
 from bench.data import Dataset, load_dataset
 from bench.data.sizes import dataset_sizes
@@ -69,7 +70,8 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
         "load_s": load_clock.seconds,
         "elapsed_s": time.perf_counter() - started,
     }
-    rows[-1] |= measured | measure.gpu_peaks(device) | whole
+    earlier = whole.pop("earlier", {})
+    rows[-1] = with_earlier(rows[-1] | measured | measure.gpu_peaks(device) | whole, earlier)
     fitted_on = data.fit if settings.holdout else data.train
     sizes = {
         "data_fingerprint": data.fingerprint,

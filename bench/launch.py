@@ -20,7 +20,7 @@ from bench.experiment import Experiment
 from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.progress import Progress
-from bench.store import RunFolder, Store, described
+from bench.store import OVER, RunFolder, Store, described
 from bench.tune import write_chosen
 
 RETRY = {
@@ -37,9 +37,9 @@ def run_experiment(
     """Run what is missing; returns 0 when all runs of the experiment are done, 1 when some run failed.
 
     Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always, withdrawn ones never;
-    ``force`` repeats all. Whatever happens to a run, those finished before it stay as they are. KeyboardInterrupt stops
-    the run in progress, writes it down and is raised again. Where the experiment tunes, the chosen settings are written
-    last.
+    ``force`` repeats all and from the beginning, where the others go on from their checkpoint if they have one.
+    Whatever happens to a run, those finished before it stay as they are. KeyboardInterrupt stops the run in progress,
+    writes it down and is raised again. Where the experiment tunes, the chosen settings are written last.
     """
     store = Store(results / experiment.name)
     with store.lock():
@@ -62,6 +62,8 @@ def run_experiment(
         statuses = {run.run_id: run.status for run in runs}
         try:
             for run in todo:
+                if force:
+                    store.drop_checkpoint(run.run_id)
                 statuses[run.run_id] = _run_one(run, store, experiment.time_limit_s, progress)
         finally:
             store.write_table()
@@ -111,6 +113,8 @@ def _run_one(run: PlannedRun, store: Store, time_limit_s: float | None, progress
     record = json.loads((folder.path / "record.json").read_text())
     status: str = record["status"]
     folder.complete()
+    if status in OVER:
+        store.drop_checkpoint(run.run_id)
     ended = {
         "status": status,
         "reason": record.get("reason"),

@@ -25,6 +25,8 @@ from bench.predict import Prediction
 from bench.spec import RunSpec
 
 RECORD_VERSION = 1
+CHECKPOINTS = ".checkpoints"  # in an experiment's folder: a folder for each run that can be gone on with
+OVER = ("ok", "diverged", "unsupported")  # statuses after which there is nothing to go on with
 QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
 ENDS = ("finished", "failed", "interrupted", "skipped")
 
@@ -56,6 +58,11 @@ class RunFolder:
     @property
     def run_id(self) -> str:
         return self.path.name[1:].rsplit(".", 2)[0]
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run's checkpoint is kept: outside of this folder, which goes when the run is killed."""
+        return self.path.parents[1] / CHECKPOINTS / self.run_id
 
     def spec(self) -> RunSpec:
         return RunSpec.from_json((self.path / "spec.json").read_text())
@@ -190,6 +197,10 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a readable mark of quarantine: {error}") from error
 
+    def drop_checkpoint(self, run_id: str) -> None:
+        """Forget how far a run has come; does nothing when nothing is known of it."""
+        shutil.rmtree(self.root / CHECKPOINTS / run_id, ignore_errors=True)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the experiment for one running process; InputError when another holds it."""
@@ -213,6 +224,8 @@ class Store:
             record = self.record(run_id)
             if record is not None and record.get("attempt") == start.get("attempt"):
                 self.ledger.append("finished", run_id)  # killed between the rename and the ledger
+                if record["status"] in OVER:
+                    self.drop_checkpoint(run_id)
                 continue
             reason = "started, but neither finished nor failed"
             self.ledger.append("interrupted", run_id, reason=reason, shared=start.get("shared", {}))
