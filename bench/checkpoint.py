@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from bench.worlds import Worlds
 FORMAT = 1
 INDEX = "checkpoint.json"
 SHARE = 0.1  # of the time since the last checkpoint that writing the next may take
-FIRST_SPEED = 200e6  # bytes/s of a slow disk: believed until a write was measured
+FIRST_SPEED = 100e6  # bytes/s of a slow disk: believed until a write was measured
 
 
 class Refused(Exception):
@@ -130,15 +130,16 @@ class Checkpoints:
         waited = time.perf_counter() - self._last
         if waited < self.settings.checkpoint_every_s:
             return
-        state = self._state(optimiser)
-        n_bytes = sum(tensor.nbytes for tensors, _ in state.values() for tensor in tensors.values())
-        if self.settings.checkpoint_every_s and waited * SHARE < n_bytes / self._speed:
-            return
-        started = time.perf_counter()
+        started, n_bytes = time.perf_counter(), 0
         try:
+            state = self._state(optimiser)
+            n_bytes = sum(tensor.nbytes for tensors, _ in state.values() for tensor in tensors.values())
+            if self.settings.checkpoint_every_s and waited * SHARE < n_bytes / self._speed:
+                return
             self._write(state)
         except Exception as error:  # whatever it is, the run can do without
             self.note(f"checkpoint not written: {type(error).__name__}: {error}")
+        self._prune()
         self._last = time.perf_counter()
         self._speed = max(n_bytes, 1) / (self._last - started)
 
@@ -166,9 +167,13 @@ class Checkpoints:
         index = {"format": FORMAT, **self.identity, "done": asdict(done), "tables": self._tables, "files": files}
         write_atomic(self.folder / INDEX, json.dumps(index, indent=1) + "\n")
         self._files = files
-        for path in self.folder.iterdir():
-            if path.name not in (INDEX, *files):
-                path.unlink()
+
+    def _prune(self) -> None:
+        """Remove what the index does not name: earlier checkpoints, and files of one that failed."""
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name not in (INDEX, *self._files):
+                    path.unlink(missing_ok=True)
 
     @property
     def position(self) -> str:

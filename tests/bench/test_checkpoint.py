@@ -365,6 +365,22 @@ def test_a_full_disk_costs_the_checkpoint_but_not_the_run(
         np.testing.assert_array_equal(mine.scores, right.scores)
 
 
+def test_an_index_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of("full_softmax")
+    folder = stopped(tmp_path, spec, data, 2)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomic", full)
+    found = attempt(tmp_path, spec, data)
+    assert found.notes[1:] == ["checkpoint not written: OSError: No space left on device"] * 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_checkpoints_take_a_share_of_the_time_at_most(
     tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
