@@ -21,7 +21,7 @@ from bench.store import Ledger, Store
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
 dataset: tiny
-train: {hidden: 16, epochs: 12, batch_size: 256, validate_every: 4, checkpoint_every_s: 0}
+train: {hidden: 16, epochs: 8, batch_size: 256, validate_every: 4, threads: 1, checkpoint_every_s: 0}
 methods:
   mach: {B: 32, R: 3, repetitions_at_a_time: 2}
 """
@@ -72,7 +72,7 @@ def test_killed_twice_and_still_the_same(tmp_path: Path) -> None:
     launcher.kill()  # and with it, by the kernel, the process that it launched
     launcher.communicate()
     again = start(tmp_path)
-    wait(again, lambda: epochs_kept(tmp_path) >= 14)  # in the other group
+    wait(again, lambda: epochs_kept(tmp_path) >= 10)  # in the other group
     (running,) = Ledger(tmp_path / "results" / "small" / "ledger.jsonl").open_starts().values()
     os.kill(running["pid"], signal.SIGKILL)
     text = finish(again, 1)
