@@ -74,6 +74,16 @@ class SampledSoftmax(nn.Module):
         self.correction, self.accidental_hits, self.positives = correction, accidental_hits, positives
         self._pick = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1])))
 
+    def get_extra_state(self) -> list[Any]:
+        """Part of ``state_dict``: where the random streams are, so that what goes on from it draws what comes next."""
+        return [rng and rng.bit_generator.state for rng in (self._pick, self.sampler.rng)]
+
+    def set_extra_state(self, state: list[Any]) -> None:
+        """Be where ``get_extra_state`` was asked."""
+        for rng, position in zip((self._pick, self.sampler.rng), state, strict=True):
+            if rng is not None:
+                rng.bit_generator.state = position
+
     @staticmethod
     def parameter_count(*, n_labels: int, hidden: int, **_: object) -> int:
         """K·(H + 1): sampling saves work, not parameters."""

@@ -18,6 +18,10 @@ LogProbabilities = npt.NDArray[np.float64]
 class Sampler(Protocol):
     """A source of negatives that a batch shares."""
 
+    @property
+    def rng(self) -> np.random.Generator | None:
+        """What its draws come from; None for a sampler that draws nothing."""
+
     def sample(self, labels: sp.csr_matrix) -> Labels:
         """Distinct labels, ascending, for a batch whose labels are CSR [N, n_labels]."""
 
@@ -35,13 +39,13 @@ class Draws:
         self.n_samples = n_samples
         self._cumulative = np.cumsum(probabilities)
         self._log_inclusion = log_inclusion(probabilities, n_samples)
-        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self.rng = np.random.Generator(np.random.PCG64(seed))
 
     def sample(self, labels: sp.csr_matrix) -> Labels:
         """Distinct labels drawn, ascending; the batch is not looked at."""
         del labels
         # Sorted numbers walk through the table in order and give labels that are sorted already.
-        numbers = np.sort(self._rng.random(self.n_samples))
+        numbers = np.sort(self.rng.random(self.n_samples))
         drawn = np.searchsorted(self._cumulative, numbers, side="right")
         drawn = np.minimum(drawn, len(self._cumulative) - 1)
         return drawn[np.diff(drawn, prepend=-1) > 0]
@@ -63,6 +67,7 @@ class InBatch:
     def __init__(self, counts: npt.NDArray[np.int64], n_train: int) -> None:
         """counts [n_labels]: train points of each label."""
         self._counts, self._n_train = counts, n_train
+        self.rng = None  # the batches are random already
         self._absent: dict[int, LogProbabilities] = {}  # by batch size: an epoch has two, the last batch is smaller
 
     def sample(self, labels: sp.csr_matrix) -> Labels:

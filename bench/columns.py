@@ -184,6 +184,7 @@ COLUMNS: tuple[Column, ...] = (
     _seconds("elapsed_s", "elapsed"),
     _seconds("step_p50_s", "training step, median", required=False),
     _seconds("step_p95_s", "training step, 95th percentile", required=False),
+    Column("resumed", "time", "int", "times resumed", required=False),
     Column("examples_per_s", "time", "float", "examples/s", unit="1/s", better="higher", style="sig3"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}

@@ -21,6 +21,7 @@ import numba
 import torch
 
 from bench import measure
+from bench.checkpoint import with_earlier
 from bench.code import find_users_own
 from bench.columns import above_baseline
 from bench.data import Dataset, load_dataset
@@ -67,7 +68,8 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
     report({"phase": "write"})
     phases.stop()
     # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
-    rows[-1] |= with_own(phases.row(), whole) | {"elapsed_s": elapsed}
+    earlier = whole.pop("earlier", {})
+    rows[-1] = with_earlier(rows[-1] | with_own(phases.row(), whole) | {"elapsed_s": elapsed}, earlier)
     fitted_on = data.fit if settings.holdout else data.train
     sizes = {
         "data_fingerprint": data.fingerprint,

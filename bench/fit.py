@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from bench import measure
+from bench.checkpoint import Checkpoints, Refused, identity_of
 from bench.data import Dataset
 from bench.metrics import evaluate
 from bench.predict import Prediction, Ranking, predict
 from bench.score import evaluated_points
 from bench.spec import RunSpec, TrainSettings, derive_seed
 from bench.store import RunFolder
+from bench.training_state import random_state, set_random_state
 from bench.worlds import Group, Worlds
 
 Report = Callable[[dict[str, Any]], None]
@@ -23,8 +25,38 @@ Report = Callable[[dict[str, Any]], None]
 def fit_network(
     method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
-    """Build, warm up, train and predict with an output layer on the shared trunk."""
-    settings = spec.train
+    """Build, warm up, train and predict with an output layer on the shared trunk.
+
+    A run that was killed goes on from its checkpoint; from the beginning, and says so, if that cannot be used.
+    """
+
+    def note(text: str) -> None:
+        report({"note": text})
+
+    def checkpoints() -> Checkpoints:
+        identity = identity_of(folder.run_id, spec, data)
+        return Checkpoints(folder.checkpoint, identity, spec.train, device, note)
+
+    at_first, found = random_state(device), checkpoints()
+    try:
+        found.find()
+        return _fit_network(method, spec, data, device, report, folder, found)
+    except Refused as why:
+        note(f"checkpoint not used, the run starts over: {why}")
+    set_random_state(device, at_first)
+    return _fit_network(method, spec, data, device, report, folder, checkpoints())
+
+
+def _fit_network(
+    method: type,
+    spec: RunSpec,
+    data: Dataset,
+    device: torch.device,
+    report: Report,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
+    settings, done = spec.train, checkpoints.done
     split = data.fit if settings.holdout else data.train
     report({"phase": "build"})
     with measure.Clock(device).running() as build_clock:
@@ -36,12 +68,17 @@ def fit_network(
             seeds=seeds,
             **spec.settings,
         ).to(device)
-        worlds = Worlds(layer, split.X.shape[1], settings, spec.seed, device)
+        worlds = Worlds(layer, split.X.shape[1], settings, spec.seed, device, done.group_size)
     report({"phase": "warm up"})
     with measure.Clock(device).running() as warmup_clock:
         worlds.warm_up(split.X, split.Y)
 
-    curve: list[dict[str, Any]] = []
+    checkpoints.restore(worlds)
+    curve = done.curve
+    if curve:
+        note = f"goes on from a checkpoint: {len(curve)} epochs, {done.fit_s:.1f} s of training"
+        report({"note": note})
+        folder.write_curve(curve)
 
     def after_epoch(group: Group, epoch: int, mean_loss: float, seconds: float) -> None:
         point = {"repetitions": group.label, "epoch": epoch, "fit_s": seconds, "train_loss": mean_loss}
@@ -49,11 +86,11 @@ def fit_network(
             point |= validate(worlds, group, data)
         curve.append(point)
         folder.write_curve(curve)
-        done = (worlds.groups.index(group) * settings.epochs + epoch) / (len(worlds.groups) * settings.epochs)
-        report({"phase": "fit", "done": done, **point})
+        report({"phase": "fit", "done": len(curve) / n_epochs, **point})
 
-    report({"phase": "fit", "done": 0.0})
-    fit_s = worlds.train(split.X, split.Y, after_epoch)
+    n_epochs = len(worlds.groups) * settings.epochs
+    report({"phase": "fit", "done": len(curve) / n_epochs})
+    fit_s = worlds.train(split.X, split.Y, after_epoch, checkpoints.keeper, done.finished)
 
     report({"phase": "predict"})
     last = worlds.prefixes[-1:]
@@ -81,6 +118,8 @@ def fit_network(
         "warmup_s": warmup_clock.seconds,
         "predict_s": predict_clock.seconds,
         "repetitions_together": worlds.group_size if worlds.prefixes != [None] else None,
+        "resumed": done.resumed,
+        "earlier": checkpoints.earlier,
         "examples_per_s": settings.epochs * split.X.shape[0] / fit_s[worlds.prefixes[-1]],
         **worlds.steps.columns(),
     }

@@ -75,7 +75,11 @@ class InPlaceAdam(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """The step is over: what is handed over next belongs to another."""
         del closure
-        self.steps += 1
+        self.go_on_from(self.steps + 1)
+
+    def go_on_from(self, steps: int) -> None:
+        """Be where that many steps have been taken: the corrections and the random bits follow from their number."""
+        self.steps = steps
         self._keys = self._draw_keys()
 
     def release(self) -> None:

@@ -33,9 +33,9 @@ def run_experiment(
     """Run what is missing; returns 0 when all runs of the experiment are done, 1 when some run failed.
 
     Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always, withdrawn ones never;
-    ``force`` repeats all, from the beginning. Whatever happens to a run, those finished before it stay as they are.
-    Several processes may do this at once: each takes runs that no other holds, and waits in the end for those that
-    others hold.
+    ``force`` repeats all from the beginning, where the others go on from their checkpoint if they have one. Whatever
+    happens to a run, those finished before it stay as they are. Several processes may do this at once: each takes runs
+    that no other holds, and waits in the end for those that others hold.
 
     KeyboardInterrupt stops the run in progress, writes it down and is raised again; OSError for a full disk likewise.
     Where the experiment tunes, the chosen settings are written last.

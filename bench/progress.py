@@ -59,7 +59,10 @@ class Progress:
             self.note(f"[{self._done + 1}/{self._todo}] {run_id}")
 
     def event(self, run_id: str, event: dict[str, Any]) -> None:
-        """An event of the executing process: ``phase``, and while fitting ``done`` in [0, 1]."""
+        """An event of the executing process: ``phase``, and while fitting ``done`` in [0, 1]; or a ``note``."""
+        if "note" in event:
+            self.note(f"    {run_id}: {event['note']}")
+            return
         phase, done = event.get("phase", ""), event.get("done")
         if self._bars:
             self._bars.update(self._bar, description=f"{escape(run_id)} · {phase}", completed=done)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the launching process makes folders, but no predictions
     from bench.predict import Prediction
 
 RECORD_VERSION = 1
+CHECKPOINTS = ".checkpoints"  # in an experiment's folder: a folder for each run that can be gone on with
 
 
 class RunFolder:
@@ -50,6 +51,11 @@ class RunFolder:
     @property
     def run_id(self) -> str:
         return run_id_of(self.path)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run's checkpoint is kept: outside of this folder, which goes when the run is killed."""
+        return self.path.parents[1] / CHECKPOINTS / self.run_id
 
     def spec(self) -> RunSpec:
         return RunSpec.from_json((self.path / "spec.json").read_text())

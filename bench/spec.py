@@ -31,6 +31,7 @@ class TrainSettings:
     precision: str = "fp32"  # of the output layer's matrix products: fp32, or bf16 where layer and hardware have it
     device: str = "auto"  # auto, cpu or cuda
     threads: int = 0  # 0 = all cores
+    checkpoint_every_s: float = 30.0  # seconds at least between checkpoints, 0 = one after every epoch
 
     def hidden_sizes(self) -> list[int]:
         """The widths as integers; InputError when they are not positive integers joined by '-'."""
@@ -51,6 +52,8 @@ class TrainSettings:
         for name in ("repetitions_at_a_time", "validate_every", "threads"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: found {getattr(self, name)}; expected 0 or more")
+        if not self.checkpoint_every_s >= 0:
+            raise InputError(f"checkpoint_every_s: found {self.checkpoint_every_s}; expected 0 or more")
         if not self.lr > 0:
             raise InputError(f"lr: found {self.lr}; expected a positive number")
         choices = {
@@ -84,6 +87,7 @@ class RunSpec:
         """JSON that two equal runs share byte for byte."""
         content = asdict(self)
         del content["swept"]
+        del content["train"]["checkpoint_every_s"]  # how often a run is written down does not change it
         if self.train.evaluate_on == "test":  # runs made before there was a choice keep their names
             del content["train"]["evaluate_on"]
         return json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -17,7 +17,7 @@ from bench.claims import held, hold
 from bench.errors import InputError
 from bench.frame import rows_to_frame, write_table
 from bench.ledger import ENDS, Ledger
-from bench.run_folder import RECORD_VERSION, RunFolder, run_id_of, settle, status_of
+from bench.run_folder import CHECKPOINTS, RECORD_VERSION, RunFolder, run_id_of, settle, status_of
 from bench.spec import RunSpec
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
-CHECKPOINTS = ".checkpoints"  # in an experiment's folder: a folder for each run that can be gone on with
 OVER = ("ok", "diverged", "unsupported")  # statuses after which there is nothing to go on with
 SHOWN_CODE = 8  # hex digits of a code's hash in table.csv
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,16 @@ from bench.spec import TrainSettings
 
 class Diverged(RuntimeError):
     """The loss became NaN or infinite; says at which epoch and what the last finite mean loss was."""
+
+
+class Keeper(Protocol):
+    """Where the training of a network stands, kept so that another process can go on from there."""
+
+    def restore(self, optimiser: Optimiser) -> tuple[int, float]:
+        """Set the optimiser to what was kept, as the network is already; epochs behind them, mean loss of the last."""
+
+    def after_epoch(self, optimiser: Optimiser, epoch: int, mean_loss: float) -> None:
+        """An epoch is over."""
 
 
 def batches(n_points: int, batch_size: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -35,17 +46,21 @@ def train(
     order_seed: int,
     clock: Clock,
     after_epoch: Callable[[int, float], None],
+    keeper: Keeper | None = None,
 ) -> None:
     """Train for ``settings.epochs`` epochs; the clock runs over batches and stands still in ``after_epoch``.
 
-    X [N, n_features] and Y [N, n_labels] CSR. ``after_epoch(epoch, mean_loss)`` is called after each, counted from 1.
-    Raises Diverged when the mean loss of an epoch is not finite.
+    X [N, n_features] and Y [N, n_labels] CSR. ``after_epoch(epoch, mean_loss)`` is called after each, counted from 1,
+    and then ``keeper``, which also tells what epochs were done before: batches and learning rate follow from the epoch,
+    so going on is the same as never having stopped. Raises Diverged when the mean loss of an epoch is not finite.
     """
     n_points = X.shape[0]
-    n_steps = settings.epochs * math.ceil(n_points / settings.batch_size)
-    step, last_finite = 0, math.nan
+    steps_an_epoch = math.ceil(n_points / settings.batch_size)
+    n_steps = settings.epochs * steps_an_epoch
     with Optimiser(network, settings.lr, settings.optimiser, order_seed) as optimiser:
-        for epoch in range(1, settings.epochs + 1):
+        behind, last_finite = keeper.restore(optimiser) if keeper else (0, math.nan)
+        step = behind * steps_an_epoch
+        for epoch in range(behind + 1, settings.epochs + 1):
             total = 0.0
             with clock.running():  # ── the fit clock: everything that trains, nothing that evaluates or logs
                 for rows in batches(n_points, settings.batch_size, order_seed, epoch):
@@ -63,3 +78,5 @@ def train(
                 raise Diverged(f"loss {mean_loss} in epoch {epoch}; last finite mean loss {last_finite:.6g}")
             last_finite = mean_loss
             after_epoch(epoch, mean_loss)
+            if keeper:
+                keeper.after_epoch(optimiser, epoch, mean_loss)

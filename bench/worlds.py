@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import scipy.sparse as sp
@@ -16,9 +16,10 @@ from bench.optim import Optimiser
 from bench.precision import has_bf16
 from bench.predict import Ranking
 from bench.spec import TrainSettings, derive_seed
-from bench.train import train
+from bench.train import Keeper, train
 
 AfterEpoch = Callable[["Group", int, float, float], None]
+KeeperOf = Callable[[Clock], Keeper]
 
 
 class Group:
@@ -46,7 +47,16 @@ class Worlds:
     hardware does not offer.
     """
 
-    def __init__(self, layer: Any, n_features: int, settings: TrainSettings, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        layer: Any,
+        n_features: int,
+        settings: TrainSettings,
+        seed: int,
+        device: torch.device,
+        group_size: int | None = None,
+    ) -> None:
+        """group_size: repetitions trained together where a run goes on; None: what settings and memory give."""
         self.layer, self.settings, self.seed, self.device = layer, settings, seed, device
         set_precision(layer, settings.precision, device)
         layer.to(device)  # before its repetitions are handed out: they share its memory
@@ -61,7 +71,7 @@ class Worlds:
         n_hashed = 0 if lookup is None else layer.feature_hash
         self._lookup_bytes = 0 if lookup is None else lookup.nbytes
         sizes = settings.hidden_sizes()
-        self.group_size = self._group_size(total, n_hashed or n_features)
+        self.group_size = group_size or self._group_size(total, n_hashed or n_features)
         self.groups: list[Group] = []
         for low in range(0, total or 1, self.group_size):
             members = range(low, min(low + self.group_size, total or 1))
@@ -111,21 +121,34 @@ class Worlds:
         with torch.no_grad():
             self.topk(X[some][:2], self.prefixes, self.settings.top_k)
 
-    def train(self, X: sp.csr_matrix, Y: sp.csr_matrix, after_epoch: AfterEpoch) -> dict[int | None, float]:
+    def train(
+        self,
+        X: sp.csr_matrix,
+        Y: sp.csr_matrix,
+        after_epoch: AfterEpoch,
+        keeper_of: KeeperOf | None = None,
+        finished: Sequence[float] = (),
+    ) -> dict[int | None, float]:
         """Train group after group; returns the seconds of training behind the prefix that each group completes.
 
         ``after_epoch(group, epoch, mean_loss, seconds)`` is off the clock; seconds count all groups so far.
+        ``finished``: those of the first groups, when they have been trained before and are not trained again;
+        ``keeper_of(clock)`` keeps where the training of each other stands, and sets the clock to go on from.
         """
         clock = Clock(self.device)
         self.steps = clock.steps
         order = derive_seed(self.seed, "data order")
         fit_s: dict[int | None, float] = {}
-        for group in self.groups:
+        for at, group in enumerate(self.groups):
+            if at < len(finished):
+                fit_s[group.end] = finished[at]
+                continue
 
             def report(epoch: int, mean_loss: float, group: Group = group) -> None:
                 after_epoch(group, epoch, mean_loss, clock.seconds)
 
-            train(group.network, X, Y, self.settings, order, clock, report)
+            keeper = keeper_of(clock) if keeper_of else None
+            train(group.network, X, Y, self.settings, order, clock, report, keeper)
             fit_s[group.end] = clock.seconds
         return fit_s
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import nn
 
 from bench.check.outcome import DoesNotApply, Failed, expect
 from bench.check.subject import DATASET, N_POINTS, TOP_K, Check, Subject
+from bench.execute import execute
 from bench.metrics import evaluate
+from bench.store import RunFolder
 from bench.worlds import Worlds
 
 UNKNOWN = "no-such-choice"
+STOP_IN = 3  # of the five epochs
 
 
 def beats_the_floor(subject: Subject) -> str:
@@ -44,6 +51,21 @@ def deterministic(subject: Subject) -> str:
         differ = int((first[name] != second[name]).sum())
         expect(differ == 0, f"{differ:,} of {first[name].size:,} {name} differ between two runs", "none")
     return "the same labels and scores twice"
+
+
+def resumes(subject: Subject) -> str:
+    """Stopped after some epochs and continued from its checkpoint, a run gives the same predictions, bit by bit."""
+    if subject.is_classifier:
+        raise DoesNotApply("it has no epochs to go on from")
+    if not getattr(subject.build(), "reproducible", True):
+        raise DoesNotApply("declared not to be reproducible")
+    (_, whole), (record, kept, notes) = subject.run, _stopped_run(subject)
+    expect(record["rows"][-1]["resumed"] == 1, f"a run that started over ({'; '.join(notes)})", "one that goes on")
+    for name in ("labels", "scores"):
+        differ = int((whole[name] != kept[name]).sum())
+        told = f"{differ:,} of {kept[name].size:,} {name} differ after a stop"
+        expect(differ == 0, told, "none; a layer tells of random streams of its own by get_extra_state")
+    return f"the same labels and scores after a stop in epoch {STOP_IN}"
 
 
 def frees_its_memory(subject: Subject) -> str:
@@ -77,7 +99,33 @@ def fails_with_a_reason(subject: Subject) -> str:
     return f"{', '.join(tried)}: {UNKNOWN}"
 
 
-RUN_CHECKS: tuple[Check, ...] = (beats_the_floor, deterministic, frees_its_memory, fails_with_a_reason)
+RUN_CHECKS: tuple[Check, ...] = (beats_the_floor, deterministic, resumes, frees_its_memory, fails_with_a_reason)
+
+
+class _Stopped(Exception):
+    """Ends a run as a kill would."""
+
+
+def _stopped_run(subject: Subject) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]], list[str]]:
+    """Record and kept predictions of a run that was stopped once, and the notes of the harness."""
+    spec = replace(subject.spec, train=replace(subject.spec.train, checkpoint_every_s=0.0))
+    notes: list[str] = []
+
+    def report(event: dict[str, Any]) -> None:
+        notes.extend([event["note"]] if "note" in event else [])
+
+    def report_and_stop(event: dict[str, Any]) -> None:
+        report(event)
+        if event.get("epoch") == STOP_IN:
+            raise _Stopped
+
+    with tempfile.TemporaryDirectory() as results:
+        folder = RunFolder.create(Path(results) / "check" / "runs", "check", spec)
+        with suppress(_Stopped):
+            execute(spec, folder, report_and_stop)
+        record = execute(spec, folder, report)
+        with np.load(folder.path / "topk.npz", allow_pickle=False) as kept:
+            return record, dict(kept), notes
 
 
 def _use(subject: Subject) -> list[tuple[str, str, weakref.ref[Any]]]:

@@ -92,6 +92,19 @@ BROKEN_LAYERS = {
         "labels [499, 498] in this order at equal scores; expected ties by lowest label id",
     ),
     "no_learning": (".log_softmax(1)", ".log_softmax(1) * 1e-9", "beats_the_floor", "label frequencies"),
+    "own_stream": (
+        "return -(target",
+        "self.noise = getattr(self, 'noise', None) or np.random.default_rng(0); "
+        "return (1 + self.noise.random()) * -(target",
+        "resumes",
+        "differ after a stop; expected none; a layer tells of random streams of its own by get_extra_state",
+    ),
+    "state_no_json": (
+        "    def loss",
+        "    def get_extra_state(self): return {1, 2}\n    def loss",
+        "resumes",
+        "a run that started over (checkpoint not written: TypeError",
+    ),
     "keeps": ("self.out = nn", "KEPT.append(self); self.out = nn", "frees_its_memory", "the method (Layer)"),
 }
 
@@ -132,7 +145,7 @@ def test_a_sound_method_passes_and_is_told_what_does_not_apply(
     outcomes = check(tmp_path, monkeypatch, code, f"sound_{len(code)}")
     status = {name: outcome.status for name, outcome in outcomes.items()}
     absent = {name for name, found in status.items() if found == DOES_NOT_APPLY}
-    assert absent == ({"prefixes", "facts"} if code == LAYER else {"facts"})
+    assert absent == ({"prefixes", "facts"} if code == LAYER else {"facts", "resumes"})
     assert {found for name, found in status.items() if name not in absent} == {PASSED}
 
 
@@ -190,7 +203,7 @@ def test_exit_status_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     runner = CliRunner()
     found = runner.invoke(app, ["check", "label_frequency"])
     assert found.exit_code == 0
-    assert "label_frequency: 8 passed, 3 not applicable" in found.output
+    assert "label_frequency: 8 passed, 4 not applicable" in found.output
     (tmp_path / "gone.yaml").write_text("target: no_such_module.Layer\n")
     found = runner.invoke(app, ["check", "gone.yaml"])
     assert found.exit_code == 1
