@@ -73,8 +73,9 @@ class Decoder:
         self._dense = DenseScan(self.lookup, B)
 
     def prepare(self) -> None:
-        """Build now what is otherwise built once many points have been decoded: index and lookup by label."""
-        _ = self.index, self._dense.by_label
+        """Build now what is otherwise built once many points have been decoded: index and copies of the lookup."""
+        _ = self.index
+        self._dense.prepare()
 
     @cached_property
     def index(self) -> LabelIndex:

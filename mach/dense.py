@@ -6,9 +6,10 @@ score for 64 points at once. Labels whose bound reaches the k-th best score so f
 repetitions in order, so scores and ties are those of the plain algorithm bit for bit.
 
 Units are chosen so that a byte tells labels of the top apart: scores that are usual in a repetition count little or
-0, and the k-th best so far lies near the upper end. A first part of the labels is ranked by its bounds alone; the best
-of them, scored exactly, set a bar. Labels whose bound reaches the bar are kept, and in the end scored from the highest
-bound down until no bound is left that reaches the k-th best. A bad choice of units costs time, never a label.
+0, sums lose on their way what usual labels add to them, and the k-th best so far lies near the upper end. A first
+part of the labels is ranked by its bounds alone; the best of them, scored exactly, set a bar. Labels whose bound
+reaches the bar are kept, and in the end scored from the highest bound down until no bound is left that reaches the
+k-th best. A bad choice of units costs time, never a label.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import numpy.typing as npt
 
 from mach.dense_kernels import find_leaders, is_far, raise_bar, scan_labels, score_the_rest
 from mach.dense_table import MEDIAN, MIN, SUM, look_around, quantise_all, quantise_all_halves, turn
-from mach.effort import Effort, Grain
+from mach.effort import UNDRAINED, Effort, Grain
 from mach.few import scan_few
+from mach.lanes import AT_ONCE
 from mach.quantise import MOST, NOT_FINITE
 from mach.vectors import BLOCK, LINE
 
@@ -35,12 +37,14 @@ Ints = npt.NDArray[np.integer]
 COMBINATIONS = {"sum": SUM, "min": MIN, "median": MEDIAN}
 
 SAMPLE = 32  # labels, and 8k at least, whose exact scores choose the units
-FIRST_PART = 16  # 1/16 of the labels is ranked by bounds alone before the units are chosen for all
+FIRST_PART = 32  # 1/32 of the labels is ranked by bounds alone before the units are chosen for all
 LEADERS = 8  # labels of that part that each task keeps for a point
 NEAR_TILE, FAR_TILE = 8192, 81_920  # labels whose totals stay near while four repetitions are added
 NEAR_TASKS = 2  # a thread; one where every task has to fetch a far table
-HUGE_PAGES = 2**22  # numpy asks the kernel for huge pages from this size on; random lines then miss fewer of them
-TURN_AFTER = 32  # groups and prefixes scanned before a second copy of the lookup, by label, is made
+# Random lines miss fewer translations of addresses in huge pages, which numpy asks the kernel for from a size on.
+HUGE_PAGE, ASKED_FROM = 2**21, 2**22
+COPY_AFTER = 32  # groups and prefixes scanned before copies of the lookup, by label and shuffled, are made
+AS_THEY_ARE: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)  # the order of labels that are not shuffled
 KEPT = 1024  # labels that a task keeps for a point before it scores them
 
 
@@ -60,11 +64,20 @@ class _Lists:
 
 @dataclass(frozen=True)
 class _Units:
-    """low [R, Q]: at or below it a score counts 0; per_unit [Q]: units a score; largest [Q]: bound of a |score|."""
+    """low [R, Q]: at or below it a score counts 0; per_unit [Q]: units a score; drain [R, Q]: units that a sum loses
+    after the four repetitions that start there; largest [Q]: bound of a |score|."""
 
     low: Floats
     per_unit: Floats
+    drain: npt.NDArray[np.uint8]
     largest: Floats
+
+    @cached_property
+    def grounds(self) -> npt.NDArray[np.float64]:
+        """[R, Q]: the score that a sum of 0 units of the first 1..R repetitions stands for."""
+        lost = np.cumsum(self.drain, 0, dtype=np.float64) / np.where(self.per_unit > 0, self.per_unit, 1.0)
+        # A little more, for what the products behind the units that were lost were rounded by.
+        return np.asarray(np.cumsum(self.low, 0, dtype=np.float64) + lost * (1 + 1e-6))
 
 
 class _TooWide(Exception):
@@ -101,6 +114,22 @@ class DenseScan:
         by_label = np.empty(self.lookup.shape[::-1], dtype=self.lookup.dtype)
         turn(self.lookup, by_label)
         return by_label
+
+    @cached_property
+    def shuffled(self) -> tuple[Ints, npt.NDArray[np.int32]]:
+        """The lookup with its labels in random order, and that order.
+
+        Neighbouring ids hashed by a·x + b mod p lie an equal step apart, and processors that guess the next step fetch
+        lines that nobody needs, in place of others: measured, adding up near lines takes a third longer.
+        """
+        order = np.random.default_rng(0).permutation(self.lookup.shape[1]).astype(np.int32)
+        return np.take(self.lookup, order, axis=1), order
+
+    def prepare(self) -> None:
+        """Make now the copies of the lookup that are otherwise made once many groups have been scanned."""
+        _ = self.by_label
+        if not is_far(self.B):
+            _ = self.shuffled
 
     def top_k(
         self,
@@ -157,6 +186,9 @@ class DenseScan:
 
     def _group(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int, grain: Grain) -> _Lists:
         n_labels, R = self.lookup.shape[1], int(prefixes[-1])
+        fours = taken_in_fours(prefixes) if kind == SUM and grain.drain else []
+        if grain.drain and 4 * AT_ONCE * len(fours) < 3 * R:
+            grain, fours = UNDRAINED, []
         sampled = self._sample(R, min(max(SAMPLE, 8 * k), n_labels))
         mean, deviation, bar = look_around(*points, self.B, sampled, k, prefixes, kind)
         # The k-th best of some labels belongs to the answer unless it is beaten, so a label may equal it.
@@ -164,7 +196,7 @@ class DenseScan:
         first = n_labels // FIRST_PART
         if first > sampled.shape[1]:
             aim = self._aims.get((kind, grain), grain.aim_first[1])
-            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, aim))
+            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, aim, fours))
             self._scan(points, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
             became = _place_of(lists.bar[-1, : points[2]], units, kind)
             # The bar of a few labels says how far that of many lies only for one kind of scores: learn it.
@@ -172,7 +204,7 @@ class DenseScan:
             self._aims[kind, grain] = int(np.clip(aim * scale, *grain.aim_first))
             good = np.mean((became >= grain.good[0]) & (became <= grain.good[1])) > 0.75
         if first <= sampled.shape[1] or kind == MEDIAN or not good:
-            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, grain.aim))
+            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, grain.aim, fours))
         self._scan(points, prefixes, units, lists, n_labels, kind)
         return lists
 
@@ -184,16 +216,17 @@ class DenseScan:
         return self._samples[R, size]
 
     def _memory(self, name: str, size: int) -> npt.NDArray[np.uint8]:
-        """Scratch memory of at least ``size`` bytes that starts at a cache line and is kept for the next group."""
+        """Scratch memory of at least ``size`` bytes in whole huge pages, kept for the next group."""
         if name not in self._scratch or len(self._scratch[name]) < size:
-            raw = np.empty(max(size, HUGE_PAGES) + LINE, dtype=np.uint8)
-            self._scratch[name] = raw[-raw.ctypes.data % LINE :][: max(size, HUGE_PAGES)]
+            size = -(-max(size, 1) // HUGE_PAGE) * HUGE_PAGE
+            raw = np.empty(max(size + HUGE_PAGE, ASKED_FROM), dtype=np.uint8)
+            self._scratch[name] = raw[-raw.ctypes.data % HUGE_PAGE :][:size]
         return self._scratch[name]
 
-    def _turns(self, n_prefixes: int) -> bool:
-        """Whether a lookup by label is there, or worth its making: a copy of the table against many exact scores."""
+    def _often(self, n_prefixes: int) -> bool:
+        """Whether copies of the lookup, by label and shuffled, are there or worth their making."""
         self._groups += n_prefixes
-        return "by_label" in self.__dict__ or self._groups > TURN_AFTER
+        return "by_label" in self.__dict__ or self._groups > COPY_AFTER
 
     def _fill(self, points: _Points, R: int, units: _Units) -> _Units:
         """Write the table of the first R repetitions; returns the units with the largest |score| noted."""
@@ -228,18 +261,27 @@ class DenseScan:
         tasks = max(1, min(tasks * numba.get_num_threads(), -(-end // 1024)))
         tile = min(tile, -(-end // tasks))
         P, Q = len(prefixes), len(points[1])
-        grounds = np.cumsum(units.low.astype(np.float64), 0)[prefixes - 1]
+        grounds = units.grounds[prefixes - 1]
         # Bound of what float32 sums are off by: R additions, each rounded at a partial sum of at most R·largest.
         slack = prefixes[:, None] ** 2 * 2.0**-24 * units.largest[None].astype(np.float64)
         size = tasks * tile * Q
         totals = self._memory("totals", size)[:size].reshape(tasks, Q // LINE, tile * LINE)
-        table = (self._memory("table", 0), self.B, units.low[0], units.per_unit, grounds + slack)
+        table = (
+            self._memory("table", 0),
+            self.B,
+            units.low[0],
+            units.per_unit,
+            grounds + slack,
+            units.drain.reshape(-1),
+        )
         n_labels = self.lookup.shape[1]
         # Buckets of one label: (flat array, step to the next label, step to the next repetition).
-        buckets = (self.lookup.reshape(-1), 1, n_labels)
-        if self._turns(P):
+        buckets, rows, order = (self.lookup.reshape(-1), 1, n_labels), self.lookup, AS_THEY_ARE
+        if self._often(P):
             buckets = (self.by_label.reshape(-1), len(self.lookup), 1)
-        lookup = (self.lookup.reshape(-1), n_labels, prefixes, *buckets)
+            if not is_far(self.B):
+                rows, order = self.shuffled
+        lookup = (rows.reshape(-1), n_labels, prefixes, order, *buckets)
         kept = leaders or KEPT
         labels = np.empty((tasks, P, Q, kept), dtype=np.int32)
         if leaders:
@@ -254,24 +296,42 @@ class DenseScan:
         score_the_rest(*points, *kept_labels, lists.scores, lists.labels, kind)
 
 
-def _choose_units(mean: Floats, deviation: Floats, bar: Floats, kind: int, grain: Grain, aim: int) -> _Units:
-    """Units in which the bar of all repetitions (sum) or the highest bar (min) lies at ``aim``.
+def taken_in_fours(prefixes: npt.NDArray[np.int64]) -> list[int]:
+    """The repetitions at which the scan takes four at once, on its way from prefix to prefix."""
+    before = [0, *prefixes[:-1].tolist()]
+    return [
+        r for low, high in zip(before, prefixes.tolist(), strict=True) for r in range(low, high - AT_ONCE + 1, AT_ONCE)
+    ]
 
-    mean, deviation [R, Q]; bar [P, Q].
+
+def _choose_units(
+    mean: Floats, deviation: Floats, bar: Floats, kind: int, grain: Grain, aim: int, fours: list[int]
+) -> _Units:
+    """Units in which the bar of all repetitions (sum) or the highest bar (min) lies at ``aim``, or finer than that.
+
+    mean, deviation [R, Q]; bar [P, Q]; fours: the repetitions after whose four a sum loses what usual scores add.
     """
     none = np.zeros(bar.shape[1], dtype=np.float32)
+    drain = np.zeros(mean.shape, dtype=np.uint8)
     if kind == SUM:
-        low = mean - np.float32(grain.spread) * deviation
-        return _Units(low, _rate(bar[-1] - low.sum(0), aim), none)
+        usual = np.float32(grain.spread) * deviation
+        low = mean - usual
+        if not fours:
+            return _Units(low, _rate(bar[-1] - low.sum(0), aim), drain, none)
+        lost = np.stack([usual[r : r + AT_ONCE].sum(0) for r in fours])
+        rate = _rate(bar[-1] - low.sum(0) - lost.sum(0), aim)
+        rate = np.minimum(rate, grain.drain / np.maximum(lost.max(0), np.float32(1e-30))).astype(np.float32)
+        drain[fours] = np.minimum(lost * rate, grain.drain)
+        return _Units(low, rate, drain, none)
     # For the least score, and for how many scores are high, only those above the lowest bar matter.
     lowest = np.maximum(bar.min(0), np.finfo(np.float32).min)
     low = np.ascontiguousarray(np.broadcast_to(lowest, mean.shape))
-    return _Units(low, _rate(bar.max(0) - lowest, aim) if kind == MIN else none, none)
+    return _Units(low, _rate(bar.max(0) - lowest, aim) if kind == MIN else none, drain, none)
 
 
 def _place_of(bar: Floats, units: _Units, kind: int) -> Floats:
     """Where in units the bar [n] of all repetitions lies."""
-    ground = (units.low.astype(np.float64).sum(0) if kind == SUM else units.low[0])[: len(bar)]
+    ground = (units.grounds[-1] if kind == SUM else units.low[0])[: len(bar)]
     return np.asarray((bar - ground) * units.per_unit[: len(bar)])
 
 

@@ -1,9 +1,11 @@
 """The loops of `mach.dense`: bounds of all labels for a group of points, and exact scores of the few that matter.
 
-Groups of arguments travel as tuples. lookups: (lookup [R · n_labels], n_labels, prefixes [P], and where a label's
-buckets are: bucket_of, step to the next label, stride to the next repetition). tables: (lines uint8 [R · B · 64], B,
-low [Q], per_unit [Q], grounds [P, Q]: the score that a total of 0 stands for). kind: SUM, MIN or MEDIAN. A group has
-Q = 64 points, a byte each in a line, or Q = 128 with half a byte: then totals come in two *sides* of 64.
+Groups of arguments travel as tuples. lookups: (lookup [R · n_labels], n_labels, prefixes [P], order: the label in
+each column of lookup, empty where they ascend, and where a label's buckets are: bucket_of, step to the next label,
+stride to the next repetition). tables: (lines uint8 [R · B · 64], B, low [Q], per_unit [Q], grounds [P, Q]: the score
+that a total of 0 stands for, drain [R · 64]: what is taken from a sum after the four repetitions that start at r).
+kind: SUM, MIN or MEDIAN. A group has Q = 64 points, a byte each in a line, or Q = 128 with half a byte: then totals
+come in two *sides* of 64.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def is_far(B):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _add(total, lookup, n_labels, at, width, table, B, done, until, kind):  # type: ignore[no-untyped-def]
+def _add(total, lookup, n_labels, at, width, table, B, drain, done, until, kind):  # type: ignore[no-untyped-def]
     """Bring totals [sides, tile · 64] of labels at..at + width from their first ``done`` repetitions to ``until``."""
     far = is_far(B)
     first, upper = total[0], total[-1]
@@ -56,9 +58,9 @@ def _add(total, lookup, n_labels, at, width, table, B, done, until, kind):  # ty
             elif kind == MIN:
                 least_of_four(first, table, lookup, at, width, n_labels, done, B)
             elif far:
-                add_four_far(first, table, lookup, at, width, n_labels, done, B)
+                add_four_far(first, table, lookup, at, width, n_labels, done, B, drain, done * LINE)
             else:
-                add_four(first, table, lookup, at, width, n_labels, done, B)
+                add_four(first, table, lookup, at, width, n_labels, done, B, drain, done * LINE)
             done += AT_ONCE
         else:
             if len(total) == 2:
@@ -78,8 +80,8 @@ def _add(total, lookup, n_labels, at, width, table, B, done, until, kind):  # ty
 def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # type: ignore[no-untyped-def]
     """Of every task's share of the labels 0..end, those with the highest bounds, found_labels
     [tasks, P, Q, n]; totals [tasks, sides, tile · 64]."""
-    lookup, n_labels, prefixes, _, _, _ = lookups
-    table, B = tables[0], tables[1]
+    lookup, n_labels, prefixes, order, _, _, _ = lookups
+    table, B, _, _, _, drain = tables
     tasks, P, Q, kept = found_labels.shape
     sides, tile = totals.shape[1], totals.shape[2] // LINE
     for task in numba.prange(tasks):
@@ -89,7 +91,7 @@ def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # ty
             width = min(tile, end * (task + 1) // tasks - at)
             done = 0
             for p in range(P):
-                _add(totals[task], lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
+                _add(totals[task], lookup, n_labels, at, width, table, B, drain, done, prefixes[p], kind)
                 done = prefixes[p]
                 for side in range(sides):
                     total, first = totals[task, side], p * Q + side * LINE
@@ -102,7 +104,8 @@ def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # ty
                             hits &= hits - np.uint64(1)
                             q = side * LINE + lane
                             bound = np.float32(total[t * LINE + lane])
-                            lowest = insert(bounds[p, q], found_labels[task, p, q], bound, at + t)
+                            label = order[at + t] if len(order) else at + t
+                            lowest = insert(bounds[p, q], found_labels[task, p, q], bound, label)
                             limit[p * Q + q] = min(255, int(lowest) + 1)
                         t = next_reaching(total, t + 1, width, limit, first)
 
@@ -110,7 +113,7 @@ def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # ty
 @numba.njit(parallel=True, cache=True)
 def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: ignore[no-untyped-def]
     """bar [P, Q]: just below the k-th best exact score of the leaders [tasks, P, Q, n], where that is higher."""
-    _, _, prefixes, bucket_of, step, stride = lookups
+    _, _, prefixes, _, bucket_of, step, stride = lookups
     tasks, P, _, n = leaders.shape
     for q in numba.prange(count):
         column = np.empty(prefixes[-1], dtype=np.float32)
@@ -137,8 +140,8 @@ def scan_labels(  # type: ignore[no-untyped-def]
     labels, bounds [tasks, P, Q, KEPT], counts [tasks, P, Q], totals [tasks, sides, tile · 64]. Where there is no more
     room, a task scores what it has into a list of its own and goes on with the few that are left.
     """
-    lookup, n_labels, prefixes, _, _, _ = lookups
-    table, B, low, per_unit, grounds = tables
+    lookup, n_labels, prefixes, order, _, _, _ = lookups
+    table, B, low, per_unit, grounds, drain = tables
     tasks, P, Q, room = labels.shape
     sides, tile = totals.shape[1], totals.shape[2] // LINE
     for task in numba.prange(tasks):
@@ -150,7 +153,7 @@ def scan_labels(  # type: ignore[no-untyped-def]
             width = min(tile, end * (task + 1) // tasks - at)
             done = 0
             for p in range(P):
-                _add(totals[task], lookup, n_labels, at, width, table, B, done, prefixes[p], kind)
+                _add(totals[task], lookup, n_labels, at, width, table, B, drain, done, prefixes[p], kind)
                 done = prefixes[p]
                 for side in range(sides):
                     total, first = totals[task, side], p * Q + side * LINE
@@ -163,7 +166,7 @@ def scan_labels(  # type: ignore[no-untyped-def]
                             hits &= hits - np.uint64(1)
                             q = side * LINE + lane
                             place = counts[task, p, q]
-                            labels[task, p, q, place] = at + t
+                            labels[task, p, q, place] = order[at + t] if len(order) else at + t
                             bounds[task, p, q, place] = total[t * LINE + lane]
                             counts[task, p, q] = place + 1
                             if place + 1 == room:
@@ -199,7 +202,7 @@ def _thin_out(scores, row, B, lookups, R, kept, k, units, kind):  # type: ignore
 @numba.njit(parallel=True, cache=True)
 def score_the_rest(scores, rows, count, lookups, tables, labels, bounds, counts, best, best_labels, kind):  # type: ignore[no-untyped-def]
     """The best k [P, Q, k] among what the tasks have kept."""
-    _, B, low, per_unit, grounds = tables
+    _, B, low, per_unit, grounds, _ = tables
     tasks, P = counts.shape[:2]
     for q in numba.prange(count):
         for p in range(P):
@@ -220,7 +223,7 @@ def _score_down(  # type: ignore[no-untyped-def]
     scores, row, B, lookups, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
 ):
     """Score labels exactly from the highest bound down, until the next bound cannot reach the k-th best."""
-    _, _, _, bucket_of, step, stride = lookups
+    _, _, _, _, bucket_of, step, stride = lookups
     k = len(best)
     column = np.empty(R, dtype=np.float32)
     starts = np.zeros(257, dtype=np.int64)

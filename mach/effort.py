@@ -24,7 +24,8 @@ class Grain:
     spread: scores more than this many standard deviations below a repetition's mean count 0. aim: where in 1..255 the
     bar goes; the room above it is for a bar that still rises. aim_first: where the bar of a few labels goes; learnt
     within these from what became of it before. good: with a bar from a first part of the labels in here, units are good
-    enough to stay.
+    enough to stay. drain: after four repetitions a sum loses what an average label has counted in them, so that units
+    can be finer; at most so many, since on its way a sum needs room for as much above the bar. 0: nothing is lost.
     """
 
     points: int
@@ -32,9 +33,12 @@ class Grain:
     aim: int
     aim_first: tuple[int, int]
     good: tuple[int, int]
+    drain: int = 0
 
 
-WHOLE = Grain(points=LINE, spread=0.75, aim=210, aim_first=(30, 150), good=(180, 245))
+WHOLE = Grain(points=LINE, spread=1.5, aim=180, aim_first=(30, 130), good=(140, 215), drain=48)
+# Where sums are not taken in fours, as with every number of repetitions as a prefix.
+UNDRAINED = Grain(points=LINE, spread=0.75, aim=210, aim_first=(30, 150), good=(180, 245))
 HALF = Grain(points=2 * LINE, spread=0.75, aim=140, aim_first=(20, 105), good=(110, 170))
 
 Work = tuple[Grain | None, int, int]  # how scores are counted (None: not at all), repetitions, prefixes

@@ -44,6 +44,36 @@ def _gathering(operation: str, repetitions: int, ahead: int = 0) -> Any:
     return vector(typer)
 
 
+def _gathering_drained(repetitions: int, ahead: int = 0) -> Any:
+    """The sums of `_gathering` from which drain[drain_at : drain_at + 64] is then taken, down to 0 at least.
+
+    What has reached 255 stays there, as nobody knows by how much it was above.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        add = declare(builder, f"llvm.uadd.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
+        less = declare(builder, f"llvm.usub.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
+        full = ir.Constant(BYTES, [255] * LINE)
+        drain = line_at(context, builder, signature, arguments, 8, BYTES, 1)
+
+        def take(sofar: list[Any], line: Any) -> list[Any]:
+            return [builder.call(add, [sofar[0], line])]
+
+        def finish(sofar: list[Any]) -> list[Any]:
+            drained = builder.call(less, [sofar[0], drain])
+            return [builder.select(builder.icmp_unsigned("==", sofar[0], full), full, drained)]
+
+        neutral = ir.Constant(BYTES, [0] * LINE)
+        _gather(context, builder, signature, arguments, 1, repetitions, ahead, take, neutral, finish)
+        return context.get_dummy_value()
+
+    def typer(typingctx, total, table, lookup, label, width, stride, r0, B, drain, drain_at):  # type: ignore[no-untyped-def]
+        del typingctx
+        return types.void(total, table, lookup, label, width, stride, r0, B, drain, drain_at), codegen
+
+    return vector(typer)
+
+
 def _gathering_halves(repetitions: int, ahead: int) -> Any:
     """The sums of 128 points: ``total`` of the lower halves of the lines' bytes, ``upper`` of the upper halves.
 
@@ -88,6 +118,7 @@ def _gather(
     ahead: int,
     take: Callable[[list[Any], Any], list[Any]],
     neutral: Any,
+    finish: Callable[[list[Any]], list[Any]] = list,
 ) -> None:
     """The loop over labels: ``take`` brings a label's totals and one more of its lines together."""
     *totals, table, lookup = (data_of(context, builder, signature, arguments, at) for at in range(n_totals + 2))
@@ -117,7 +148,7 @@ def _gather(
             for u in range(repetitions):
                 here = builder.bitcast(line(u, loop.index), BYTES.as_pointer())
                 sofar = take(sofar, builder.load(here, align=LINE))
-            for value, place in zip(sofar, places, strict=True):
+            for value, place in zip(finish(sofar), places, strict=True):
                 builder.store(value, place, align=LINE)
 
     with builder.if_else(builder.icmp_signed("==", r0, I64(0))) as (first, later):
@@ -127,8 +158,8 @@ def _gather(
             every_label(None)
 
 
-add_four, add_one = _gathering("uadd.sat", AT_ONCE), _gathering("uadd.sat", 1)
-add_four_far, add_one_far = _gathering("uadd.sat", AT_ONCE, AHEAD), _gathering("uadd.sat", 1, AHEAD)
+add_four, add_one = _gathering_drained(AT_ONCE), _gathering("uadd.sat", 1)
+add_four_far, add_one_far = _gathering_drained(AT_ONCE, AHEAD), _gathering("uadd.sat", 1, AHEAD)
 least_of_four, least_of_one = _gathering("umin", AT_ONCE), _gathering("umin", 1)
 least_of_four_far, least_of_one_far = _gathering("umin", AT_ONCE, AHEAD), _gathering("umin", 1, AHEAD)
 add_four_halves, add_one_halves = _gathering_halves(AT_ONCE, AHEAD), _gathering_halves(1, AHEAD)

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import copy
 
+import numba
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mach.decode import METHODS, Decoder, top_k, top_k_prefixes
-from mach.dense import KEPT, LEADERS, SAMPLE
+from mach.dense import KEPT, LEADERS, SAMPLE, taken_in_fours
 from mach.effort import AGAIN, BYTES_AFTER, FEW, HALF, WHOLE, Effort
 from mach.estimators import ESTIMATORS, estimator_names
 from mach.hashing import hash_labels
+from mach.lanes import add_four
 from mach.pruned import LONGEST_REST
 from mach.quantise import MOST
 from mach.reference import top_buckets_reference
@@ -253,6 +256,64 @@ def test_the_index_is_built_when_it_pays() -> None:
     found = decoder.top_k(scores, 5)
     assert "index" in vars(decoder._pruned)
     assert_same(found, decoder.top_k(scores, 5, method="reference"))
+
+
+def drawn(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    if kind == "spikes":  # probabilities: nearly all next to nothing, a few near 1
+        return np.where(rng.random(shape) < 0.003, rng.random(shape), 1e-4 * rng.random(shape)).astype(np.float32)
+    if kind == "levels":  # sums are exact, ties are many, and bounds lie on their steps
+        return (rng.integers(0, 40, shape) / 8).astype(np.float32)
+    if kind == "shifted":
+        return (rng.normal(size=shape) + 1000.0).astype(np.float32)
+    return getattr(rng, kind)(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["normal", "exponential", "standard_cauchy", "spikes", "levels", "shifted"])
+def test_sums_that_lose_what_is_usual_equal_reference(kind: str) -> None:
+    """Repetitions taken in fours, some of them left over, with and without copies of the lookup."""
+    rng = np.random.default_rng(4)
+    lookup = hash_labels(25_000, 90, 34)
+    scores = drawn(kind, (LINE + 9, 34, 90), rng)
+    for prefixes in ([34], [16, 32], [3, 31], [8, 9, 10, 34], list(range(1, 35))):
+        decoder = Decoder(lookup, 90)
+        plain = decoder.top_k_prefixes(scores, 6, prefixes, method="reference")
+        assert_same(decoder.top_k_prefixes(scores, 6, prefixes, method="dense"), plain)
+        assert "shuffled" not in vars(decoder._dense) or len(prefixes) > 5
+        decoder.prepare()
+        assert "shuffled" in vars(decoder._dense)
+        assert_same(decoder.top_k_prefixes(scores, 6, prefixes, method="dense"), plain)
+
+
+def test_repetitions_are_taken_in_fours_between_prefixes() -> None:
+    assert taken_in_fours(np.array([4])) == [0]
+    assert taken_in_fours(np.array([3, 12])) == [3, 7]
+    assert taken_in_fours(np.array([1, 2, 3])) == []
+    assert taken_in_fours(np.array([8, 14])) == [0, 4, 8]
+
+
+def test_a_drained_sum_is_a_bound() -> None:
+    """By hand: 255 stays, nothing falls below 0, and the rest loses its drain after four lines."""
+    table = aligned(np.tile(np.repeat(np.arange(6, dtype=np.uint8)[:, None] * 20, LINE, 1), (4, 1)))  # [4 · 6, 64]
+    lookup = np.array([[0, 1, 5, 2], [0, 1, 5, 2], [0, 1, 5, 3], [1, 1, 5, 0]], dtype=np.uint16)
+    total = aligned(np.zeros((4, LINE), dtype=np.uint8))
+    drain = np.full(LINE, 30, dtype=np.uint8)
+    drain[7] = 0
+    add_in_fours(total.reshape(-1), table.reshape(-1), lookup.reshape(-1), 4, 6, drain)
+    assert total[:, 0].tolist() == [0, 50, 255, 110]
+    assert total[:, 7].tolist() == [20, 80, 255, 140]
+
+
+def aligned(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A copy that starts at a cache line."""
+    raw = np.empty(array.size + LINE, dtype=np.uint8)
+    place = raw[-raw.ctypes.data % LINE :][: array.size].reshape(array.shape)
+    place[:] = array
+    return place
+
+
+@numba.njit
+def add_in_fours(total, table, lookup, width, B, drain):  # type: ignore[no-untyped-def]
+    add_four(total, table, lookup, 0, width, width, 0, B, drain, 0)
 
 
 FAR = 9000  # buckets whose lines no core's own cache holds
