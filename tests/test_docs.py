@@ -15,6 +15,7 @@ from bench.experiment import load_experiment
 from bench.frame import load_results
 from bench.render import to_csv
 from bench.reproduction import reproduction_table
+from bench.schema import page
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
@@ -91,3 +92,7 @@ def test_the_reproductions_table_is_the_reference_result() -> None:
     table = reproduction_table(load_results(folder), folder)
     assert table is not None
     assert to_csv(table) == (folder / "tables" / "reproduction.csv").read_text()
+
+
+def test_the_columns_are_those_of_the_code() -> None:
+    assert (ROOT / "docs" / "columns.md").read_text() == page(), "python -m bench.schema > docs/columns.md"
