@@ -105,6 +105,7 @@ def draw(groups: Sequence[Group], machines: Machines, size: Size, name: str) -> 
     with matplotlib.rc_context(RC):
         figure, axes = whole_and_top(heights, right=0.97)
         for ax in axes:
+            ax.set_xscale("log")  # before there is a point: limits around a single small one are then found
             for i, line in enumerate(curves.all):
                 at = [place[id(g)] for g in line if id(g) in place]
                 alpha = 0.45 if curves.bold(i) else 0.15
@@ -186,7 +187,6 @@ def _looks(groups: Sequence[Group], curves: Curves) -> dict[int, Style]:
 
 
 def _axis(ax: Axes, points: str) -> None:
-    ax.set_xscale("log")
     ax.margins(x=0.1)
     ax.set_ylabel(f"P@1 on {points} (%)")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
