@@ -105,7 +105,6 @@ def draw(groups: Sequence[Group], machines: Machines, size: Size, name: str) -> 
     with matplotlib.rc_context(RC):
         figure, axes = whole_and_top(heights, right=0.97)
         for ax in axes:
-            ax.set_xscale("log")  # before there is a point: limits around a single small one are then found
             for i, line in enumerate(curves.all):
                 at = [place[id(g)] for g in line if id(g) in place]
                 alpha = 0.45 if curves.bold(i) else 0.15
@@ -114,7 +113,7 @@ def draw(groups: Sequence[Group], machines: Machines, size: Size, name: str) -> 
             ax.plot(*zip(*(points[i] for i in front), strict=True), color=INK, linewidth=1.8, zorder=2.5)
             for group in without:
                 ax.axhline(100 * (group.mean("P@1") or 0.0), color=look[id(group)].color, linestyle=(0, (1.2, 1.6)))
-            _axis(ax, points_of(groups))
+            _axis(ax, points_of(groups), [x for x, _ in points] + [x for _, x, _ in unfit])
         axes[-1].set_xlabel(size.axis)
         for _, x, _ in unfit:
             axes[0].plot(x, 1.0, "X", color=VERMILLION, ms=7, clip_on=False, transform=axes[0].get_xaxis_transform())
@@ -186,7 +185,10 @@ def _looks(groups: Sequence[Group], curves: Curves) -> dict[int, Style]:
     }
 
 
-def _axis(ax: Axes, points: str) -> None:
+def _axis(ax: Axes, points: str, sizes: Sequence[float]) -> None:
+    if min(sizes) == max(sizes):  # no limits can be found around one small number
+        ax.set_xlim(min(sizes) / 2, 2 * min(sizes))
+    ax.set_xscale("log")
     ax.margins(x=0.1)
     ax.set_ylabel(f"P@1 on {points} (%)")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
