@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
+
+from bench.errors import DataError
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> Path:
@@ -31,12 +35,28 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself is durable only once the folder is
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)  # the rename itself is durable only once the folder is
     return path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are safely on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; DataError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(path, getattr(error, "lineno", None), f"no JSON ({error})", "a JSON object") from None
+    if not isinstance(content, dict):
+        raise DataError(path, 1, f"a JSON {type(content).__name__}", "a JSON object")
+    return content
 
 
 def is_full(error: BaseException) -> bool:

@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from bench.columns import STATUS_WORDS
 from bench.compare import AgainstBest, against_best
-from bench.errors import DataError, InputError
+from bench.errors import InputError
 from bench.figures import Picture, build_figures
-from bench.files import write_atomic
+from bench.files import read_json_object, write_atomic
 from bench.machines import on_one_machine
 from bench.summary import Group, grouped, points_of, records
 from bench.tables import build_tables, further_tables
@@ -119,13 +119,7 @@ def _described(folder: Path, ids: list[str | None]) -> dict[str, list[tuple[str,
         if Path(name).name != name or not path.is_file():
             found[name] = None
             continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(path, getattr(error, "lineno", None), f"no JSON ({error})", "a JSON object") from None
-        if not isinstance(content, dict):
-            raise DataError(path, 1, f"a JSON {type(content).__name__}", "a JSON object")
-        found[name] = _flat(content)
+        found[name] = _flat(read_json_object(path))
     return found
 
 

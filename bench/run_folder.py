@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.files import write_atomic
+from bench.files import sync, write_atomic
 from bench.spec import RunSpec
 
 if TYPE_CHECKING:  # the launching process makes folders, but no predictions
@@ -104,7 +104,7 @@ class RunFolder:
             final.rename(aside)
             self.path.rename(final)
             shutil.rmtree(aside)
-        _sync_folder(self.path.parent)
+        sync(self.path.parent)
         return final
 
 
@@ -139,11 +139,3 @@ def settle(leftover: Path, attempt: str | None) -> None:
         RunFolder(leftover).complete()
     else:
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

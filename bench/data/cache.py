@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from bench.data.csr import Block
+from bench.files import sync
 
 LAYOUT = 2  # raise when the files of a cache folder change meaning
 SPLITS = ("train", "test")
@@ -110,7 +110,7 @@ class CacheWriter:
         full |= {"fingerprint": _fingerprint(matrices), **describe(matrices)}
         (self.folder / "meta.json").write_text(json.dumps(full, indent=1, sort_keys=True), encoding="utf-8")
         for path in self.folder.iterdir():
-            _sync(path)
+            sync(path)
 
     def close(self) -> None:
         """Close the array files (also after an error)."""
@@ -148,7 +148,7 @@ def build_once(
             if folder.exists():  # torn or foreign: it failed read_meta above
                 shutil.rmtree(folder)
             temporary.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -219,14 +219,6 @@ def _write_ones(path: Path, count: int) -> None:
     with path.open("wb") as file:
         for start in range(0, count, 1 << 20):
             file.write(ones[: count - start].data)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sweep(folder: Path) -> None:

@@ -17,13 +17,12 @@ from bench.figures.machine import GIB, Machines, on_gpu
 from bench.figures.panels import stack
 from bench.figures.picture import Picture, measured, trace
 from bench.figures.resolution import rounded_down
-from bench.figures.size import model_stat
+from bench.figures.size import OUT_OF_MEMORY, model_stat
 from bench.figures.style import INK, RC, VERMILLION, Style, for_bucket_count, styles
 from bench.summary import Group, Stat
 
 NEEDED = 3  # values of K: with fewer a fitted line says nothing
 K_FROM, K_TO = 1e4, 1e8  # the axis reaches at least this far
-OUT_OF_MEMORY = ("oom_host", "oom_device", "skipped_by_plan")
 
 
 @dataclass(frozen=True)

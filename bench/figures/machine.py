@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import DataError
+from bench.files import read_json_object
 
 GIB = 2**30
 
@@ -57,12 +57,7 @@ def read_machines(folder: Path, env_ids: Iterable[str | None]) -> dict[str, Mach
 
 
 def _machine(path: Path) -> Machine:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(path, getattr(error, "lineno", None), f"no JSON ({error})", "a JSON object") from None
-    if not isinstance(content, dict):
-        raise DataError(path, 1, f"a JSON {type(content).__name__}", "a JSON object")
+    content = read_json_object(path)
     gpu: str | None = _value(path, content, "gpu", str)  # a line of nvidia-smi each: name, memory in MiB, driver
     size = re.search(r"(\d+) MiB", gpu or "")
     return Machine(

@@ -17,12 +17,11 @@ from bench.figures.labels import SIZE, Label, label_points
 from bench.figures.machine import GIB, Machines, on_gpu
 from bench.figures.panels import Curves, flat_groups, pareto, whole_and_top
 from bench.figures.picture import Picture, context, trace
-from bench.figures.size import model_stat
+from bench.figures.size import OUT_OF_MEMORY, model_stat
 from bench.figures.style import GREY, INK, RC, VERMILLION, Style, styles
 from bench.summary import Group, points_of
 
 FAR = 8.0  # a capacity this many times beyond the axis would leave the points no room
-OUT_OF_MEMORY = ("oom_host", "oom_device", "skipped_by_plan")
 
 
 @dataclass(frozen=True)

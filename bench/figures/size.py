@@ -9,6 +9,7 @@ from typing import Any
 from bench.summary import Group, Stat
 
 WEIGHT_BYTES, HALF_BYTES = 4, 2
+OUT_OF_MEMORY = ("oom_host", "oom_device", "skipped_by_plan")  # statuses of what did not fit
 
 
 def model_bytes(row: Mapping[str, Any]) -> int | None:
