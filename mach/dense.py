@@ -23,10 +23,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from mach.dense_kernels import find_leaders, is_far, raise_bar, scan_labels, score_the_rest
-from mach.dense_table import MEDIAN, MIN, SUM, look_around, quantise_all, quantise_all_halves, turn
+from mach.dense_kernels import find_leaders, raise_bar, scan_labels, score_the_rest
+from mach.dense_sums import choose_cut, is_far
+from mach.dense_table import MEDIAN, MIN, SUM, moments, quantise_all, quantise_all_halves, sample_bar, turn
 from mach.effort import UNDRAINED, Effort, Grain
 from mach.few import scan_few
+from mach.forecast import Forecast
 from mach.lanes import AT_ONCE
 from mach.quantise import MOST, NOT_FINITE
 from mach.vectors import BLOCK, LINE
@@ -50,27 +52,30 @@ KEPT = 1024  # labels that a task keeps for a point before it scores them
 
 @dataclass
 class _Lists:
-    """Best k of each prefix and point so far, and the score that a newcomer has to beat."""
+    """Best k of each prefix and point so far, and the score that a newcomer has to beat, which may be a forecast."""
 
     scores: Floats  # [P, Q, k]
     labels: npt.NDArray[np.int32]  # [P, Q, k]
     bar: Floats  # [P, Q]
+    forecast: bool
 
     @classmethod
-    def empty(cls, k: int, bar: Floats) -> _Lists:
+    def empty(cls, k: int, bar: Floats, *, forecast: bool = False) -> _Lists:
         shape = (*bar.shape, k)
-        return cls(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32), bar)
+        return cls(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32), bar, forecast)
 
 
 @dataclass(frozen=True)
 class _Units:
     """low [R, Q]: at or below it a score counts 0; per_unit [Q]: units a score; drain [R, Q]: units that a sum loses
-    after the four repetitions that start there; largest [Q]: bound of a |score|."""
+    after the four repetitions that start there; largest [Q]: bound of a |score|; highest [R · Q]: a point's highest
+    byte, or half of one, in the table."""
 
     low: Floats
     per_unit: Floats
     drain: npt.NDArray[np.uint8]
     largest: Floats
+    highest: npt.NDArray[np.uint8]
 
     @cached_property
     def grounds(self) -> npt.NDArray[np.float64]:
@@ -96,7 +101,7 @@ class DenseScan:
     B: int
     _scratch: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     _groups: int = 0
-    _aims: dict[tuple[int, Grain], int] = field(default_factory=dict, repr=False)
+    _forecast: Forecast = field(default_factory=Forecast, repr=False)
     _samples: dict[tuple[int, int], Ints] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,13 +150,29 @@ class DenseScan:
         ValueError when a score is NaN or infinite.
         """
         points = np.arange(len(bucket_scores)) if points is None else points
-        N = len(points)
-        flat = bucket_scores.reshape(-1)
-        kind = COMBINATIONS[combine]
-        scores = np.full((len(prefixes), N, k), -np.inf, dtype=np.float32)
-        labels = np.full((len(prefixes), N, k), -1, dtype=np.int32)
+        shape = len(prefixes), len(points), k
+        found = np.full(shape, -np.inf, dtype=np.float32), np.full(shape, -1, dtype=np.int32)
+        # What a forecast has not come true for is scanned again without one.
+        again = self._take(bucket_scores, np.arange(len(points)), points, prefixes, combine, found, sure=False)
+        self._take(bucket_scores, again, points, prefixes, combine, found, sure=True)
+        return found
+
+    def _take(
+        self,
+        bucket_scores: Floats,
+        which: npt.NDArray[np.int64],
+        points: npt.NDArray[np.int64],
+        prefixes: list[int],
+        combine: str,
+        found: tuple[Floats, npt.NDArray[np.int32]],
+        sure: bool,
+    ) -> npt.NDArray[np.int64]:
+        """Fill in what is found [P, N, k] for the points numbered ``which``; returns those to be done again."""
+        N, k = len(which), found[0].shape[2]
+        flat, kind = bucket_scores.reshape(-1), COMBINATIONS[combine]
         # A median needs bytes of its own for every number of repetitions.
         passes = [[R] for R in prefixes] if kind == MEDIAN else [prefixes]
+        again = np.zeros(N, dtype=bool)
         first = 0
         while first < N:
             started = time.perf_counter()
@@ -160,20 +181,22 @@ class DenseScan:
             group = slice(first, first + count)
             # Lanes without a point repeat the last one and are not looked at.
             lanes = np.minimum(np.arange(first, first + (grain.points if grain else count)), N - 1)
-            rows = points[lanes] * (self.B * bucket_scores.shape[1])
+            rows = points[which[lanes]] * (self.B * bucket_scores.shape[1])
             try:
                 for some in passes:
                     at = slice(prefixes.index(some[0]), prefixes.index(some[-1]) + 1)
                     arguments = (flat, rows, count), k, np.asarray(some), kind
-                    found = self._group(*arguments, grain) if grain else self._one_by_one(*arguments)
-                    scores[at, group], labels[at, group] = found.scores[:, :count], found.labels[:, :count]
+                    lists = self._group(*arguments, grain, sure) if grain else self._one_by_one(*arguments)
+                    found[0][at, which[group]] = lists.scores[:, :count]
+                    found[1][at, which[group]] = lists.labels[:, :count]
+                    again[group] |= ~(lists.scores[:, :count, -1] > lists.bar[:, :count]).all(0) & lists.forecast
             except _TooWide:
                 self.effort.too_wide()
                 continue
             first += count
             if combine == "sum":
                 self.effort.learn(work, count, time.perf_counter() - started)
-        return scores, labels
+        return which[again]
 
     def _one_by_one(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int) -> _Lists:
         scores, rows, _ = points
@@ -184,28 +207,41 @@ class DenseScan:
             raise ValueError("bucket_scores hold NaN or infinite values")
         return lists
 
-    def _group(self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int, grain: Grain) -> _Lists:
+    def _group(
+        self, points: _Points, k: int, prefixes: npt.NDArray[np.int64], kind: int, grain: Grain, sure: bool
+    ) -> _Lists:
         n_labels, R = self.lookup.shape[1], int(prefixes[-1])
         fours = taken_in_fours(prefixes) if kind == SUM and grain.drain else []
         if grain.drain and 4 * AT_ONCE * len(fours) < 3 * R:
             grain, fours = UNDRAINED, []
-        sampled = self._sample(R, min(max(SAMPLE, 8 * k), n_labels))
-        mean, deviation, bar = look_around(*points, self.B, sampled, k, prefixes, kind)
-        # The k-th best of some labels belongs to the answer unless it is beaten, so a label may equal it.
-        lists = _Lists.empty(k, np.nextafter(bar, np.float32(-np.inf)))
+        mean, deviation = moments(*points, self.B, R)
+        likely, careful = self._forecast.bars(prefixes, k, mean, deviation)
+        present = slice(points[2])
         first = n_labels // FIRST_PART
-        if first > sampled.shape[1]:
-            aim = self._aims.get((kind, grain), grain.aim_first[1])
-            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, aim, fours))
-            self._scan(points, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
-            became = _place_of(lists.bar[-1, : points[2]], units, kind)
-            # The bar of a few labels says how far that of many lies only for one kind of scores: learn it.
-            scale = float(np.mean(grain.good)) / max(float(np.median(became)), 1.0)
-            self._aims[kind, grain] = int(np.clip(aim * scale, *grain.aim_first))
-            good = np.mean((became >= grain.good[0]) & (became <= grain.good[1])) > 0.75
-        if first <= sampled.shape[1] or kind == MEDIAN or not good:
-            units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, grain.aim, fours))
+        enough = first > max(SAMPLE, 8 * k)
+        if not sure and enough and kind == SUM and np.isfinite(likely[:, present]).all():
+            lists = _Lists.empty(k, careful, forecast=True)
+            units = self._fill(points, R, _choose_units(mean, deviation, likely, kind, grain, grain.aim, fours))
+        else:
+            sampled = self._sample(R, min(max(SAMPLE, 8 * k), n_labels))
+            # The k-th best of some labels belongs to the answer unless it is beaten, so a label may equal it.
+            bar = sample_bar(*points, self.B, sampled, k, prefixes, kind)
+            lists = _Lists.empty(k, np.nextafter(bar, np.float32(-np.inf)))
+            good = False
+            if enough:
+                units = self._fill(
+                    points, R, _choose_units(mean, deviation, lists.bar, kind, grain, grain.aim_first, fours)
+                )
+                self._scan(points, prefixes, units, lists, first, kind, leaders=max(LEADERS, k))
+                became = _place_of(lists.bar[-1, present], units, kind)
+                good = bool(np.mean((became >= grain.good[0]) & (became <= grain.good[1])) > 0.75)
+            if kind == MEDIAN or not good:
+                units = self._fill(points, R, _choose_units(mean, deviation, lists.bar, kind, grain, grain.aim, fours))
         self._scan(points, prefixes, units, lists, n_labels, kind)
+        if kind == SUM:
+            best = lists.scores[:, present, -1]
+            came_true = np.where(lists.forecast & (best <= lists.bar[:, present]), np.nan, best)
+            self._forecast.learn(prefixes, k, mean[:, present], deviation[:, present], came_true)
         return lists
 
     def _sample(self, R: int, size: int) -> Ints:
@@ -233,17 +269,19 @@ class DenseScan:
         scores, rows, count = points
         table = self._memory("table", R * self.B * LINE)
         largest = np.empty((R, LINE // BLOCK), dtype=np.uint32)
+        highest = np.empty(R * len(rows), dtype=np.uint8)
+        written = table, largest, highest
         most = np.float32(0.0)
         if len(rows) == LINE:
-            quantise_all(scores, rows, count, self.B, units.low, units.per_unit, table, largest)
+            quantise_all(scores, rows, count, self.B, units.low, units.per_unit, *written)
         else:
-            most = quantise_all_halves(scores, rows, self.B, units.low, units.per_unit, table, largest)
+            most = quantise_all_halves(scores, rows, self.B, units.low, units.per_unit, *written)
         if largest.max() >= NOT_FINITE:
             raise ValueError("bucket_scores hold NaN or infinite values")
         if most >= MOST:
             raise _TooWide
         by_point = np.repeat(largest.max(0).view(np.float32), BLOCK)
-        return replace(units, largest=np.tile(by_point, len(rows) // LINE))
+        return replace(units, largest=np.tile(by_point, len(rows) // LINE), highest=highest)
 
     def _scan(
         self,
@@ -273,6 +311,7 @@ class DenseScan:
             units.per_unit,
             grounds + slack,
             units.drain.reshape(-1),
+            units.highest,
         )
         n_labels = self.lookup.shape[1]
         # Buckets of one label: (flat array, step to the next label, step to the next repetition).
@@ -291,9 +330,12 @@ class DenseScan:
             return
         bounds = np.empty((tasks, P, Q, kept), dtype=np.uint8)
         counts = np.zeros((tasks, P, Q), dtype=np.int64)
-        kept_labels = (lookup, table, labels, bounds, counts)
-        scan_labels(*points, *kept_labels, lists.scores.shape[2], lists.bar, kind, totals, end)
-        score_the_rest(*points, *kept_labels, lists.scores, lists.labels, kind)
+        cut = 0
+        if kind == SUM and P == 1:
+            cut = choose_cut(lookup, points[2], table, lists.bar, totals[0], end)
+        kept_labels = labels, bounds, counts
+        scan_labels(*points, lookup, table, kept_labels, lists.scores.shape[2], lists.bar, kind, totals, end, cut)
+        score_the_rest(*points, lookup, table, *kept_labels, lists.scores, lists.labels, kind)
 
 
 def taken_in_fours(prefixes: npt.NDArray[np.int64]) -> list[int]:
@@ -311,22 +353,22 @@ def _choose_units(
 
     mean, deviation [R, Q]; bar [P, Q]; fours: the repetitions after whose four a sum loses what usual scores add.
     """
-    none = np.zeros(bar.shape[1], dtype=np.float32)
+    none, nothing = np.zeros(bar.shape[1], dtype=np.float32), np.empty(0, dtype=np.uint8)
     drain = np.zeros(mean.shape, dtype=np.uint8)
     if kind == SUM:
         usual = np.float32(grain.spread) * deviation
         low = mean - usual
         if not fours:
-            return _Units(low, _rate(bar[-1] - low.sum(0), aim), drain, none)
+            return _Units(low, _rate(bar[-1] - low.sum(0), aim), drain, none, nothing)
         lost = np.stack([usual[r : r + AT_ONCE].sum(0) for r in fours])
         rate = _rate(bar[-1] - low.sum(0) - lost.sum(0), aim)
         rate = np.minimum(rate, grain.drain / np.maximum(lost.max(0), np.float32(1e-30))).astype(np.float32)
         drain[fours] = np.minimum(lost * rate, grain.drain)
-        return _Units(low, rate, drain, none)
+        return _Units(low, rate, drain, none, nothing)
     # For the least score, and for how many scores are high, only those above the lowest bar matter.
     lowest = np.maximum(bar.min(0), np.finfo(np.float32).min)
     low = np.ascontiguousarray(np.broadcast_to(lowest, mean.shape))
-    return _Units(low, _rate(bar.max(0) - lowest, aim) if kind == MIN else none, drain, none)
+    return _Units(low, _rate(bar.max(0) - lowest, aim) if kind == MIN else none, drain, none, nothing)
 
 
 def _place_of(bar: Floats, units: _Units, kind: int) -> Floats:

@@ -3,7 +3,8 @@
 Groups of arguments travel as tuples. lookups: (lookup [R · n_labels], n_labels, prefixes [P], order: the label in
 each column of lookup, empty where they ascend, and where a label's buckets are: bucket_of, step to the next label,
 stride to the next repetition). tables: (lines uint8 [R · B · 64], B, low [Q], per_unit [Q], grounds [P, Q]: the score
-that a total of 0 stands for, drain [R · 64]: what is taken from a sum after the four repetitions that start at r).
+that a total of 0 stands for, drain [R · 64]: what is taken from a sum after the four repetitions that start at r,
+highest [R · Q]: a point's highest byte, or half of one, in each repetition).
 kind: SUM, MIN or MEDIAN. A group has Q = 64 points, a byte each in a line, or Q = 128 with half a byte: then totals
 come in two *sides* of 64.
 """
@@ -13,67 +14,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from mach.dense_table import MEDIAN, MIN, SUM
-from mach.lanes import (
-    AT_ONCE,
-    add_four,
-    add_four_far,
-    add_four_halves,
-    add_one,
-    add_one_far,
-    add_one_halves,
-    ask_for,
-    first_bit,
-    least_of_four,
-    least_of_four_far,
-    least_of_one,
-    least_of_one_far,
-    next_reaching,
-    reaching,
-)
+from mach.dense_sums import SOON, add, find, finish_all, label_of, lanes, limit_of, needed
+from mach.dense_table import MIN, SUM
+from mach.lanes import ask_for, first_bit, next_reaching, reaching
 from mach.lists import insert, middle, place_anywhere
 from mach.vectors import LINE
-
-SOON = 8  # labels between asking for what an exact score needs and adding it up
-NEAR_BYTES = 2**21  # four repetitions' lines up to this size fit beside the totals in a core's own cache
-
-
-@numba.njit(cache=True)
-def is_far(B):  # type: ignore[no-untyped-def]
-    """Whether the lines of four repetitions are more than a core's own cache holds."""
-    return AT_ONCE * B * LINE > NEAR_BYTES
-
-
-@numba.njit(cache=True)
-def _add(total, lookup, n_labels, at, width, table, B, drain, done, until, kind):  # type: ignore[no-untyped-def]
-    """Bring totals [sides, tile · 64] of labels at..at + width from their first ``done`` repetitions to ``until``."""
-    far = is_far(B)
-    first, upper = total[0], total[-1]
-    while done < until:
-        if until - done >= AT_ONCE:
-            if len(total) == 2:
-                add_four_halves(first, upper, table, lookup, at, width, n_labels, done, B)
-            elif kind == MIN and far:
-                least_of_four_far(first, table, lookup, at, width, n_labels, done, B)
-            elif kind == MIN:
-                least_of_four(first, table, lookup, at, width, n_labels, done, B)
-            elif far:
-                add_four_far(first, table, lookup, at, width, n_labels, done, B, drain, done * LINE)
-            else:
-                add_four(first, table, lookup, at, width, n_labels, done, B, drain, done * LINE)
-            done += AT_ONCE
-        else:
-            if len(total) == 2:
-                add_one_halves(first, upper, table, lookup, at, width, n_labels, done, B)
-            elif kind == MIN and far:
-                least_of_one_far(first, table, lookup, at, width, n_labels, done, B)
-            elif kind == MIN:
-                least_of_one(first, table, lookup, at, width, n_labels, done, B)
-            elif far:
-                add_one_far(first, table, lookup, at, width, n_labels, done, B)
-            else:
-                add_one(first, table, lookup, at, width, n_labels, done, B)
-            done += 1
 
 
 @numba.njit(parallel=True, cache=True)
@@ -81,7 +26,7 @@ def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # ty
     """Of every task's share of the labels 0..end, those with the highest bounds, found_labels
     [tasks, P, Q, n]; totals [tasks, sides, tile · 64]."""
     lookup, n_labels, prefixes, order, _, _, _ = lookups
-    table, B, _, _, _, drain = tables
+    table, B, _, _, _, drain, _ = tables
     tasks, P, Q, kept = found_labels.shape
     sides, tile = totals.shape[1], totals.shape[2] // LINE
     for task in numba.prange(tasks):
@@ -91,11 +36,11 @@ def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # ty
             width = min(tile, end * (task + 1) // tasks - at)
             done = 0
             for p in range(P):
-                _add(totals[task], lookup, n_labels, at, width, table, B, drain, done, prefixes[p], kind)
+                add(totals[task], lookup, n_labels, at, width, table, B, drain, done, prefixes[p], kind)
                 done = prefixes[p]
                 for side in range(sides):
                     total, first = totals[task, side], p * Q + side * LINE
-                    present = _lanes(count - side * LINE)
+                    present = lanes(count - side * LINE)
                     t = next_reaching(total, 0, width, limit, first)
                     while t < width:
                         hits = reaching(total, t * LINE, limit, first) & present
@@ -104,7 +49,7 @@ def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # ty
                             hits &= hits - np.uint64(1)
                             q = side * LINE + lane
                             bound = np.float32(total[t * LINE + lane])
-                            label = order[at + t] if len(order) else at + t
+                            label = label_of(order, at + t)
                             lowest = insert(bounds[p, q], found_labels[task, p, q], bound, label)
                             limit[p * Q + q] = min(255, int(lowest) + 1)
                         t = next_reaching(total, t + 1, width, limit, first)
@@ -133,50 +78,80 @@ def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: 
 
 @numba.njit(parallel=True, cache=True)
 def scan_labels(  # type: ignore[no-untyped-def]
-    scores, rows, count, lookups, tables, labels, bounds, counts, k, bar, kind, totals, end
+    scores, rows, count, lookups, tables, kept, k, bar, kind, totals, end, cut
 ):
     """Every task keeps the labels of its share of 0..end whose bound reaches the bar [P, Q].
 
-    labels, bounds [tasks, P, Q, KEPT], counts [tasks, P, Q], totals [tasks, sides, tile · 64]. Where there is no more
-    room, a task scores what it has into a list of its own and goes on with the few that are left.
+    kept: (labels, bounds [tasks, P, Q, KEPT], counts [tasks, P, Q]); totals [tasks, sides, tile · 64]. Where there is
+    no more room, a task scores what it has into a list of its own and goes on with the few that are left. With sums of
+    one prefix, labels that cannot reach the bar any more after ``cut`` repetitions, see `choose_cut`, are left there.
     """
     lookup, n_labels, prefixes, order, _, _, _ = lookups
-    table, B, low, per_unit, grounds, drain = tables
-    tasks, P, Q, room = labels.shape
+    table, B, low, per_unit, grounds, drain, highest = tables
+    labels, _, counts = kept
+    tasks, P, Q = counts.shape
     sides, tile = totals.shape[1], totals.shape[2] // LINE
+    R = prefixes[-1]
     for task in numba.prange(tasks):
+        mine = labels[task], kept[1][task], counts[task]
         limit = np.full(P * Q, 255, dtype=np.uint8)
         for p in range(P):
             for q in range(count):
-                limit[p * Q + q] = _limit(bar[p, q], grounds[p, q], low[q], per_unit[q], prefixes[p], kind)
+                limit[p * Q + q] = limit_of(bar[p, q], grounds[p, q], low[q], per_unit[q], prefixes[p], kind)
+        found = np.empty(tile if cut else 0, dtype=np.int32)
+        present = np.array([lanes(count - side * LINE) for side in range(sides)])
         for at in range(end * task // tasks, end * (task + 1) // tasks, tile):
             width = min(tile, end * (task + 1) // tasks - at)
+            if cut:
+                need = needed(limit, drain, highest, cut, R)
+                n = find(totals[task], lookup, n_labels, at, width, table, B, drain, cut, need, present, found)
+                finish_all(totals[task], lookups, at, table, B, drain, cut, found[:n])
+                for i in range(n):
+                    t = found[i]
+                    for side in range(sides):
+                        hits = reaching(totals[task, side], t * LINE, limit, side * LINE) & present[side]
+                        if hits != 0:
+                            found_at = totals[task, side], t * LINE, label_of(order, at + t), 0, side
+                            _keep(hits, *found_at, mine, limit, scores, rows, lookups, tables, k, kind)
+                continue
             done = 0
             for p in range(P):
-                _add(totals[task], lookup, n_labels, at, width, table, B, drain, done, prefixes[p], kind)
+                add(totals[task], lookup, n_labels, at, width, table, B, drain, done, prefixes[p], kind)
                 done = prefixes[p]
                 for side in range(sides):
                     total, first = totals[task, side], p * Q + side * LINE
-                    present = _lanes(count - side * LINE)
                     t = next_reaching(total, 0, width, limit, first)
                     while t < width:
-                        hits = reaching(total, t * LINE, limit, first) & present
-                        while hits != 0:
-                            lane = first_bit(hits)
-                            hits &= hits - np.uint64(1)
-                            q = side * LINE + lane
-                            place = counts[task, p, q]
-                            labels[task, p, q, place] = order[at + t] if len(order) else at + t
-                            bounds[task, p, q, place] = total[t * LINE + lane]
-                            counts[task, p, q] = place + 1
-                            if place + 1 == room:
-                                mine = labels[task, p, q], bounds[task, p, q]
-                                units = grounds[p, q], low[q], per_unit[q]
-                                kept, below = _thin_out(scores, rows[q], B, lookups, done, mine, k, units, kind)
-                                counts[task, p, q] = kept
-                                reached = _limit(below, grounds[p, q], low[q], per_unit[q], done, kind)
-                                limit[p * Q + q] = max(limit[p * Q + q], reached)
+                        hits = reaching(total, t * LINE, limit, first) & present[side]
+                        if hits != 0:
+                            found_at = total, t * LINE, label_of(order, at + t), p, side
+                            _keep(hits, *found_at, mine, limit, scores, rows, lookups, tables, k, kind)
                         t = next_reaching(total, t + 1, width, limit, first)
+
+
+@numba.njit(cache=True)
+def _keep(  # type: ignore[no-untyped-def]
+    hits, total, at, label, p, side, kept, limit, scores, rows, lookups, tables, k, kind
+):
+    """Keep a label for the points in the bits of hits; full lists are thinned out, which raises the limit."""
+    labels, bounds, counts = kept
+    _, B, low, per_unit, grounds, _, _ = tables
+    Q, room = labels.shape[1:]
+    R = lookups[2][p]
+    while hits != 0:
+        lane = first_bit(hits)
+        hits &= hits - np.uint64(1)
+        q = side * LINE + lane
+        place = counts[p, q]
+        labels[p, q, place] = label
+        bounds[p, q, place] = total[at + lane]
+        counts[p, q] = place + 1
+        if place + 1 == room:
+            units = grounds[p, q], low[q], per_unit[q]
+            left, below = _thin_out(scores, rows[q], B, lookups, R, (labels[p, q], bounds[p, q]), k, units, kind)
+            counts[p, q] = left
+            reached = limit_of(below, grounds[p, q], low[q], per_unit[q], R, kind)
+            limit[p * Q + q] = max(limit[p * Q + q], reached)
 
 
 @numba.njit(cache=True)
@@ -202,7 +177,7 @@ def _thin_out(scores, row, B, lookups, R, kept, k, units, kind):  # type: ignore
 @numba.njit(parallel=True, cache=True)
 def score_the_rest(scores, rows, count, lookups, tables, labels, bounds, counts, best, best_labels, kind):  # type: ignore[no-untyped-def]
     """The best k [P, Q, k] among what the tasks have kept."""
-    _, B, low, per_unit, grounds, _ = tables
+    _, B, low, per_unit, grounds, _, _ = tables
     tasks, P = counts.shape[:2]
     for q in numba.prange(count):
         for p in range(P):
@@ -248,29 +223,7 @@ def _score_down(  # type: ignore[no-untyped-def]
         score = _exact(scores, row, B, bucket_of, step, stride, label, R, kind, column)
         if place_anywhere(best, best_labels, score, label) and best_labels[k - 1] >= 0:
             below = np.nextafter(best[k - 1], np.float32(-np.inf))  # an equal score may have a lower label id
-            limit = _limit(below, ground, low, per_unit, R, kind)
-
-
-@numba.njit(cache=True)
-def _lanes(count):  # type: ignore[no-untyped-def]
-    """The first ``count`` of 64 points as bits."""
-    every = np.uint64(0xFFFFFFFFFFFFFFFF)
-    if count <= 0:
-        return np.uint64(0)
-    return every if count >= LINE else (np.uint64(1) << np.uint64(count)) - np.uint64(1)
-
-
-@numba.njit(cache=True)
-def _limit(bar, ground, low, per_unit, R, kind):  # type: ignore[no-untyped-def]
-    """The least total that a label with a score above the bar can have, 0..255."""
-    if kind == MEDIAN:
-        return (R + 1) // 2  # the middle, or the upper one of two, and all above it are above the bar
-    if bar == -np.inf:
-        return 0
-    units = (bar - ground if kind == SUM else np.float64(bar) - low) * per_unit
-    if units < 0.0:
-        return 0
-    return int(min(units * (1.0 - 1e-5), 254.0)) + 1
+            limit = limit_of(below, ground, low, per_unit, R, kind)
 
 
 @numba.njit(cache=True)

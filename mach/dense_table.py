@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from mach.lanes import ask_for
 from mach.lists import middle
 from mach.quantise import NOT_FINITE, quantise, quantise_halves
 from mach.vectors import BLOCK, LINE
@@ -12,38 +13,23 @@ from mach.vectors import BLOCK, LINE
 SUM, MIN, MEDIAN = 0, 1, 2  # how repetitions combine
 
 
+LOOKED_AT = 128  # buckets a repetition that tell the mean and the deviation of its scores
+
+
 @numba.njit(parallel=True, cache=True)
-def look_around(scores, rows, count, B, sampled, k, prefixes, kind):  # type: ignore[no-untyped-def]
-    """Of a sample of labels, buckets [R, S]: mean and deviation of their scores in each repetition [R, Q], and the
-    k-th best total of each prefix [P, Q], −inf where the sample is too small; rows [Q]."""
-    R, S = sampled.shape
+def moments(scores, rows, count, B, R):  # type: ignore[no-untyped-def]
+    """Mean and deviation [R, Q] of a point's scores in each repetition, from the first buckets: hashing has shuffled
+    the labels. 0 for lanes without a point; rows [Q]."""
     mean = np.zeros((R, len(rows)), dtype=np.float32)
     deviation = np.zeros((R, len(rows)), dtype=np.float32)
-    bar = np.full((len(prefixes), len(rows)), -np.inf, dtype=np.float32)
     for q in numba.prange(count):
-        total = np.zeros(S, dtype=np.float32)
-        value = np.empty(S, dtype=np.float32)
-        values = np.empty((R if kind == MEDIAN else 0, S), dtype=np.float32)
-        p = 0
         for r in range(R):
-            for s in range(S):
-                value[s] = scores[rows[q] + r * B + np.int64(sampled[r, s])]
-            mean[r, q], deviation[r, q] = _moments(value)
-            if kind == SUM:
-                total += value
-            elif kind == MIN:
-                for s in range(S):
-                    total[s] = min(total[s], value[s]) if r else value[s]
-            else:
-                values[r] = value
-            if r + 1 == prefixes[p]:
-                if k <= S:
-                    if kind == MEDIAN:
-                        for s in range(S):
-                            total[s] = middle(values[: r + 1, s].copy())
-                    bar[p, q] = np.partition(total, S - k)[S - k]
-                p += 1
-    return mean, deviation, bar
+            first = rows[q] + r * B
+            if r + 2 < R:  # on its way meanwhile
+                for b in range(0, min(B, LOOKED_AT), BLOCK):
+                    ask_for(scores, first + 2 * B + b)
+            mean[r, q], deviation[r, q] = _moments(scores[first : first + min(B, LOOKED_AT)])
+    return mean, deviation
 
 
 @numba.njit(fastmath={"reassoc", "contract"}, cache=True)
@@ -58,42 +44,74 @@ def _moments(values):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def quantise_all(scores, rows, count, B, low, per_unit, table, largest):  # type: ignore[no-untyped-def]
-    """Lines of all buckets; largest uint32 [R, 4]: bits of the largest |score| of 16 points each."""
+def sample_bar(scores, rows, count, B, sampled, k, prefixes, kind):  # type: ignore[no-untyped-def]
+    """The k-th best total of each prefix [P, Q] in a sample of labels, buckets [R, S]; −inf where it is too small."""
+    R, S = sampled.shape
+    bar = np.full((len(prefixes), len(rows)), -np.inf, dtype=np.float32)
+    for q in numba.prange(count if k <= S else 0):
+        total = np.zeros(S, dtype=np.float32)
+        values = np.empty((R if kind == MEDIAN else 0, S), dtype=np.float32)
+        p = 0
+        for r in range(R):
+            for s in range(S):
+                value = scores[rows[q] + r * B + np.int64(sampled[r, s])]
+                if kind == SUM:
+                    total[s] += value
+                elif kind == MIN:
+                    total[s] = min(total[s], value) if r else value
+                else:
+                    values[r, s] = value
+            if r + 1 == prefixes[p]:
+                if kind == MEDIAN:
+                    for s in range(S):
+                        total[s] = middle(values[: r + 1, s].copy())
+                bar[p, q] = np.partition(total, S - k)[S - k]
+                p += 1
+    return bar
+
+
+@numba.njit(parallel=True, cache=True)
+def quantise_all(scores, rows, count, B, low, per_unit, table, largest, highest):  # type: ignore[no-untyped-def]
+    """Lines of all buckets; largest uint32 [R, 4]: bits of the largest |score| of 16 points each, highest uint8
+    [R · 64]: the highest byte of a point."""
     R = len(largest)
     for r in numba.prange(R):
         largest[r] = 0
+        highest[r * LINE : (r + 1) * LINE] = 0
         for block in range((count + BLOCK - 1) // BLOCK):
             point = block * BLOCK
             top = np.uint32(0)
             if B >= BLOCK:
                 for at in range(0, B, BLOCK):
                     b = r * B + min(at, B - BLOCK)  # the last block may overlap its neighbour
-                    found = quantise(scores, rows, b, table, b * LINE + point, low[r], per_unit, point)
+                    to = table, b * LINE + point
+                    found = quantise(scores, rows, b, *to, low[r], per_unit, point, highest, r)
                     top = max(top, found)
             else:
-                top = _quantise_plainly(scores, rows, r, B, low[r], per_unit, table, point)
+                top = _quantise_plainly(scores, rows, r, B, low[r], per_unit, table, point, highest)
             largest[r, block] = top
 
 
 @numba.njit(parallel=True, cache=True)
-def quantise_all_halves(scores, rows, B, low, per_unit, table, largest):  # type: ignore[no-untyped-def]
-    """The same for 128 points with half a byte each, B ≥ 16; returns the most units that any score counts."""
+def quantise_all_halves(scores, rows, B, low, per_unit, table, largest, highest):  # type: ignore[no-untyped-def]
+    """The same for 128 points with half a byte each, B ≥ 16, highest [R · 128]; returns the most units of any score."""
     R = len(largest)
     most = np.zeros((R, 1), dtype=np.float32)
     for r in numba.prange(R):
         largest[r] = 0
+        highest[2 * r * LINE : 2 * (r + 1) * LINE] = 0
         for block in range(LINE // BLOCK):
             point = block * BLOCK
             for at in range(0, B, BLOCK):
                 b = r * B + min(at, B - BLOCK)
-                found = quantise_halves(scores, rows, b, table, b * LINE + point, low[r], per_unit, point, most[r])
+                to = table, b * LINE + point
+                found = quantise_halves(scores, rows, b, *to, low[r], per_unit, point, highest, r, most[r])
                 largest[r, block] = max(largest[r, block], found)
     return most.max()
 
 
 @numba.njit(cache=True)
-def _quantise_plainly(scores, rows, r, B, low, per_unit, table, point):  # type: ignore[no-untyped-def]
+def _quantise_plainly(scores, rows, r, B, low, per_unit, table, point, highest):  # type: ignore[no-untyped-def]
     """The same for 16 points and fewer than 16 buckets."""
     largest = np.float32(0.0)
     for q in range(point, point + BLOCK):
@@ -106,6 +124,7 @@ def _quantise_plainly(scores, rows, r, B, low, per_unit, table, point):  # type:
             if score > low[q]:
                 byte = int(min((score - low[q]) * per_unit[q], np.float32(254.0))) + 1
             table[(r * B + b) * LINE + q] = byte
+            highest[r * LINE + q] = max(highest[r * LINE + q], byte)
     return np.array([largest], dtype=np.float32).view(np.uint32)[0]
 
 

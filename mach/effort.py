@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numba
 import numpy as np
 
-from mach.dense_kernels import is_far
+from mach.dense_sums import is_far
 from mach.vectors import LINE
 
 FEW = 4  # points that are cheaper to scan one by one than as a group, where the table is far
 BYTES_AFTER = 32  # groups that are scanned with bytes after one whose scores are too wide for half a byte
 LATELY, AGAIN = 3, 32  # groups whose median time counts; groups between trying again what was slower
 # First guesses in seconds of one core, replaced by what is measured as soon as something has run.
-LINE_SECONDS, BYTE_SECONDS = 7e-10, 2e-10
+NEAR_LINE_SECONDS, FAR_LINE_SECONDS, BYTE_SECONDS = 1.4e-9, 3e-9, 4e-10
 
 
 @dataclass(frozen=True)
@@ -22,24 +22,24 @@ class Grain:
     """How finely scores are counted, and how many points then share a line.
 
     spread: scores more than this many standard deviations below a repetition's mean count 0. aim: where in 1..255 the
-    bar goes; the room above it is for a bar that still rises. aim_first: where the bar of a few labels goes; learnt
-    within these from what became of it before. good: with a bar from a first part of the labels in here, units are good
-    enough to stay. drain: after four repetitions a sum loses what an average label has counted in them, so that units
-    can be finer; at most so many, since on its way a sum needs room for as much above the bar. 0: nothing is lost.
+    bar goes; the room above it is for a bar that still rises. aim_first: where the bar of a few labels goes. good: with
+    a bar from a first part of the labels in here, units are good enough to stay. drain: after four repetitions a sum
+    loses what an average label has counted in them, so that units can be finer; at most so many, since on its way a sum
+    needs room for as much above the bar. 0: nothing is lost.
     """
 
     points: int
     spread: float
     aim: int
-    aim_first: tuple[int, int]
+    aim_first: int
     good: tuple[int, int]
     drain: int = 0
 
 
-WHOLE = Grain(points=LINE, spread=1.5, aim=180, aim_first=(30, 130), good=(140, 215), drain=48)
+WHOLE = Grain(points=LINE, spread=1.5, aim=180, aim_first=130, good=(140, 215), drain=48)
 # Where sums are not taken in fours, as with every number of repetitions as a prefix.
-UNDRAINED = Grain(points=LINE, spread=0.75, aim=210, aim_first=(30, 150), good=(180, 245))
-HALF = Grain(points=2 * LINE, spread=0.75, aim=140, aim_first=(20, 105), good=(110, 170))
+UNDRAINED = Grain(points=LINE, spread=0.75, aim=210, aim_first=150, good=(180, 245))
+HALF = Grain(points=2 * LINE, spread=0.75, aim=140, aim_first=105, good=(110, 170))
 
 Work = tuple[Grain | None, int, int]  # how scores are counted (None: not at all), repetitions, prefixes
 
@@ -95,7 +95,8 @@ class Effort:
         while n_points > 0:
             work = grain, _, _ = self.choose(n_points, "sum", R, 1)
             count = min(grain.points if grain else n_points, n_points)
-            guess = self.n_labels * R * LINE_SECONDS + (R * self.B * LINE * BYTE_SECONDS if grain else 0.0)
+            guess = self.n_labels * R * (FAR_LINE_SECONDS if is_far(self.B) else NEAR_LINE_SECONDS)
+            guess += R * self.B * LINE * BYTE_SECONDS if grain else 0.0
             known = self._seconds.get(work, _Seconds()).told()
             seconds += (known or guess / numba.get_num_threads()) * (1 if grain else count)
             n_points -= count

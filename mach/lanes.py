@@ -51,19 +51,12 @@ def _gathering_drained(repetitions: int, ahead: int = 0) -> Any:
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        add = declare(builder, f"llvm.uadd.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
-        less = declare(builder, f"llvm.usub.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
-        full = ir.Constant(BYTES, [255] * LINE)
         drain = line_at(context, builder, signature, arguments, 8, BYTES, 1)
-
-        def take(sofar: list[Any], line: Any) -> list[Any]:
-            return [builder.call(add, [sofar[0], line])]
+        take, neutral = _adding(builder)
 
         def finish(sofar: list[Any]) -> list[Any]:
-            drained = builder.call(less, [sofar[0], drain])
-            return [builder.select(builder.icmp_unsigned("==", sofar[0], full), full, drained)]
+            return [_drained(builder, sofar[0], drain)]
 
-        neutral = ir.Constant(BYTES, [0] * LINE)
         _gather(context, builder, signature, arguments, 1, repetitions, ahead, take, neutral, finish)
         return context.get_dummy_value()
 
@@ -74,31 +67,104 @@ def _gathering_drained(repetitions: int, ahead: int = 0) -> Any:
     return vector(typer)
 
 
-def _gathering_halves(repetitions: int, ahead: int) -> Any:
-    """The sums of 128 points: ``total`` of the lower halves of the lines' bytes, ``upper`` of the upper halves.
+def _finding(repetitions: int, ahead: int = 0) -> Any:
+    """The sums of `_gathering`, drained where it takes four, written only for labels that may still reach the bar.
 
-    A half h stands for min(h, FINE) + COARSE · max(h − FINE, 0) units, see `quantise_halves`.
+    These have some total, among the points in the bits of ``present``, that is at least need[0 : 64]. Their places go
+    to found int32 [width]; returns how many there are.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        add = declare(builder, f"llvm.uadd.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
-        beyond = declare(builder, f"llvm.usub.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
-        low, fine = (ir.Constant(BYTES, [value] * LINE) for value in (15, FINE))
+        drain = line_at(context, builder, signature, arguments, 8, BYTES, 1)
+        take, neutral = _adding(builder)
 
-        def units(half: Any) -> Any:
-            over = builder.call(beyond, [half, fine])
-            for _ in range(COARSE - 1):
-                half = builder.add(half, over)
-            return half
+        def finish(sofar: list[Any]) -> list[Any]:
+            return [_drained(builder, sofar[0], drain)] if repetitions == AT_ONCE else sofar
 
-        def take(sofar: list[Any], line: Any) -> list[Any]:
-            # There is no shift of bytes; what comes over from the neighbour is masked out.
-            pairs = builder.bitcast(line, PAIRS)
-            upper = builder.bitcast(builder.lshr(pairs, ir.Constant(PAIRS, [4] * (LINE // 2))), BYTES)
-            halves = (builder.and_(line, low), builder.and_(upper, low))
-            return [builder.call(add, [s, units(half)]) for s, half in zip(sofar, halves, strict=True)]
+        search = _Search(context, builder, signature, arguments, 1, 10)
+        _gather(context, builder, signature, arguments, 1, repetitions, ahead, take, neutral, finish, search.keep)
+        return search.found()
 
-        _gather(context, builder, signature, arguments, 2, repetitions, ahead, take, ir.Constant(BYTES, [0] * LINE))
+    def typer(  # type: ignore[no-untyped-def]
+        typingctx, total, table, lookup, label, width, stride, r0, B, drain, drain_at, need, present, found
+    ):
+        del typingctx
+        where = total, table, lookup, label, width, stride, r0, B
+        return types.int64(*where, drain, drain_at, need, present, found), codegen
+
+    return vector(typer)
+
+
+def _finding_halves(repetitions: int, ahead: int) -> Any:
+    """The same for the sums of `_gathering_halves`: need [128], present uint64 [2]."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        take, neutral = _adding_halves(builder)
+        search = _Search(context, builder, signature, arguments, 2, 9)
+        _gather(context, builder, signature, arguments, 2, repetitions, ahead, take, neutral, list, search.keep)
+        return search.found()
+
+    def typer(  # type: ignore[no-untyped-def]
+        typingctx, total, upper, table, lookup, label, width, stride, r0, B, need, present, found
+    ):
+        del typingctx
+        where = total, upper, table, lookup, label, width, stride, r0, B
+        return types.int64(*where, need, present, found), codegen
+
+    return vector(typer)
+
+
+class _Search:
+    """Which labels may still reach the bar; the arguments are need, present and found, from ``which`` on."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any, sides: int, which: int) -> None:
+        self.builder = builder
+        need, present, self.places = (data_of(context, builder, signature, arguments, which + i) for i in range(3))
+        self.needs, self.present = [], []
+        for side in range(sides):
+            line = builder.bitcast(builder.gep(need, [I64(side * LINE)]), BYTES.as_pointer())
+            self.needs.append(builder.load(line, align=1))
+            self.present.append(builder.load(builder.gep(present, [I64(side)])))
+        self.count = cgutils.alloca_once_value(builder, I64(0))
+
+    def keep(self, t: Any, values: list[Any], write: Callable[[], None]) -> None:
+        builder, hits = self.builder, I64(0)
+        for value, need, present in zip(values, self.needs, self.present, strict=True):
+            reached = builder.bitcast(builder.icmp_unsigned(">=", value, need), I64)
+            hits = builder.or_(hits, builder.and_(reached, present))
+        with builder.if_then(builder.icmp_unsigned("!=", hits, I64(0)), likely=False):
+            write()
+            count = builder.load(self.count)
+            builder.store(builder.trunc(t, I32), builder.gep(self.places, [count]))
+            builder.store(builder.add(count, I64(1)), self.count)
+
+    def found(self) -> Any:
+        return self.builder.load(self.count)
+
+
+def _adding(builder: Any) -> tuple[Callable[[list[Any], Any], list[Any]], Any]:
+    """How `_gather` takes one more line into a sum, and what it starts from."""
+    add = declare(builder, f"llvm.uadd.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
+
+    def take(sofar: list[Any], line: Any) -> list[Any]:
+        return [builder.call(add, [sofar[0], line])]
+
+    return take, ir.Constant(BYTES, [0] * LINE)
+
+
+def _drained(builder: Any, total: Any, drain: Any) -> Any:
+    """What is left of a total after ``drain``; 255 stays."""
+    less = declare(builder, f"llvm.usub.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
+    full = ir.Constant(BYTES, [255] * LINE)
+    return builder.select(builder.icmp_unsigned("==", total, full), full, builder.call(less, [total, drain]))
+
+
+def _gathering_halves(repetitions: int, ahead: int) -> Any:
+    """The sums of 128 points: ``total`` of the lower halves of the lines' bytes, ``upper`` of the upper halves."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        take, neutral = _adding_halves(builder)
+        _gather(context, builder, signature, arguments, 2, repetitions, ahead, take, neutral)
         return context.get_dummy_value()
 
     def typer(typingctx, total, upper, table, lookup, label, width, stride, r0, B):  # type: ignore[no-untyped-def]
@@ -106,6 +172,29 @@ def _gathering_halves(repetitions: int, ahead: int) -> Any:
         return types.void(total, upper, table, lookup, label, width, stride, r0, B), codegen
 
     return vector(typer)
+
+
+def _adding_halves(builder: Any) -> tuple[Callable[[list[Any], Any], list[Any]], Any]:
+    """`_adding` for both sides. A half h stands for min(h, FINE) + COARSE · max(h − FINE, 0) units, see
+    `quantise_halves`."""
+    add = declare(builder, f"llvm.uadd.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
+    beyond = declare(builder, f"llvm.usub.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
+    low, fine = (ir.Constant(BYTES, [value] * LINE) for value in (15, FINE))
+
+    def units(half: Any) -> Any:
+        over = builder.call(beyond, [half, fine])
+        for _ in range(COARSE - 1):
+            half = builder.add(half, over)
+        return half
+
+    def take(sofar: list[Any], line: Any) -> list[Any]:
+        # There is no shift of bytes; what comes over from the neighbour is masked out.
+        pairs = builder.bitcast(line, PAIRS)
+        upper = builder.bitcast(builder.lshr(pairs, ir.Constant(PAIRS, [4] * (LINE // 2))), BYTES)
+        halves = (builder.and_(line, low), builder.and_(upper, low))
+        return [builder.call(add, [s, units(half)]) for s, half in zip(sofar, halves, strict=True)]
+
+    return take, ir.Constant(BYTES, [0] * LINE)
 
 
 def _gather(
@@ -119,8 +208,10 @@ def _gather(
     take: Callable[[list[Any], Any], list[Any]],
     neutral: Any,
     finish: Callable[[list[Any]], list[Any]] = list,
+    keep: Callable[[Any, list[Any], Any], None] | None = None,
 ) -> None:
-    """The loop over labels: ``take`` brings a label's totals and one more of its lines together."""
+    """The loop over labels: ``take`` brings a label's totals and one more of its lines together; ``keep``, called with
+    the label's place, its totals and what writes them, decides whether they are written."""
     *totals, table, lookup = (data_of(context, builder, signature, arguments, at) for at in range(n_totals + 2))
     rest = range(n_totals + 2, n_totals + 7)
     label, width, stride, r0, B = (index_of(context, builder, signature, arguments, at) for at in rest)
@@ -148,8 +239,16 @@ def _gather(
             for u in range(repetitions):
                 here = builder.bitcast(line(u, loop.index), BYTES.as_pointer())
                 sofar = take(sofar, builder.load(here, align=LINE))
-            for value, place in zip(finish(sofar), places, strict=True):
-                builder.store(value, place, align=LINE)
+            values = finish(sofar)
+
+            def write(values: list[Any] = values, places: list[Any] = places) -> None:
+                for value, place in zip(values, places, strict=True):
+                    builder.store(value, place, align=LINE)
+
+            if keep:
+                keep(loop.index, values, write)
+            else:
+                write()
 
     with builder.if_else(builder.icmp_signed("==", r0, I64(0))) as (first, later):
         with first:  # nothing to read
@@ -163,6 +262,51 @@ add_four_far, add_one_far = _gathering_drained(AT_ONCE, AHEAD), _gathering("uadd
 least_of_four, least_of_one = _gathering("umin", AT_ONCE), _gathering("umin", 1)
 least_of_four_far, least_of_one_far = _gathering("umin", AT_ONCE, AHEAD), _gathering("umin", 1, AHEAD)
 add_four_halves, add_one_halves = _gathering_halves(AT_ONCE, AHEAD), _gathering_halves(1, AHEAD)
+find_four, find_two = _finding(AT_ONCE), _finding(2)
+find_four_far, find_two_far = _finding(AT_ONCE, AHEAD), _finding(2, AHEAD)
+find_four_halves, find_two_halves = _finding_halves(AT_ONCE, AHEAD), _finding_halves(2, AHEAD)
+
+
+@vector
+def add_line(typingctx, total, at, table, line, drain, drain_at):  # type: ignore[no-untyped-def]
+    """total[at : at + 64] grows by table[line : line + 64] and is drained, all as in `_gathering_drained`."""
+    del typingctx
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first = data_of(context, builder, signature, arguments, 0)
+        at = index_of(context, builder, signature, arguments, 1)
+        place = builder.bitcast(builder.gep(first, [at]), BYTES.as_pointer())
+        take, _ = _adding(builder)
+        more = line_at(context, builder, signature, arguments, 2, BYTES, LINE)
+        total = take([builder.load(place, align=LINE)], more)[0]
+        drain = line_at(context, builder, signature, arguments, 4, BYTES, 1)
+        builder.store(_drained(builder, total, drain), place, align=LINE)
+        return context.get_dummy_value()
+
+    return types.void(total, at, table, line, drain, drain_at), codegen
+
+
+@vector
+def add_line_halves(typingctx, total, upper, at, table, line):  # type: ignore[no-untyped-def]
+    """The same for both sides of 128 points, without a drain."""
+    del typingctx
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        at = index_of(context, builder, signature, arguments, 2)
+        places = [
+            builder.bitcast(
+                builder.gep(data_of(context, builder, signature, arguments, side), [at]), BYTES.as_pointer()
+            )
+            for side in (0, 1)
+        ]
+        take, _ = _adding_halves(builder)
+        more = line_at(context, builder, signature, arguments, 3, BYTES, LINE)
+        sums = take([builder.load(place, align=LINE) for place in places], more)
+        for value, place in zip(sums, places, strict=True):
+            builder.store(value, place, align=LINE)
+        return context.get_dummy_value()
+
+    return types.void(total, upper, at, table, line), codegen
 
 
 @vector

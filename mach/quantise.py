@@ -33,39 +33,41 @@ NOT_FINITE = 0x7F800000  # these bits and above: infinite or NaN
 
 
 @vector
-def quantise(typingctx, scores, rows, at, table, table_at, low, per_unit, point):  # type: ignore[no-untyped-def]
+def quantise(typingctx, scores, rows, at, table, table_at, low, per_unit, point, highest, row):  # type: ignore[no-untyped-def]
     """Bytes that bound 16 buckets' scores of 16 points from above, written with the points side by side.
 
     scores float32: those of lane i start at rows[point + i] + at; rows int64 [64]. low and per_unit float32 [64]. A
     score s becomes 0 if s ≤ low, else min(255, ⌊(s − low)·per_unit⌋ + 1), so low + byte/per_unit ≥ s for bytes below
-    255. Bucket j goes to table[table_at + 64·j + i]. Returns the largest |score| as the bits of a float32 (uint32): at
-    or above `NOT_FINITE` when a score is infinite or NaN.
+    255. Bucket j goes to table[table_at + 64·j + i]; highest[row · 64 + point + i], uint8, becomes the highest of a
+    lane's bytes if that is higher. Returns the largest |score| as the bits of a float32 (uint32): at or above
+    `NOT_FINITE` when a score is infinite or NaN.
     """
     del typingctx
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows = _Rows(context, builder, signature, arguments)
         counts = [rows.counted(rows.above_low(i, 254.0)) for i in range(BLOCK)]
-        rows.store([builder.trunc(count, NARROW) for count in counts])
+        columns = rows.store([builder.trunc(count, NARROW) for count in counts])
+        rows.raise_highest(context, signature, arguments, columns, 1, 0)
         return rows.largest()
 
-    return types.uint32(scores, rows, at, table, table_at, low, per_unit, point), codegen
+    return types.uint32(scores, rows, at, table, table_at, low, per_unit, point, highest, row), codegen
 
 
 @vector
-def quantise_halves(typingctx, scores, rows, at, table, table_at, low, per_unit, point, most):  # type: ignore[no-untyped-def]
+def quantise_halves(typingctx, scores, rows, at, table, table_at, low, per_unit, point, highest, row, most):  # type: ignore[no-untyped-def]
     """The same for points ``point``.. in the lower halves of the bytes and 64 points on in the upper halves.
 
     rows int64, low and per_unit float32 [128]. A score s that is x = (s − low)·per_unit units above low becomes 0 if
     s ≤ low, else the least h in 1..15 that stands for more than x, where h stands for h units up to FINE and
     FINE + COARSE·(h − FINE) beyond. That bounds s as long as x is below MOST; most float32 [1] becomes the largest x if
-    that is larger than it is.
+    that is larger than it is. highest[row · 128 + 64 · side + point + i] becomes the highest h of a lane.
     """
     del typingctx
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows = _Rows(context, builder, signature, arguments)
-        highest = context.make_array(signature.args[8])(context, builder, arguments[8]).data
+        highest = context.make_array(signature.args[10])(context, builder, arguments[10]).data
         larger = declare(builder, f"llvm.maxnum.v{BLOCK}f32", FLOATS, [FLOATS, FLOATS])
         zero, fine, share, top = (
             ir.Constant(FLOATS, [value] * BLOCK) for value in (0.0, float(FINE), 1.0 - 1.0 / COARSE, MOST - 1.0)
@@ -83,14 +85,19 @@ def quantise_halves(typingctx, scores, rows, at, table, table_at, low, per_unit,
                 halves.append(rows.counted((positive, builder.fsub(units, builder.fmul(over, share)))))
             upper = builder.shl(halves[1], ir.Constant(WORDS, [4] * BLOCK))
             bytes_.append(builder.trunc(builder.or_(halves[0], upper), NARROW))
-        rows.store(bytes_)
+        columns = rows.store(bytes_)
+        low_half = ir.Constant(NARROW, [15] * BLOCK)
+        lower = [builder.and_(column, low_half) for column in columns]
+        upper = [builder.lshr(column, ir.Constant(NARROW, [4] * BLOCK)) for column in columns]
+        for side, halves in enumerate((lower, upper)):
+            rows.raise_highest(context, signature, arguments, halves, 2, side)
         reduce = declare(builder, f"llvm.vector.reduce.fmax.v{BLOCK}f32", F32, [FLOATS])
         found = builder.call(reduce, [seen])
         before = builder.load(highest)
         builder.store(builder.select(builder.fcmp_ordered(">", found, before), found, before), highest)
         return rows.largest()
 
-    return types.uint32(scores, rows, at, table, table_at, low, per_unit, point, most), codegen
+    return types.uint32(scores, rows, at, table, table_at, low, per_unit, point, highest, row, most), codegen
 
 
 class _Rows:
@@ -130,11 +137,28 @@ class _Rows:
         counted = self.builder.add(self.builder.fptosi(units, WORDS), ir.Constant(WORDS, [1] * BLOCK))
         return self.builder.select(positive, counted, ir.Constant(WORDS, [0] * BLOCK))
 
-    def store(self, rows: list[Any]) -> None:
-        """Turn 16 points' bytes around and write them to the lines of 16 buckets."""
-        for j, column in enumerate(_transposed(self.builder, rows)):
+    def store(self, rows: list[Any]) -> list[Any]:
+        """Turn 16 points' bytes around and write them to the lines of 16 buckets; returns what was written."""
+        columns = _transposed(self.builder, rows)
+        for j, column in enumerate(columns):
             to = self.builder.gep(self.target, [self.builder.add(self.place, I64(LINE * j))])
             self.builder.store(column, self.builder.bitcast(to, NARROW.as_pointer()), align=1)
+        return columns
+
+    def raise_highest(
+        self, context: Any, signature: Any, arguments: Any, columns: list[Any], sides: int, side: int
+    ) -> None:
+        """Note in the arguments ``highest`` and ``row`` the highest byte of each lane."""
+        builder = self.builder
+        row = index_of(context, builder, signature, arguments, 9)
+        at = builder.add(builder.mul(row, I64(sides * LINE)), builder.add(self.first, I64(side * LINE)))
+        place = builder.gep(data_of(context, builder, signature, arguments, 8), [at])
+        place = builder.bitcast(place, NARROW.as_pointer())
+        higher = declare(builder, f"llvm.umax.v{BLOCK}i8", NARROW, [NARROW, NARROW])
+        highest = builder.load(place, align=1)
+        for column in columns:
+            highest = builder.call(higher, [highest, column])
+        builder.store(highest, place, align=1)
 
     def largest(self) -> Any:
         """The largest |score| seen, as the bits of a float32."""

@@ -1,0 +1,50 @@
+"""Where a point's k-th best sum will lie, told by earlier points, so that a scan can begin with a high bar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+REMEMBERED = 256  # points whose sums count
+LEAST = 0.05  # standard deviations that the careful bar is below the likely one, at least
+
+
+@dataclass
+class Forecast:
+    """The k-th best sum of points so far, in standard deviations above the mean of all sums.
+
+    Both come from the scores of each repetition, as if repetitions were independent. A forecast is not a bound: who
+    uses one has to see afterwards that k labels came out above it.
+    """
+
+    _heights: dict[tuple[int, int], Floats] = field(default_factory=dict)
+
+    def bars(self, prefixes: npt.NDArray[np.int64], k: int, mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
+        """The likely k-th best sum and one that hardly any point will miss, [P, Q]; NaN where no point was seen yet.
+
+        mean, deviation [R, Q] of a repetition's scores.
+        """
+        centre, width = _spread(prefixes, mean, deviation)
+        heights = [self._heights.get((R, k), np.full(1, np.nan, dtype=np.float32)) for R in prefixes.tolist()]
+        low, tenth, likely = np.array([np.quantile(some, [0.01, 0.1, 0.5]) for some in heights]).T[..., None]
+        careful = low - np.maximum(likely - tenth, LEAST)
+        return (centre + likely * width).astype(np.float32), (centre + careful * width).astype(np.float32)
+
+    def learn(self, prefixes: npt.NDArray[np.int64], k: int, mean: Floats, deviation: Floats, best: Floats) -> None:
+        """best [P, Q]: the k-th best sums; what is not finite says nothing."""
+        centre, width = _spread(prefixes, mean, deviation)
+        for R, heights in zip(prefixes.tolist(), (best - centre) / np.where(width > 0, width, np.nan), strict=True):
+            heights = heights[np.isfinite(heights)]
+            if len(heights):
+                before = self._heights.get((R, k), heights[:0])
+                self._heights[R, k] = np.concatenate([before, heights])[-REMEMBERED:]
+
+
+def _spread(prefixes: npt.NDArray[np.int64], mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation [P, Q] of the sums of the first repetitions."""
+    last = prefixes - 1
+    return np.cumsum(mean, 0)[last], np.sqrt(np.cumsum(np.square(deviation), 0)[last])
