@@ -26,22 +26,34 @@ Ints = npt.NDArray[np.integer]
 
 SORT_SECONDS = 3e-9  # of one core, to put one label of one repetition into the index
 FIRST_ROUND = 4  # points tried before it is decided how to go on; twice as many in every round
+FIRST_WHERE_IT_PAID = 64  # the same after a call in which all points were tried
+REMEMBERED = 64  # points of earlier calls that count beside those of the call itself, at most
 CLEARLY = 0.9  # prune when it is expected to take less than this share of a scan; timings are noisy
 LONGEST_REST = 8  # calls in which nothing is tried, at most, after pruning did not pay several times in a row
 
 
 @dataclass
 class _Experience:
-    """What earlier calls for one R have shown: seconds spent on scans, calls in a row that gave up, calls to rest."""
+    """What earlier calls for one R have shown: seconds spent on scans, calls in a row that gave up, calls to rest; of
+    the points tried lately how many there were, how many failed, and their seconds."""
 
     scanned: float = 0.0
     given_up: int = 0
     rest: int = 0
+    tried: float = 0.0
+    failed: float = 0.0
+    seconds: float = 0.0
+    all_tried: bool = False  # in the last call
 
     def learn(self, paid: bool) -> None:
         """Whether pruning paid in this call; where it did not, it is tried again after a while."""
         self.given_up = 0 if paid else self.given_up + 1
         self.rest = 0 if paid else min(2 ** (self.given_up - 1), LONGEST_REST)
+        fade = min(1.0, REMEMBERED / self.tried) if self.tried else 0.0
+        self.tried, self.failed, self.seconds = self.tried * fade, self.failed * fade, self.seconds * fade
+
+    def add(self, tried: int, failed: int, seconds: float) -> None:
+        self.tried, self.failed, self.seconds = self.tried + tried, self.failed + failed, self.seconds + seconds
 
 
 class PrunedSearch:
@@ -51,6 +63,7 @@ class PrunedSearch:
         self._lookup, self._B, self._scan = lookup, B, scan
         self._experience: dict[int, _Experience] = {}
         self._tallies = np.zeros((0, lookup.shape[1]), dtype=np.uint8)
+        self._compiled = False
 
     @cached_property
     def index(self) -> LabelIndex:
@@ -90,21 +103,28 @@ class PrunedSearch:
         same for one point as for all it has room for, so the first failure may end it for a few points.
         """
         scan = self._scan.effort.expected_seconds
+        experience = self._experience[R]
         waiting = _spread(len(bucket_scores))
         failed = waiting[:0]
-        size, tried, seconds = FIRST_ROUND, 0, 0.0
+        size, rounds = FIRST_WHERE_IT_PAID if experience.all_tried else FIRST_ROUND, 0
         while len(waiting):
             now, waiting = waiting[:size], waiting[size:]
             started = time.perf_counter()
-            failed = np.concatenate([failed, self._prune(bucket_scores, R, now, scores, labels)])
-            seconds += time.perf_counter() - started
-            tried += len(now)
+            left = self._prune(bucket_scores, R, now, scores, labels)
+            seconds = time.perf_counter() - started
+            failed = np.concatenate([failed, left])
             size *= 2
-            expected = round(len(failed) + len(waiting) * len(failed) / tried)
-            pruned = len(waiting) * seconds / tried + scan(expected, R)
+            if not self._compiled:  # the first round's seconds say nothing
+                self._compiled = True
+                continue
+            rounds += 1
+            experience.add(len(now), len(left), seconds)
+            expected = round(len(failed) + len(waiting) * experience.failed / experience.tried)
+            pruned = len(waiting) * experience.seconds / experience.tried + scan(expected, R)
             if pruned > CLEARLY * scan(len(failed) + len(waiting), R):
                 break
-        return np.concatenate([failed, waiting]), tried > FIRST_ROUND or not len(waiting)
+        experience.all_tried = not len(waiting)
+        return np.concatenate([failed, waiting]), rounds > 1 or not len(waiting)
 
     def _has_index(self, N: int, R: int, experience: _Experience) -> bool:
         """Whether the index is there, or scanning has cost and would cost as much as building it."""

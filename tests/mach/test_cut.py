@@ -50,6 +50,21 @@ def test_every_cut_equals_reference(B: int, n_points: int, R: int, late: int, k:
             assert_same(decoder.top_k(scores, k, method="dense"), expected)
 
 
+def test_cuts_of_halves_count_coarse_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half bytes above `FINE` stand for several units each, and so does the highest of them, which the best labels
+    have in all repetitions after the cut."""
+    monkeypatch.setattr(mach.dense, "choose_cut", lambda *_: 28)
+    rng = np.random.default_rng(0)
+    scores = rng.normal(scale=0.3, size=(2 * LINE, 32, FAR)).astype(np.float32)
+    scores[:, 28:] = rng.choice([-1.0, 4.0], size=(2 * LINE, 4, FAR))
+    decoder = Decoder(hash_labels(4 * N_LABELS, FAR, 32), FAR)
+    expected = decoder.top_k(scores, 5, method="reference")
+    for _ in range(2):
+        decoder._dense.effort._seconds.clear()  # half bytes are tried first
+        assert_same(decoder.top_k(scores, 5, method="dense"), expected)
+    assert decoder._dense.effort._bytes_for == 0
+
+
 @pytest.mark.parametrize("R", [1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 18, 32])
 def test_any_number_of_repetitions_has_a_cut(R: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After fours, two before the last, or all; what the loops that look for labels can take."""

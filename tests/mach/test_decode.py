@@ -430,7 +430,23 @@ def test_pruning_that_does_not_pay_is_tried_less_and_less_often(monkeypatch: pyt
     for call in range(40):  # noqa: B007 (noted reads it)
         assert_same(decoder.top_k(flat, 5), decoder.top_k(flat, 5, method="dense"))
     assert np.diff(sorted(set(tried)))[:5].tolist() == [2, 3, 5, 9, LONGEST_REST + 1]
-    assert len(tried) == len(set(tried))  # one round, then it gave up
+    assert len(tried) == len(set(tried)) + 1  # one round, then it gave up; one more where the first compiled
+
+
+def test_where_pruning_paid_for_all_points_rounds_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds tell early that pruning does not pay, and cost something where it does."""
+    lookup = hash_labels(100_000, 2000, 16)
+    scores = simulated(3 * LINE, lookup, 2000, seed=4)
+    decoder = Decoder(lookup, 2000)
+    decoder.prepare()
+    monkeypatch.setattr(decoder._dense.effort, "expected_seconds", lambda n_points, _: 10.0 * n_points)
+    rounds: list[int] = []
+    search = decoder._pruned._prune
+    monkeypatch.setattr(decoder._pruned, "_prune", lambda *some: rounds.append(len(some[2])) or search(*some))
+    for expected in ([4, 8, 16, 32, 64, 68], [64, 128]):
+        rounds.clear()
+        assert_same(decoder.top_k(scores, 5), decoder.top_k(scores, 5, method="reference"))
+        assert rounds == expected
 
 
 def test_a_copy_of_a_used_decoder_decodes() -> None:
