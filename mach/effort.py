@@ -15,6 +15,7 @@ BYTES_AFTER = 32  # groups that are scanned with bytes after one whose scores ar
 LATELY, AGAIN = 3, 32  # groups whose median time counts; groups between trying again what was slower
 # First guesses in seconds of one core, replaced by what is measured as soon as something has run.
 NEAR_LINE_SECONDS, FAR_LINE_SECONDS, BYTE_SECONDS = 1.4e-9, 3e-9, 4e-10
+HALVES_TAKE = 1.6  # times as long as a group with bytes
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Effort:
             count = min(grain.points if grain else n_points, n_points)
             guess = self.n_labels * R * (FAR_LINE_SECONDS if is_far(self.B) else NEAR_LINE_SECONDS)
             guess += R * self.B * LINE * BYTE_SECONDS if grain else 0.0
+            guess *= HALVES_TAKE if grain == HALF else 1.0
             known = self._seconds.get(work, _Seconds()).told()
             seconds += (known or guess / numba.get_num_threads()) * (1 if grain else count)
             n_points -= count

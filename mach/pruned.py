@@ -55,6 +55,11 @@ class _Experience:
     def add(self, tried: int, failed: int, seconds: float) -> None:
         self.tried, self.failed, self.seconds = self.tried + tried, self.failed + failed, self.seconds + seconds
 
+    def hoped_share(self) -> float:
+        """Share of points that fail, less its standard error: a few failures do not end what may pay."""
+        share = self.failed / self.tried
+        return max(0.0, share - float(np.sqrt(share * (1 - share) / self.tried + 1 / self.tried**2)))
+
 
 class PrunedSearch:
     """Pruned search with a scan to fall back on, over one lookup table."""
@@ -119,7 +124,7 @@ class PrunedSearch:
                 continue
             rounds += 1
             experience.add(len(now), len(left), seconds)
-            expected = round(len(failed) + len(waiting) * experience.failed / experience.tried)
+            expected = round(len(failed) + len(waiting) * experience.hoped_share())
             pruned = len(waiting) * experience.seconds / experience.tried + scan(expected, R)
             if pruned > CLEARLY * scan(len(failed) + len(waiting), R):
                 break

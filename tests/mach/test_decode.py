@@ -15,7 +15,7 @@ from mach.effort import AGAIN, BYTES_AFTER, FEW, HALF, WHOLE, Effort
 from mach.estimators import ESTIMATORS, estimator_names
 from mach.hashing import hash_labels
 from mach.lanes import add_four
-from mach.pruned import LONGEST_REST
+from mach.pruned import LONGEST_REST, REMEMBERED, _Experience
 from mach.quantise import MOST
 from mach.reference import top_buckets_reference
 from mach.vectors import BLOCK, LINE
@@ -431,6 +431,19 @@ def test_pruning_that_does_not_pay_is_tried_less_and_less_often(monkeypatch: pyt
         assert_same(decoder.top_k(flat, 5), decoder.top_k(flat, 5, method="dense"))
     assert np.diff(sorted(set(tried)))[:5].tolist() == [2, 3, 5, 9, LONGEST_REST + 1]
     assert len(tried) == len(set(tried)) + 1  # one round, then it gave up; one more where the first compiled
+
+
+def test_a_few_failures_do_not_end_what_may_pay() -> None:
+    seen = _Experience()
+    seen.add(tried=24, failed=9, seconds=1.0)
+    assert seen.hoped_share() == pytest.approx(0.375 - (0.375 * 0.625 / 24 + 1 / 24**2) ** 0.5)
+    seen.add(tried=400, failed=0, seconds=1.0)
+    seen.learn(paid=True)  # earlier points fade
+    assert seen.tried == REMEMBERED
+    assert seen.failed / seen.tried == pytest.approx(9 / 424)
+    every = _Experience()
+    every.add(tried=4, failed=4, seconds=1.0)
+    assert every.hoped_share() == 0.75
 
 
 def test_where_pruning_paid_for_all_points_rounds_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
