@@ -14,7 +14,7 @@ FEW = 4  # points that are cheaper to scan one by one than as a group, where the
 BYTES_AFTER = 32  # groups that are scanned with bytes after one whose scores are too wide for half a byte
 LATELY, AGAIN = 3, 32  # groups whose median time counts; groups between trying again what was slower
 # First guesses in seconds of one core, replaced by what is measured as soon as something has run.
-NEAR_LINE_SECONDS, FAR_LINE_SECONDS, BYTE_SECONDS = 1.4e-9, 3e-9, 4e-10
+NEAR_LINE_SECONDS, FAR_LINE_SECONDS, BYTE_SECONDS, SCORE_SECONDS = 1.4e-9, 3e-9, 4e-10, 8e-10
 HALVES_TAKE = 1.6  # times as long as a group with bytes
 
 
@@ -96,13 +96,19 @@ class Effort:
         while n_points > 0:
             work = grain, _, _ = self.choose(n_points, "sum", R, 1)
             count = min(grain.points if grain else n_points, n_points)
-            guess = self.n_labels * R * (FAR_LINE_SECONDS if is_far(self.B) else NEAR_LINE_SECONDS)
-            guess += R * self.B * LINE * BYTE_SECONDS if grain else 0.0
-            guess *= HALVES_TAKE if grain == HALF else 1.0
+            guess = self._guess(grain, R)
             known = self._seconds.get(work, _Seconds()).told()
             seconds += (known or guess / numba.get_num_threads()) * (1 if grain else count)
             n_points -= count
         return seconds
+
+    def _guess(self, grain: Grain | None, R: int) -> float:
+        """Seconds of one core for a group, or for a single point, of which none was seen yet."""
+        if grain is None:
+            return self.n_labels * R * SCORE_SECONDS
+        seconds = self.n_labels * R * (FAR_LINE_SECONDS if is_far(self.B) else NEAR_LINE_SECONDS)
+        seconds += R * self.B * LINE * BYTE_SECONDS
+        return seconds * HALVES_TAKE if grain == HALF else seconds
 
     def learn(self, work: Work, n_points: int, seconds: float) -> None:
         """Take the seconds of a group, or of so many single points, into account."""

@@ -28,7 +28,7 @@ SORT_SECONDS = 3e-9  # of one core, to put one label of one repetition into the 
 FIRST_ROUND = 4  # points tried before it is decided how to go on; twice as many in every round
 FIRST_WHERE_IT_PAID = 64  # the same after a call in which all points were tried
 REMEMBERED = 64  # points of earlier calls that count beside those of the call itself, at most
-CLEARLY = 0.9  # prune when it is expected to take less than this share of a scan; timings are noisy
+SLOWER = 1.25  # a round counts as at most so much slower than those before it: what is slow for once is the machine
 LONGEST_REST = 8  # calls in which nothing is tried, at most, after pruning did not pay several times in a row
 
 
@@ -53,6 +53,8 @@ class _Experience:
         self.tried, self.failed, self.seconds = self.tried * fade, self.failed * fade, self.seconds * fade
 
     def add(self, tried: int, failed: int, seconds: float) -> None:
+        if self.tried:
+            seconds = min(seconds, SLOWER * tried * self.seconds / self.tried)
         self.tried, self.failed, self.seconds = self.tried + tried, self.failed + failed, self.seconds + seconds
 
     def hoped_share(self) -> float:
@@ -126,7 +128,7 @@ class PrunedSearch:
             experience.add(len(now), len(left), seconds)
             expected = round(len(failed) + len(waiting) * experience.hoped_share())
             pruned = len(waiting) * experience.seconds / experience.tried + scan(expected, R)
-            if pruned > CLEARLY * scan(len(failed) + len(waiting), R):
+            if pruned > scan(len(failed) + len(waiting), R):
                 break
         experience.all_tried = not len(waiting)
         return np.concatenate([failed, waiting]), rounds > 1 or not len(waiting)

@@ -441,6 +441,10 @@ def test_a_few_failures_do_not_end_what_may_pay() -> None:
     seen.learn(paid=True)  # earlier points fade
     assert seen.tried == REMEMBERED
     assert seen.failed / seen.tried == pytest.approx(9 / 424)
+    slow = _Experience()
+    slow.add(tried=10, failed=0, seconds=1.0)
+    slow.add(tried=10, failed=0, seconds=50.0)  # something else ran meanwhile
+    assert slow.seconds == 2.25
     every = _Experience()
     every.add(tried=4, failed=4, seconds=1.0)
     assert every.hoped_share() == 0.75
