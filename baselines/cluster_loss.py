@@ -31,15 +31,24 @@ def cluster_loss_reference(
 
 
 def logits_of(inputs: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
-    """(first class, logits [n, up to chunk]) of each chunk of classes."""
+    """(first class, logits [n, up to chunk]) of each chunk of classes, all in one place: good until the next.
+
+    What an allocator keeps of many large blocks that come and go between small ones, nobody can predict.
+    """
+    room = inputs.new_empty(len(inputs) * min(chunk, len(weight)))
     for low in range(0, len(weight), chunk):
-        part = slice(low, low + chunk)
-        yield low, torch.addmm(bias[part], inputs, weight[part].T)
+        part = slice(low, min(low + chunk, len(weight)))
+        place = room[: len(inputs) * (part.stop - low)].view(len(inputs), -1)
+        yield low, torch.addmm(bias[part], inputs, weight[part].T, out=place)
 
 
+@torch.no_grad()
 def normaliser(inputs: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Tensor:
     """log Σ exp of the logits over all classes, [n, 1]."""
-    parts = [logits.logsumexp(1, keepdim=True) for _, logits in logits_of(inputs, weight, bias, chunk)]
+    parts = []
+    for _, logits in logits_of(inputs, weight, bias, chunk):
+        highest = logits.amax(1, keepdim=True)
+        parts.append(logits.sub_(highest).exp_().sum(1, keepdim=True).log_() + highest)
     return torch.cat(parts, 1).logsumexp(1, keepdim=True)
 
 
@@ -60,27 +69,33 @@ class _ClusterLoss(torch.autograd.Function):
         order = torch.argsort(columns, stable=True)
         rows, columns, share = rows[order], columns[order], share[order]
         mass = inputs.new_zeros(len(inputs)).index_add_(0, rows, share)  # all targets of a row together
+        parts = [slice(low, min(low + chunk, len(weight))) for low in range(0, len(weight), chunk)]
+        # One place for all chunks: what an allocator makes of many large blocks, freed and kept, nobody can predict.
         keep = len(inputs) * len(weight) * inputs.element_size() <= KEEP_BYTES
-        parts, kept = [], []
-        for low, logits in logits_of(inputs, weight, bias, chunk):
+        room = inputs.new_empty((len(inputs), len(weight) if keep else min(chunk, len(weight))))
+
+        def place_of(part: slice) -> Tensor:
+            return room[:, part] if keep else room[:, : part.stop - part.start]
+
+        totals, highest_of = [], []
+        for part in parts:
+            logits = torch.addmm(bias[part], inputs, weight[part].T, out=place_of(part))
             highest = logits.amax(1, keepdim=True)
-            exponentials = logits.sub_(highest).exp_()
-            parts.append(exponentials.sum(1, keepdim=True).log_() + highest)
-            if keep:
-                kept.append((low, exponentials, highest))
-        log_total = torch.cat(parts, 1).logsumexp(1, keepdim=True)
+            totals.append(logits.sub_(highest).exp_().sum(1, keepdim=True).log_() + highest)
+            highest_of.append(highest)
+        log_total = torch.cat(totals, 1).logsumexp(1, keepdim=True)
 
         loss = (mass * log_total[:, 0]).sum()
         grad_inputs, grad_weight = torch.zeros_like(inputs), torch.empty_like(weight)
         grad_bias = torch.empty_like(bias)
-        again = (
-            (low, logits.sub_(log_total).exp_(), log_total) for low, logits in logits_of(inputs, weight, bias, chunk)
-        )
-        for low, exponentials, shift in kept or again:
-            part = slice(low, low + exponentials.shape[1])
-            gradient = exponentials.mul_((shift - log_total).exp_().mul_(mass[:, None]))
+        for part, highest in zip(parts, highest_of, strict=True):
+            gradient = place_of(part)
+            if not keep:
+                torch.addmm(bias[part], inputs, weight[part].T, out=gradient)
+                gradient.sub_(highest).exp_()
+            gradient.mul_((highest - log_total).exp_().mul_(mass[:, None]))
             here = slice(*torch.searchsorted(columns, columns.new_tensor([part.start, part.stop])).tolist())
-            gradient.index_put_((rows[here], columns[here] - low), -share[here], accumulate=True)
+            gradient.index_put_((rows[here], columns[here] - part.start), -share[here], accumulate=True)
             grad_inputs.addmm_(gradient, weight[part])
             torch.mm(gradient.T, inputs, out=grad_weight[part])
             torch.sum(gradient, 0, out=grad_bias[part])

@@ -99,21 +99,20 @@ def adaptive_cost(
     inputs = [hidden, *widths]
     clusters = list(zip(sizes, inputs, strict=True))
     parameters = sum(size * (width + 1) for size, width in clusters) + hidden * sum(widths)
-    chunk = FLOAT_BYTES * N * min(label_chunk, max(sizes))
-    # Freed chunks that the allocator keeps are not used again: small tensors take the beginning of their places.
-    stay = keep_bytes if chunk >= BLOCK_BYTES else math.inf
-    logits = sum(FLOAT_BYTES * N * size for size in sizes if FLOAT_BYTES * N * size <= stay)
+    # A cluster's logits, or those of a chunk, have one place; small ones of several clusters exist side by side.
+    rooms = [FLOAT_BYTES * N * (size if FLOAT_BYTES * N * size <= keep_bytes else label_chunk) for size in sizes]
+    logits = max((room for room in rooms if room >= BLOCK_BYTES), default=0)
+    logits += sum(room for room in rooms if room < BLOCK_BYTES)
     weights = FLOAT_BYTES * parameters
     return {
         "weights_bytes": weights,
         "gradients_bytes": weights,
         "optimiser_bytes": 2 * weights,
-        "activations_bytes": logits + 2 * chunk,
+        "activations_bytes": logits,
         "index_bytes": 8 * K,
         "build_bytes": PRIOR_BYTES * K,
-        # And the exponentials of the normaliser.
-        "predict_bytes": ranking_bytes(max(sizes), run["predict_batch"], label_chunk)
-        + FLOAT_BYTES * run["predict_batch"] * min(label_chunk, max(sizes)),
+        # A chunk of logits, which is looked through for NaN.
+        "predict_bytes": run["predict_batch"] * min(label_chunk, max(sizes)) * (FLOAT_BYTES + 1),
         "step_flops": 6 * N * sum(size * width for size, width in clusters),
         "step_bytes": FLOAT_BYTES * (8 * parameters + 6 * N * sum(sizes)),
     }

@@ -23,7 +23,7 @@ from bench.rates import EarlierRun, Rates, seconds_like
 from bench.units import in_units, read_bytes
 
 LAYERS = ("mach", "full_softmax", "one_vs_all", "sampled_softmax", "adaptive_softmax", "bottleneck")
-TOLERANCE = 0.25  # measured: within 0.15 (docs/planning.md), on one machine with its allocator and its compiler
+TOLERANCE = 0.2  # measured: within 0.15 (docs/planning.md), on one machine with its allocator and its compiler
 
 
 @pytest.fixture
