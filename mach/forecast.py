@@ -10,6 +10,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 REMEMBERED = 256  # points whose sums count
+SHARES = (0.01, 0.1, 0.5)  # quantiles: hardly missed, and how far that is from the likely one
 LEAST = 0.05  # standard deviations that the careful bar is below the likely one, at least
 
 
@@ -30,7 +31,8 @@ class Forecast:
         """
         centre, width = _spread(prefixes, mean, deviation)
         heights = [self._heights.get((R, k), np.full(1, np.nan, dtype=np.float32)) for R in prefixes.tolist()]
-        low, tenth, likely = np.array([np.quantile(some, [0.01, 0.1, 0.5]) for some in heights]).T[..., None]
+        # Sorted by hand: numpy's quantiles take ten times as long, for every prefix of every group of points.
+        low, tenth, likely = np.array([_quantiles(some) for some in heights]).T[..., None]
         careful = low - np.maximum(likely - tenth, LEAST)
         return (centre + likely * width).astype(np.float32), (centre + careful * width).astype(np.float32)
 
@@ -48,3 +50,7 @@ def _spread(prefixes: npt.NDArray[np.int64], mean: Floats, deviation: Floats) ->
     """Mean and standard deviation [P, Q] of the sums of the first repetitions."""
     last = prefixes - 1
     return np.cumsum(mean, 0)[last], np.sqrt(np.cumsum(np.square(deviation), 0)[last])
+
+
+def _quantiles(heights: Floats) -> Floats:
+    return np.sort(heights)[[int(share * (len(heights) - 1)) for share in SHARES]]
