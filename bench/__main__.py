@@ -75,6 +75,9 @@ def run(
     ] = None,
     retry: Annotated[str | None, typer.Option(help="Also repeat failed runs: oom, timeout, failed or all.")] = None,
     force: Annotated[bool, typer.Option(help="Repeat runs that are done.")] = False,
+    skip_unfit: Annotated[
+        bool, typer.Option("--skip-unfit", help="Do not start runs that are predicted not to fit into memory.")
+    ] = False,
     across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
@@ -88,7 +91,7 @@ def run(
     console = Console()
     try:
         with Progress(console) as progress:
-            failed = run_experiment(chosen, results, progress, retry, force)
+            failed = run_experiment(chosen, results, progress, retry, force, skip_unfit)
         folder = results / chosen.name
         command, env = python("bench.readings")
         told = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 
 from bench import measure
 from bench.checkpoint import with_earlier
+from bench.child import SKIP_ABOVE
 from bench.code import find_users_own
 from bench.columns import above_baseline
 from bench.data import Dataset, load_dataset
@@ -32,15 +34,19 @@ from bench.files import is_full, write_atomic
 from bench.fit import Report, fit_classifier, fit_network
 from bench.memory import available_bytes
 from bench.phases import Phases
-from bench.prediction import predict_run, process_bytes
+from bench.prediction import Prediction, predict_run, process_bytes
 from bench.score import deciles_of, evaluated_points, quality_of
 from bench.spec import RunSpec
 from bench.store import RunFolder, described
 from bench.train import Diverged
 
 
-def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
-    """Run a spec, write its curve and predictions, and return its record. Exceptions are the caller's to classify."""
+def execute(spec: RunSpec, folder: RunFolder, report: Report, skip_above: float | None = None) -> dict[str, Any]:
+    """Run a spec, write its curve and predictions, and return its record. Exceptions are the caller's to classify.
+
+    Where ``skip_above`` is given and more host memory is predicted than that many bytes or than is free, nothing is
+    loaded, and the record says so.
+    """
     started = time.perf_counter()
     settings = spec.train
     device = pick_device(settings.device)
@@ -49,13 +55,17 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report) -> dict[str, Any]:
         numba.set_num_threads(min(settings.threads, numba.get_num_threads()))
     phases = Phases(device, report)
     report = phases.report  # from here on: peaks of each phase
+    method = method_class(spec.target)
+    predicted = predict_here(method, spec, device)
+    phases.note(**predicted_columns(predicted))
+    if skip_above is not None and (why := predicted.unfit(available_bytes(device), skip_above)):
+        return skipped_record(spec, predicted, why)
 
     report({"phase": "load"})
     with measure.Clock(device).running() as load_clock:
         data = load_dataset(spec.dataset, **spec.dataset_overrides)
     points = evaluated_points(data, settings.evaluate_on)
-    method = method_class(spec.target)
-    phases.note(load_s=load_clock.seconds, **predicted_bytes(method, spec, device))
+    phases.note(load_s=load_clock.seconds)
     fit = fit_classifier if hasattr(method, "fit") else fit_network
     predictions, rows, whole = fit(method, spec, data, device, report, folder)
 
@@ -92,18 +102,30 @@ def with_own(row: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return row | own | above_baseline(row | own)
 
 
-def predicted_bytes(method: type, spec: RunSpec, device: torch.device) -> dict[str, int | None]:
-    """Peak of this process and its parts as `machbench plan` predicts them, as columns.
+def predict_here(method: type, spec: RunSpec, device: torch.device) -> Prediction:
+    """What `machbench plan` predicts, of this process as it is before it has loaded data.
 
-    Nothing for what tells no bytes; no peak on a GPU, where it is not this process's memory that counts.
+    No bytes where the method tells none; no peak on a GPU, where it is not this process's memory that counts.
     """
     if not hasattr(method, "cost"):
-        return {}
+        return Prediction(None, None, None, None, None, 0)
     sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
     known = (process_bytes(), available_bytes(device), torch.get_num_threads())
     predicted = predict_run(method, spec, sizes, *known)
+    return predicted if device.type == "cpu" else replace(predicted, peak_bytes=None)
+
+
+def predicted_columns(predicted: Prediction) -> dict[str, int | None]:
+    """Predicted peak and its parts as columns."""
     parts = {f"predicted_{part}_bytes": count for part, count in (predicted.bytes or {}).items()}
-    return parts | {"predicted_peak_bytes": predicted.peak_bytes if device.type == "cpu" else None}
+    return parts | {"predicted_peak_bytes": predicted.peak_bytes}
+
+
+def skipped_record(spec: RunSpec, predicted: Prediction, why: str) -> dict[str, Any]:
+    """The record of a run that was not started: what is predicted of it, and nothing measured."""
+    rows = [(predicted.parameters or {}) | predicted_columns(predicted)]
+    outcome = {"status": "skipped_by_plan", "reason": f"plan: {why}", "phase": "plan"}
+    return {**outcome, "shared": described(spec), "rows": rows}
 
 
 def write_passport(results: Path, data: Dataset) -> None:
@@ -165,7 +187,7 @@ def main(path: str) -> int:
     faulthandler.enable()  # a crash in compiled code leaves its place in the log
     folder = RunFolder(Path(path))
     spec = folder.spec()
-    attempt = os.environ.get("MACHBENCH_ATTEMPT")
+    attempt, skip_above = os.environ.get("MACHBENCH_ATTEMPT"), os.environ.get(SKIP_ABOVE)
     told = Told()
 
     def report(event: dict[str, Any]) -> None:
@@ -175,7 +197,7 @@ def main(path: str) -> int:
         print(json.dumps(shown), file=sys.stderr, flush=True)
 
     try:
-        record = execute(spec, folder, report)
+        record = execute(spec, folder, report, None if skip_above is None else float(skip_above))
     except BaseException as error:  # a failure is a result, whatever it is
         traceback.print_exc()
         if is_full(error):  # no result of this run: it is to go on once there is room

@@ -23,7 +23,7 @@ from bench.prediction import Prediction, predict_run, process_bytes
 from bench.prepare import identity_of
 from bench.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
 from bench.spec import RunSpec
-from bench.store import Store
+from bench.store import UNSETTLED, Store
 from bench.units import in_units
 
 CPU = torch.device("cpu")
@@ -116,7 +116,8 @@ class Planner:
         fits, why = self.fits(predicted, seconds)
         state = "unsupported" if reason else "to do"
         if record is not None:
-            state = {"ok": "cached", "interrupted": "to do"}.get(record["status"], f"failed: {record['status']}")
+            state = "cached" if record["status"] == "ok" else f"failed: {record['status']}"
+            state = "to do" if record["status"] in UNSETTLED else state
             measured = record["rows"][-1].get("fit_s")
             seconds, origin = (measured, "measured") if measured else (seconds, origin)
             reason = record.get("reason") or ""
@@ -126,12 +127,8 @@ class Planner:
         """Whether memory and time allow for it, and why not; None where no bytes are known."""
         if predicted.peak_bytes is None:
             return None, "bytes not told by the method" if predicted.bytes is None else "bytes on a GPU not predicted"
-        if self.available is not None and predicted.peak_bytes > self.available:
-            need = f"needs {in_units(predicted.peak_bytes)}, {in_units(self.available)} free"
-            return False, f"{need}; largest part {predicted.largest()}"
-        if self.memory_limit_bytes and predicted.peak_bytes > self.memory_limit_bytes:
-            need = f"needs {in_units(predicted.peak_bytes)}, memory limit {in_units(self.memory_limit_bytes)}"
-            return False, f"{need}; largest part {predicted.largest()}"
+        if why := predicted.unfit(self.available, self.memory_limit_bytes):
+            return False, why
         if self.time_limit_s and seconds and seconds > self.time_limit_s:
             return False, f"about {seconds:,.0f} s of training, time limit {self.time_limit_s:,.0f} s"
         return True, ""

@@ -15,7 +15,7 @@ from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.process import run_one
 from bench.progress import Progress
-from bench.store import SHOWN_CODE, Store
+from bench.store import SHOWN_CODE, UNSETTLED, Store
 from bench.tune import write_chosen
 
 RETRY = {
@@ -28,12 +28,18 @@ PATIENCE_S = 0.5  # between looks at runs that another process holds
 
 
 def run_experiment(
-    experiment: Experiment, results: Path, progress: Progress, retry: str | None = None, force: bool = False
+    experiment: Experiment,
+    results: Path,
+    progress: Progress,
+    retry: str | None = None,
+    force: bool = False,
+    skip_unfit: bool = False,
 ) -> int:
     """Run what is missing; returns 0 when all runs of the experiment are done, 1 when some run failed.
 
     Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always, withdrawn ones never;
-    ``force`` repeats all from the beginning, where the others go on from their checkpoint if they have one. Whatever
+    ``force`` repeats all from the beginning, where the others go on from their checkpoint if they have one.
+    ``skip_unfit`` starts none that is predicted not to fit into memory; what was skipped is looked at again. Whatever
     happens to a run, those finished before it stay as they are. Several processes may do this at once: each takes runs
     that no other holds, and waits in the end for those that others hold.
 
@@ -55,7 +61,7 @@ def run_experiment(
         progress.plan(len(runs), len(todo))
         statuses = {run.run_id: run.status for run in runs}
         try:
-            statuses |= _work_off(todo, done, store, experiment, progress, force)
+            statuses |= _work_off(todo, done, store, experiment, progress, force, skip_unfit)
         finally:
             store.write_table()
         with store.writing():
@@ -71,7 +77,7 @@ def _choose(
     if not force:
         for run_id, reason in withdrawn.items():
             progress.note(f"{run_id}: in quarantine ({reason}); left as it is, --force runs it again")
-    wanted = {None, "interrupted"} | again
+    wanted = {None, *UNSETTLED} | again
     todo = [r for r in runs if force or (r.status in wanted and r.run_id not in withdrawn)]
     for run in runs:
         event = "planned" if run in todo else "skipped"
@@ -88,6 +94,7 @@ def _work_off(
     experiment: Experiment,
     progress: Progress,
     force: bool,
+    skip_unfit: bool,
 ) -> dict[str, str | None]:
     """Execute the runs, or see another process execute them; statuses by run id."""
     statuses: dict[str, str | None] = {}
@@ -110,7 +117,7 @@ def _work_off(
                 else:
                     if force:
                         store.drop_checkpoint(run.run_id)
-                    statuses[run.run_id] = run_one(run, store, claim, experiment, progress)
+                    statuses[run.run_id] = run_one(run, store, claim, experiment, progress, skip_unfit)
         if len(elsewhere) == len(waiting):
             if not told:
                 progress.note(f"waiting for runs that another machbench executes: {_names(elsewhere)}")

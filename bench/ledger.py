@@ -19,6 +19,12 @@ DONE = ("finished", "failed")
 ENDS = (*DONE, "interrupted", "skipped")
 
 
+def end_of(status: str) -> str:
+    """The event with which a run of that status ends."""
+    own = {"ok": "finished", "interrupted": "interrupted", "skipped_by_plan": "skipped"}
+    return own.get(status, "failed")
+
+
 @dataclass(frozen=True)
 class Ledger:
     """ledger.jsonl. A start without an end is a run that goes on or was killed."""

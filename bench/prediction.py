@@ -17,6 +17,7 @@ from bench import measure
 from bench.data.sizes import DataSizes
 from bench.memory import group_size
 from bench.spec import RunSpec
+from bench.units import in_units
 
 FLOAT_BYTES = 4
 KERNELS_BYTES = 85 * 2**20  # compiled kernels, thread pools and what the allocator keeps; see docs/planning.md
@@ -39,6 +40,14 @@ class Prediction:
         """The purpose that takes most bytes, in words."""
         name, count = max((self.bytes or {}).items(), key=lambda item: item[1], default=("", 0))
         return f"{name} {count / 1e9:.3g} GB"
+
+    def unfit(self, available: float | None, limit: float | None) -> str:
+        """Why the peak is more than the free bytes or than a limit; empty where it is not, or not known."""
+        for count, name in ((available, "{} free"), (limit, "memory limit {}")):
+            if self.peak_bytes is not None and count is not None and self.peak_bytes > count:
+                have = name.format(in_units(count))
+                return f"needs {in_units(self.peak_bytes)}, {have}; largest part {self.largest()}"
+        return ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,14 +13,15 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from bench.child import NO_ROOM, python
+from bench.child import NO_ROOM, SKIP_ABOVE, python
 from bench.experiment import Experiment
 from bench.failure import Told, failure_record
 from bench.files import is_full
+from bench.ledger import end_of
 from bench.limits import MemoryWatch
 from bench.plan import PlannedRun
 from bench.progress import Progress
@@ -29,9 +31,12 @@ STOPPED = "stopped by the user"
 FULL = "no space left on the disk"
 
 
-def run_one(run: PlannedRun, store: Store, claim: int, experiment: Experiment, progress: Progress) -> str:
+def run_one(
+    run: PlannedRun, store: Store, claim: int, experiment: Experiment, progress: Progress, skip_unfit: bool = False
+) -> str:
     """Execute one run, whose claim the caller holds; returns its status.
 
+    With ``skip_unfit`` the child starts nothing that it predicts not to fit: status ``skipped_by_plan``.
     The child holds the claim too, so that nobody takes up the run while either lives. KeyboardInterrupt and OSError
     for a full disk end the run as ``interrupted`` and are raised again; the latter names the run's folder.
     """
@@ -42,7 +47,10 @@ def run_one(run: PlannedRun, store: Store, claim: int, experiment: Experiment, p
     child: subprocess.Popen[str] | None = None
     expired = threading.Event()
     try:
-        child = _start(folder, attempt, claim)
+        given = {"MACHBENCH_ATTEMPT": attempt}
+        if skip_unfit:
+            given[SKIP_ABOVE] = str(experiment.memory_limit_bytes or math.inf)
+        child = _start(folder, given, claim)
         started_with = {"shared": described(run.spec), "asked": run.asked}
         store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, **started_with)
         memory = MemoryWatch(child.pid, experiment.memory_limit_bytes, partial(_kill_group, child))
@@ -69,7 +77,7 @@ def run_one(run: PlannedRun, store: Store, claim: int, experiment: Experiment, p
         if status in OVER:
             store.drop_checkpoint(run.run_id)
         ended = {"status": status, "reason": reason, "seconds": round(time.monotonic() - started, 3)}
-        store.ledger.append({"ok": "finished", "interrupted": "interrupted"}.get(status, "failed"), run.run_id, **ended)
+        store.ledger.append(end_of(status), run.run_id, **ended)
     except (KeyboardInterrupt, OSError) as error:
         if isinstance(error, OSError) and not is_full(error):
             raise
@@ -82,8 +90,8 @@ def run_one(run: PlannedRun, store: Store, claim: int, experiment: Experiment, p
     return status
 
 
-def _start(folder: RunFolder, attempt: str, claim: int) -> subprocess.Popen[str]:
-    command, env = python("bench.child", MACHBENCH_ATTEMPT=attempt)
+def _start(folder: RunFolder, given: Mapping[str, str], claim: int) -> subprocess.Popen[str]:
+    command, env = python("bench.child", **given)
     with (folder.path / "log.txt").open("w") as log:
         return subprocess.Popen(
             [*command, str(folder.path)],

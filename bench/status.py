@@ -12,7 +12,7 @@ from rich.table import Table
 from bench.code import code_hash
 from bench.errors import InputError
 from bench.run_folder import RunFolder
-from bench.store import Store
+from bench.store import UNSETTLED, Store
 
 
 def run_states(store: Store) -> dict[str, dict[str, Any]]:
@@ -51,10 +51,10 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
 
 
 def _is_stale(store: Store, record: dict[str, Any], code_now: Callable[[str], str | None]) -> bool:
-    """Interrupted runs have no result that could be; what was predicted elsewhere, and by methods whose code is not at
-    hand, cannot be told."""
+    """Runs that were interrupted or skipped have no result that could be; what was predicted elsewhere, and by methods
+    whose code is not at hand, cannot be told."""
     asked, code = store.asked(record)
-    if asked is None or record["status"] == "interrupted":
+    if asked is None or record["status"] in UNSETTLED:
         return False
     now = code_now(RunFolder(store.runs / record["run_id"]).spec().target)
     return now is not None and now != code

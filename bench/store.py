@@ -16,7 +16,7 @@ from bench import environment
 from bench.claims import held, hold
 from bench.errors import InputError
 from bench.frame import rows_to_frame, write_table
-from bench.ledger import ENDS, Ledger
+from bench.ledger import ENDS, Ledger, end_of
 from bench.run_folder import CHECKPOINTS, RECORD_VERSION, RunFolder, run_id_of, settle, status_of
 from bench.spec import RunSpec
 
@@ -25,6 +25,7 @@ __all__ = [
     "OVER",
     "QUARANTINE",
     "SHOWN_CODE",
+    "UNSETTLED",
     "Ledger",
     "RunFolder",
     "Store",
@@ -34,6 +35,7 @@ __all__ = [
 
 QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
 OVER = ("ok", "diverged", "unsupported")  # statuses after which there is nothing to go on with
+UNSETTLED = ("interrupted", "skipped_by_plan")  # statuses of runs that the next command takes up again
 SHOWN_CODE = 8  # hex digits of a code's hash in table.csv
 
 
@@ -140,7 +142,7 @@ class Store:
             return False
         record = self.record(run_id)
         if record is not None and record.get("attempt") == attempt and record["status"] != "interrupted":
-            self.ledger.append("finished" if record["status"] == "ok" else "failed", run_id, status=record["status"])
+            self.ledger.append(end_of(record["status"]), run_id, status=record["status"])
             return False
         kept = {name: start[name] for name in ("shared", "asked") if name in start}
         self.ledger.append("interrupted", run_id, reason=reason, **kept)

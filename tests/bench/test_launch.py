@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from sweep import executions, write_sweep
-from test_run import environment, machbench, results
+from test_run import environment, machbench, results, write_experiment
 
 from bench.columns import STATUS_WORDS
 from bench.launch import RETRY, _choose
@@ -18,10 +19,11 @@ from bench.plan import PlannedRun
 from bench.progress import Progress
 from bench.quarantine import quarantine
 from bench.spec import RunSpec, TrainSettings
-from bench.store import RunFolder, Store, described
+from bench.store import Ledger, RunFolder, Store, described
+from bench.units import in_units
 
 SPEC = RunSpec("quick", "a.B", {}, TrainSettings(), "tiny", {}, 0)
-ALWAYS = {"new", "interrupted"}
+ALWAYS = {"new", "interrupted", "skipped_by_plan"}
 
 
 @pytest.mark.parametrize(
@@ -39,8 +41,7 @@ def test_retry_repeats_failures_of_its_kind(tmp_path: Path, retry: str | None, e
 
 
 def test_force_repeats_everything_also_what_is_withdrawn(tmp_path: Path) -> None:
-    statuses = set(STATUS_WORDS) - {"skipped_by_plan"}
-    assert chosen(tmp_path, set(), force=True) == statuses | {"new", "withdrawn"}
+    assert chosen(tmp_path, set(), force=True) == {*STATUS_WORDS, "new", "withdrawn"}
 
 
 def chosen(folder: Path, again: set[str], force: bool) -> set[str]:
@@ -48,8 +49,6 @@ def chosen(folder: Path, again: set[str], force: bool) -> set[str]:
     store = Store(folder / "e")
     runs = [PlannedRun("new", SPEC, None)]
     for name in [*STATUS_WORDS, "withdrawn"]:
-        if name == "skipped_by_plan":  # has no folder: nothing was executed
-            continue
         status = "crashed" if name == "withdrawn" else name
         made = RunFolder.create(store.runs, name, SPEC)
         made.write_record({"status": status, "shared": described(SPEC), "rows": [{}]})
@@ -60,6 +59,44 @@ def chosen(folder: Path, again: set[str], force: bool) -> set[str]:
     told = {e["run_id"]: e["event"] for e in store.ledger.events() if e["event"] in ("planned", "skipped")}
     assert told == {run.run_id: "planned" if run.run_id in todo else "skipped" for run in runs}
     return todo
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_not_started_where_that_is_wanted(tmp_path: Path) -> None:
+    text = "dataset: tiny\nmemory_limit_bytes: 2GB\ntrain: {hidden: '2000000'}\n"
+    experiment = write_experiment(tmp_path, text + "methods: {full_softmax: {}, label_frequency: {}}\n")
+    done = machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1)
+    assert "skipped_by_plan, plan: needs" in done.stdout
+    table = results(tmp_path).set_index("method")
+    skipped = table.loc["full_softmax"]
+    assert (skipped["status"], table.loc["label_frequency", "status"]) == ("skipped_by_plan", "ok")
+    needs = re.fullmatch(
+        r"plan: needs (\S+ GB), (memory limit 2 GB|\S+ \wB free); largest part \w+ \S+ GB", skipped["reason"]
+    )
+    assert needs is not None
+    assert needs[1] == in_units(skipped["predicted_peak_bytes"])
+    assert skipped["params_output"] == 500 * 2_000_001
+    assert skipped[["peak_host_bytes", "baseline_host_bytes", "fit_s", "elapsed_s"]].isna().all()
+    events = [e["event"] for e in Ledger(tmp_path / "results/small/ledger.jsonl").events() if "full" in e["run_id"]]
+    assert events == ["planned", "started", "skipped"]
+    assert "skipped_by_plan" in machbench("status", "small", cwd=tmp_path).stdout
+    assert "skipped by the plan" in (tmp_path / "results/small/tables/quality.md").read_text()
+    assert "1 cached" in machbench("plan", experiment, cwd=tmp_path).stdout
+
+    again = machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1)  # is looked at once more
+    assert ", 1 to do" in again.stdout
+    assert results(tmp_path).set_index("method").loc["full_softmax", "status"] == "skipped_by_plan"
+    machbench("run", experiment, cwd=tmp_path, check=1)
+    assert results(tmp_path).set_index("method").loc["full_softmax", "status"] == "oom_host"
+    assert ", 0 to do" in machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1).stdout
+    assert results(tmp_path).set_index("method").loc["full_softmax", "status"] == "oom_host"
+
+
+@pytest.mark.slow
+def test_what_fits_is_run(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, "dataset: tiny\nmethods: {mach: {R: 1, B: 8}}\ntrain: {epochs: 1}\n")
+    machbench("run", experiment, "--skip-unfit", cwd=tmp_path)
+    assert results(tmp_path)["status"].tolist() == ["ok"]
 
 
 @pytest.mark.slow
