@@ -155,7 +155,10 @@ def table(
 
 @app.command()
 def figure(
-    experiment: ExperimentArgument, across_machines: AcrossOption = False, results: ResultsOption = RESULTS
+    experiment: ExperimentArgument,
+    only: Annotated[str | None, typer.Option(help="Name of one figure, as the report has it; else all.")] = None,
+    across_machines: AcrossOption = False,
+    results: ResultsOption = RESULTS,
 ) -> None:
     """Draw the figures."""
     from bench.figures import write_figures
@@ -163,7 +166,7 @@ def figure(
 
     folder = experiment_folder(experiment, results)
     with Store(folder).writing():
-        paths = write_figures(on_one_machine(folder, across_machines), folder / "figures")
+        paths = write_figures(on_one_machine(folder, across_machines), folder / "figures", only=only)
     for path in paths:
         print(path)
 

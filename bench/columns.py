@@ -20,6 +20,7 @@ STATUS_WORDS = {
     "crashed": "crashed",
     "interrupted": "interrupted",
 }
+OUT_OF_MEMORY = ("oom_host", "oom_device", "skipped_by_plan")  # statuses of what did not fit
 MIB = 2**20
 
 

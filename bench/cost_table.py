@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from bench.columns import BY_NAME, COLUMNS, three_digits
 from bench.machines import machines_note
+from bench.model_size import is_counted, model_stat
 from bench.render import MISSING, Cell, Head, Table
-from bench.summary import REFERENCE, Group, model_bytes, reference_for, same_machine
+from bench.summary import REFERENCE, Group, reference_for, same_machine
 from bench.table_parts import Shown, enough_note, head, identity, rules, run_ids, title
 
 SIZES = (
@@ -43,8 +44,8 @@ def cost_table(rows: Shown, groups: list[Group], failures: dict[int, tuple[str, 
     for (group, _), line in zip(rows, cells, strict=True):
         reference = reference_for(group, groups)
         line += [_cell(name, group.mean(name, of_failed=True)) for name in SIZES]
-        size, measured_size = model_bytes(group)
-        line.append(_cell("model_bytes", size, COUNTED_MARK * (size is not None and not measured_size)))
+        size = _size(group, "model_bytes")
+        line.append(_cell("model_bytes", size, COUNTED_MARK * (size is not None and is_counted(group))))
         line += [_ratio(_size(group, name), _size(reference, name)) for name in RATIOS]
         line += [_cell(name, _measured(group, name)) for name in measured]
         comparable = reference if reference is not None and same_machine(group, reference) else None
@@ -60,10 +61,9 @@ def _cost_notes(rows: Shown, measured: Sequence[str], elsewhere: Sequence[str]) 
     counts = "Input, hidden, output, all, per repetition: trained parameters in millions (M)"
     means = "Peak memory is the largest over seeds, times are means"
     notes = [("", f"{counts}; ÷ full: divided by that of {REFERENCE}. {means}.")]
-    if any(size is not None and not of_files for size, of_files in (model_bytes(group) for group, _ in rows)):
-        notes.append(
-            (COUNTED_MARK, "counted, not measured: 4 bytes a parameter, and the index. Others: files on disk.")
-        )
+    if any(is_counted(group) and model_stat(group, of_failed=True) for group, _ in rows):
+        each = "4 bytes a parameter (2 of an output layer in bf16)"
+        notes.append((COUNTED_MARK, f"counted, not measured: {each}, and the index. Others: files on disk."))
     gaps = [f"{MISSING} = not measured"]
     if any(row["derived_from"] is not None for group, _ in rows for row in group.rows):
         gaps.append("rows for R below the largest trained come from that run and have no memory of their own")
@@ -88,7 +88,8 @@ def _cell(name: str, value: float | None, mark: str = "") -> Cell:
 def _size(group: Group | None, name: str) -> float | None:
     if group is None:
         return None
-    return model_bytes(group)[0] if name == "model_bytes" else group.mean(name, of_failed=True)
+    stat = model_stat(group, of_failed=True) if name == "model_bytes" else group.stat(name, of_failed=True)
+    return stat.mean if stat is not None else None
 
 
 def _measured(group: Group | None, name: str) -> float | None:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from bench.choice import EVALUATED, VALIDATION, Choice, Validation, choose
 from bench.columns import BY_NAME, STATUS_WORDS, three_digits
+from bench.model_size import model_stat
 from bench.render import Cell, Head, Table
-from bench.summary import REFERENCE, Group, grouped, model_bytes, points_of, reference_for, same_machine
+from bench.summary import REFERENCE, Group, grouped, points_of, reference_for, same_machine
 from bench.table_parts import best_shown, head, identity, leads, mean_cell, run_ids, spread_note
 
 QUALITY = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "minP@5")
@@ -45,8 +46,8 @@ QUANTITIES = (
         "bytes",
         "bytes of the model",
         "model_bytes",
-        lambda group: model_bytes(group)[0],
-        "Bytes as in the table of cost: 4 a trained parameter, encoders included, and the index; of peers, their files",
+        lambda group: stat.mean if (stat := model_stat(group, of_failed=True)) else None,
+        "Bytes as in the table of cost: of weights, encoders included, and the index; of peers, their files",
     ),
     Quantity(
         "seconds",

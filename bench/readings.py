@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.child import die_with_parent
 from bench.compare import AgainstBest, against_best
-from bench.figures import write_figures
+from bench.figures import build_figures
 from bench.machines import on_one_machine
 from bench.report import write_report
 from bench.store import Store
@@ -29,8 +29,10 @@ def write_readings(folder: Path, across_machines: bool = False) -> tuple[pd.Data
         frame = on_one_machine(folder, across_machines)
         tested = against_best(frame, folder)
         write_tables(frame, folder / "tables", further_tables(frame, folder), tested)
-        write_figures(frame, folder / "figures")
-        write_report(folder, tested, across_machines)
+        pictures = build_figures(frame, folder / "runs")
+        for picture in pictures:
+            picture.write(folder / "figures")
+        write_report(folder, tested, across_machines, pictures)
     return frame, tested
 
 

@@ -12,10 +12,11 @@ from bench.configs import check_keys, config_path, read_yaml
 from bench.data.sizes import DataSizes
 from bench.errors import InputError, unknown_name
 from bench.execute import method_class
+from bench.model_size import WEIGHT_BYTES
 from bench.prediction import Trunk, predicted_parameters
 from bench.render import Cell, Head, Table
 from bench.spec import RunSpec, TrainSettings
-from bench.summary import FLOAT_BYTES, REFERENCE
+from bench.summary import REFERENCE
 
 LINEAR = "linear"  # no hidden layer: the output layer reads the features
 RECIPE_KEYS = ("dataset", "n_features", "n_labels", "network", "method", "settings", "source", "stated", "why")
@@ -96,8 +97,8 @@ def sizes_of(recipe: Recipe) -> dict[str, float]:
     full = _parameters(REFERENCE, {}, recipe, inputs)
     return {
         **own,
-        "weights_bytes": FLOAT_BYTES * own["params_total"],
-        "output_bytes": FLOAT_BYTES * own["params_output"],
+        "weights_bytes": WEIGHT_BYTES * own["params_total"],
+        "output_bytes": WEIGHT_BYTES * own["params_output"],
         "relative": own["params_total"] / full["params_total"],
         "times_smaller": full["params_total"] / own["params_total"],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,16 @@ from bench.verdict import QUESTION, verdict
 PASSPORT = ("data_fingerprint", "n_train", "n_test", "n_features", "n_labels")
 
 
-def write_report(experiment_dir: Path | str, tested: AgainstBest | None = None, across_machines: bool = False) -> Path:
+def write_report(
+    experiment_dir: Path | str,
+    tested: AgainstBest | None = None,
+    across_machines: bool = False,
+    pictures: Sequence[Picture] | None = None,
+) -> Path:
     """Write ``report.html`` into the experiment folder (``results/quickstart``) and return its path.
 
-    ``tested``: the tests over points where they were already made. ``across_machines``: see `bench.machines`.
+    ``tested``: the tests over points where they were already made, ``pictures``: the figures where they were drawn.
+    ``across_machines``: see `bench.machines`.
 
     The page holds its figures, styles and script and asks nothing of the network. Raises InputError when the
     table, a learning curve or an environment file is broken.
@@ -42,6 +48,8 @@ def write_report(experiment_dir: Path | str, tested: AgainstBest | None = None, 
     environments = _described(folder.parent / "env", [row["env_id"] for row in rows])
     passports = _described(folder.parent / "data", [row["data_fingerprint"] for row in rows])
     experiment = next((row["experiment"] for row in rows), folder.resolve().name)
+    named = shlex.quote(experiment) + " --across-machines" * across_machines
+    pictures = build_figures(df, folder / "runs") if pictures is None else pictures
     page = _template().render(
         experiment=experiment,
         question=QUESTION,
@@ -49,12 +57,12 @@ def write_report(experiment_dir: Path | str, tested: AgainstBest | None = None, 
         runs=len(runs),
         points=points_of(groups),
         failures=[{**row, "words": STATUS_WORDS[row["status"]]} for row in runs if row["status"] != "ok"],
-        figures=[_figure(picture) for picture in build_figures(df, folder / "runs")],
+        figures=[_figure(picture, f"machbench figure {named} --only {picture.name}") for picture in pictures],
         tables=[*build_tables(df, tested or against_best(df, folder)), *further_tables(df, folder)],
         datasets=_datasets(rows),
         passports=passports,
         environments=environments,
-        command=f"machbench report {shlex.quote(experiment)}",
+        command=f"machbench report {named}",
     )
     return write_atomic(folder / "report.html", page)
 
@@ -78,12 +86,13 @@ def _unbroken(sentence: str) -> str:
     return re.sub(r" (?=[=±%])|(?<=[=±]) ", "\u00a0", sentence)
 
 
-def _figure(picture: Picture) -> dict[str, Any]:
+def _figure(picture: Picture, command: str) -> dict[str, Any]:
     told = {
         "name": picture.name,
         "title": picture.title,
         "caption": picture.caption,
         "reason": picture.reason,
+        "command": command,
     }
     return told | {"svg": Markup(inline_svg(picture)) if picture.figure is not None else None}
 

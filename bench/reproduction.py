@@ -72,7 +72,7 @@ def verdict(ours: float, theirs: float, tolerance: float) -> str:
 
 def _ours(groups: list[Group], published: Published) -> tuple[Group | None, str, str]:
     """The one configuration that the published values are compared with, what failed, and why there is none."""
-    here = [group for group in groups if group.dataset == published.dataset]
+    here = [group for group in groups if group.rows[0]["dataset"] == published.dataset]
     why = f": {published.missing}" if published.missing else ""
     if not here:
         return None, "", f"not run{why}"
@@ -91,7 +91,7 @@ def _ours(groups: list[Group], published: Published) -> tuple[Group | None, str,
 
 
 def _matches(group: Group, published: Published) -> bool:
-    own = {"method": group.method, "B": group.B, "R": group.R, **group.settings}
+    own = {**group.rows[0], **group.settings}
     return all(str(own.get(name)) == str(value) for name, value in published.rows.items())
 
 

@@ -15,7 +15,6 @@ from bench.stats import t_half_width
 
 SPLIT = "dataset.split"  # swept over random splits of the data, a run is repeated as it is over seeds
 REFERENCE = "full_softmax"  # sizes are told relative to this method's row
-FLOAT_BYTES = 4  # a trained parameter, in single precision
 SETTINGS = tuple(c.name for c in COLUMNS if c.group == "settings" and c.name not in ("B", "R"))
 ENOUGH = 0.001  # a smaller R is enough when its P@1 is within 0.1 point of the best R of the same B
 
@@ -35,7 +34,10 @@ class Stat:
 
 @dataclass(frozen=True)
 class Group:
-    """One configuration of a method on one dataset, one row a seed and random split; ``B`` and ``R`` if it hashes."""
+    """One configuration of a method on one dataset, one row a seed and random split; ``B`` and ``R`` if it hashes.
+
+    Parameters of a dataset that an experiment sweeps make it several: ``dataset`` then ends in their values.
+    """
 
     dataset: str
     method: str
@@ -95,16 +97,20 @@ def records(df: pd.DataFrame) -> list[dict[str, Any]]:
 def grouped(df: pd.DataFrame) -> list[Group]:
     """All configurations, datasets and methods in order of first appearance, then B, then R.
 
-    Swept keys that only say B, R, the seed or the random split again are no settings of their own. A seed (of a
+    Swept keys that only say B, R, the seed or the random split again are no settings of their own, and those of the
+    dataset are part of its name. A seed (of a
     split) counts once: of a row trained at this R and one derived from a larger R, the trained one, which measured its
     memory, is kept.
     """
     known = ("B", "R", "seed", "seeds")
     swept = [name for name in swept_columns(df) if name != SPLIT and name.rsplit(".", 1)[1] not in known]
+    of_data = [name for name in swept if name.startswith("dataset.")]
+    of_method = [*SETTINGS, *(name for name in swept if name not in of_data)]
     together: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {}
     for row in records(df):
-        settings = tuple((name, row.get(name)) for name in (*SETTINGS, *swept))
-        key = (row["dataset"], row["method"], row["B"], row["R"], settings)
+        settings = tuple((name, row.get(name)) for name in of_method)
+        values = [f"{name.removeprefix('dataset.')} {row[name]}" for name in of_data if row.get(name) is not None]
+        key = (" ".join([row["dataset"], *values]), row["method"], row["B"], row["R"], settings)
         seeds = together.setdefault(key, {})
         if repeat(row) not in seeds or _rank(row) < _rank(seeds[repeat(row)]):
             seeds[repeat(row)] = row
@@ -182,18 +188,6 @@ def reference_for(group: Group, groups: Iterable[Group]) -> Group | None:
     ]
     same = group.settings.get("hidden")
     return min(candidates, key=lambda g: (g.settings["hidden"] != same, -(g.mean("P@1") or 0.0)), default=None)
-
-
-def model_bytes(group: Group) -> tuple[float | None, bool]:
-    """(bytes of the trained model, whether they were measured): ``model_bytes`` of a method that wrote its model to
-    disk; else counted, 4 bytes a parameter and the index; None where neither is known."""
-    measured = group.mean("model_bytes", of_failed=True)
-    if measured is not None:
-        return measured, True
-    parameters = group.mean("params_total", of_failed=True)
-    if not parameters:
-        return None, False
-    return FLOAT_BYTES * parameters + (group.mean("index_bytes", of_failed=True) or 0.0), False
 
 
 def same_machine(a: Group, b: Group) -> bool:

@@ -26,9 +26,10 @@ Ints = npt.NDArray[np.integer]
 
 SORT_SECONDS = 3e-9  # of one core, to put one label of one repetition into the index
 FIRST_ROUND = 4  # points tried before it is decided how to go on; twice as many in every round
-FIRST_WHERE_IT_PAID = 64  # the same after a call in which all points were tried
+FIRST_WHERE_IT_PAID = 64  # the same after a call in which all points were tried; then all others at once
 REMEMBERED = 64  # points of earlier calls that count beside those of the call itself, at most
 SLOWER = 1.25  # a round counts as at most so much slower than those before it: what is slow for once is the machine
+DOUBT = 1.1  # where all points were tried in the last call, giving up has to promise more than what timings err by
 LONGEST_REST = 8  # calls in which nothing is tried, at most, after pruning did not pay several times in a row
 
 
@@ -113,14 +114,16 @@ class PrunedSearch:
         experience = self._experience[R]
         waiting = _spread(len(bucket_scores))
         failed = waiting[:0]
-        size, rounds = FIRST_WHERE_IT_PAID if experience.all_tried else FIRST_ROUND, 0
+        size, rounds, paid = FIRST_ROUND, 0, experience.all_tried
+        if paid:
+            size = FIRST_WHERE_IT_PAID
         while len(waiting):
             now, waiting = waiting[:size], waiting[size:]
             started = time.perf_counter()
             left = self._prune(bucket_scores, R, now, scores, labels)
             seconds = time.perf_counter() - started
             failed = np.concatenate([failed, left])
-            size *= 2
+            size = len(waiting) if paid else 2 * size
             if not self._compiled:  # the first round's seconds say nothing
                 self._compiled = True
                 continue
@@ -128,7 +131,7 @@ class PrunedSearch:
             experience.add(len(now), len(left), seconds)
             expected = round(len(failed) + len(waiting) * experience.hoped_share())
             pruned = len(waiting) * experience.seconds / experience.tried + scan(expected, R)
-            if pruned > scan(len(failed) + len(waiting), R):
+            if pruned > scan(len(failed) + len(waiting), R) * (DOUBT if paid else 1.0):
                 break
         experience.all_tried = not len(waiting)
         return np.concatenate([failed, waiting]), rounds > 1 or not len(waiting)

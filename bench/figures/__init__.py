@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from bench.errors import unknown_name
 from bench.figures import (
     against_labels,
     by_frequency,
@@ -16,7 +19,7 @@ from bench.figures import (
     parameter_split,
     resolution,
 )
-from bench.figures.machine import read_machines
+from bench.figures.machine import Machines, read_machines
 from bench.figures.p1_against_size import SIZES
 from bench.figures.picture import Picture
 from bench.summary import Group, grouped
@@ -24,51 +27,57 @@ from bench.summary import Group, grouped
 __all__ = ["Picture", "build_figures", "write_figures"]
 
 
-def build_figures(df: pd.DataFrame, runs: Path | None = None) -> list[Picture]:
-    """All figures of a frame from ``load_results``: a set for each dataset, then those over all datasets.
+def build_figures(df: pd.DataFrame, runs: Path | None = None, only: str | None = None) -> list[Picture]:
+    """All figures of a frame from ``load_results``, or the ``only`` one: a set for each dataset, then those over all.
 
     A dataset whose parameters are swept counts as one for each of their values. Those that cannot be drawn carry the
     ``reason``. ``runs`` is the folder of run directories, for the learning curves; the records of machines are in the
-    folder ``env`` two levels up, as in ``results/``. Raises InputError for a broken one.
+    folder ``env`` two levels up, as in ``results/``. Raises InputError for a broken one, and for an unknown figure.
     """
     runs = runs or Path("runs")
     groups = grouped(df)
     machines = read_machines(runs.parent.parent / "env", (row["env_id"] for group in groups for row in group.rows))
-    datasets = _by_dataset(groups)
-    pictures: list[Picture] = []
-    for words, here in datasets.items():
+    draw = _ways_to_draw(groups, machines, runs)
+    if only is not None and only not in draw:
+        raise unknown_name("figure", only, draw)
+    return [one(name) for name, one in draw.items() if only in (None, name)]
+
+
+def _ways_to_draw(groups: list[Group], machines: Machines, runs: Path) -> dict[str, Callable[[str], Picture]]:
+    """By the name of the figure, which it is given."""
+    datasets = list(dict.fromkeys(group.dataset for group in groups))
+    draw: dict[str, Callable[[str], Picture]] = {}
+    for words in datasets:
+        here = [group for group in groups if group.dataset == words]
         tail = "" if len(datasets) == 1 else "_" + "".join(c if c.isalnum() else "-" for c in words)
-        pictures += [
-            resolution.draw(here, machines, f"linear_cost_exponential_resolution{tail}"),
-            p1_against_r.draw(here, machines, f"p1_against_r{tail}"),
-            p1_against_b.draw(here, machines, f"p1_against_b_at_equal_rb{tail}"),
-            p1_against_size.draw(here, machines, SIZES["params_output"], f"p1_against_output_parameters{tail}"),
-            p1_against_size.draw(here, machines, SIZES["model_bytes"], f"p1_against_bytes{tail}"),
-            p1_against_size.draw(here, machines, SIZES["peak_bytes"], f"p1_against_peak_memory{tail}"),
-            learning_curves.draw(here, machines, runs, f"learning_curves{tail}"),
-            by_frequency.draw(here, machines, f"head_torso_tail{tail}"),
-            parameter_split.draw(here, machines, f"parameter_split{tail}"),
-        ]
+        draw |= {
+            f"linear_cost_exponential_resolution{tail}": partial(resolution.draw, here, machines),
+            f"p1_against_r{tail}": partial(p1_against_r.draw, here, machines),
+            f"p1_against_b_at_equal_rb{tail}": partial(p1_against_b.draw, here, machines),
+            f"p1_against_output_parameters{tail}": partial(_against_size, here, machines, "params_output"),
+            f"p1_against_bytes{tail}": partial(_against_size, here, machines, "model_bytes"),
+            f"p1_against_peak_memory{tail}": partial(_against_size, here, machines, "peak_bytes"),
+            f"learning_curves{tail}": partial(learning_curves.draw, here, machines, runs),
+            f"head_torso_tail{tail}": partial(by_frequency.draw, here, machines),
+            f"parameter_split{tail}": partial(parameter_split.draw, here, machines),
+        }
     if groups:
-        pictures += [against_labels.draw_cost(groups, machines), against_labels.draw_decoding(groups, machines)]
-    return pictures
+        draw["cost_against_labels"] = partial(against_labels.draw_cost, groups, machines)
+        draw["decode_time_against_labels"] = partial(against_labels.draw_decoding, groups, machines)
+    return draw
 
 
-def _by_dataset(groups: list[Group]) -> dict[str, list[Group]]:
-    """The configurations on the same data; swept parameters of a dataset are part of its name."""
-    found: dict[str, list[Group]] = {}
-    for group in groups:
-        swept = [f"{k.removeprefix('dataset.')} {v}" for k, v in group.settings.items() if k.startswith("dataset.")]
-        found.setdefault(" ".join([group.dataset, *swept]), []).append(group)
-    return found
+def _against_size(groups: list[Group], machines: Machines, size: str, name: str) -> Picture:
+    return p1_against_size.draw(groups, machines, SIZES[size], name)
 
 
-def write_figures(df: pd.DataFrame, out_dir: Path | str, runs: Path | str | None = None) -> list[Path]:
-    """Write every figure as .png, .pdf, .svg, .csv (plotted numbers) and .txt (caption); returns the paths.
+def write_figures(
+    df: pd.DataFrame, out_dir: Path | str, runs: Path | str | None = None, only: str | None = None
+) -> list[Path]:
+    """Write every figure, or the ``only`` one, as `Picture.write` does; returns the paths.
 
-    A figure whose data are absent is only a .txt that gives the reason. ``runs`` defaults to that
-    folder beside ``out_dir``, as in ``results/<experiment>/``.
+    ``runs`` defaults to that folder beside ``out_dir``, as in ``results/<experiment>/``. InputError as `build_figures`.
     """
     out_dir = Path(out_dir)
-    pictures = build_figures(df, Path(runs) if runs is not None else out_dir.parent / "runs")
+    pictures = build_figures(df, Path(runs) if runs is not None else out_dir.parent / "runs", only)
     return [path for picture in pictures for path in picture.write(out_dir)]

@@ -11,14 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from bench.columns import MIB
+from bench.columns import MIB, OUT_OF_MEMORY
 from bench.figures.labels import Label, label_ends
 from bench.figures.machine import GIB, Machines, on_gpu
 from bench.figures.panels import stack
 from bench.figures.picture import Picture, measured, trace
 from bench.figures.resolution import rounded_down
-from bench.figures.size import OUT_OF_MEMORY, model_stat
 from bench.figures.style import INK, RC, VERMILLION, Style, for_bucket_count, styles
+from bench.model_size import model_stat
 from bench.summary import Group, Stat
 
 NEEDED = 3  # values of K: with fewer a fitted line says nothing
@@ -120,17 +120,13 @@ def labels_of(groups: Sequence[Group]) -> dict[int, int]:
     for group in groups:
         for row in group.rows:
             if row["n_labels"] is not None:
-                known[_data_of(group)] = row["n_labels"]
+                known[group.dataset] = row["n_labels"]
     found = {}
     for group in groups:
-        K = known.get(_data_of(group)) or group.settings.get("dataset.n_labels")
+        K = known.get(group.dataset) or group.rows[0].get("dataset.n_labels")
         if K:
             found[id(group)] = int(K)
     return found
-
-
-def _data_of(group: Group) -> Any:
-    return group.dataset, tuple((k, v) for k, v in group.settings.items() if k.startswith("dataset."))
 
 
 def _series(groups: Sequence[Group], sizes: dict[int, int]) -> list[Series]:
@@ -193,7 +189,8 @@ def _fill(ax: Axes, measure: Measure, series: Sequence[Series]) -> tuple[list[di
         for K, group, stat in stats:
             spread = {"min": stat.low * measure.scale, "max": stat.high * measure.scale, "n_seeds": stat.n}
             numbers = {"K": K, "R": group.R, "mean": stat.mean * measure.scale, **spread}
-            rows.append(_identity(measure, one, "measured") | {"dataset": group.dataset} | numbers | trace([group]))
+            data = {"dataset": group.rows[0]["dataset"]}
+            rows.append(_identity(measure, one, "measured") | data | numbers | trace([group]))
         end: tuple[float, float] = (xs[-1], ys[-1])
         if len(set(xs)) >= NEEDED:
             constant, slope, r2 = affine_fit(xs, ys)
@@ -237,7 +234,7 @@ def _unfit(ax: Axes, groups: Sequence[Group], sizes: dict[int, int], measure: Me
             continue
         ax.plot(K, predicted * measure.scale, "X", color=VERMILLION, ms=6, zorder=4)
         identity = {"panel": measure.name, "unit": measure.unit, "kind": status, "method": group.method, "B": group.B}
-        point = {"dataset": group.dataset, "K": K, "R": group.R, "mean": predicted * measure.scale}
+        point = {"dataset": group.rows[0]["dataset"], "K": K, "R": group.R, "mean": predicted * measure.scale}
         rows.append(identity | point | trace([group], of_failed=True))
     return rows
 
@@ -262,7 +259,7 @@ def _caption(
     if measures[0] in DECODING:
         told.append("A query: a point's way through the network and decoding, in the batches of the run.")
     groups = [group for one in series for _, group in one.at]
-    datasets = list(dict.fromkeys(group.dataset for group in groups))
+    datasets = list(dict.fromkeys(row["dataset"] for group in groups for row in group.rows))
     others = {(row["n_train"], row["n_features"]) for group in groups for row in group.ok}
     differ = "; not K alone differs, but the numbers of points or features too" if len(others) > 1 else ""
     repetitions = sorted({group.R for group in groups if group.R is not None})

@@ -12,13 +12,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.columns import MIB
+from bench.columns import MIB, OUT_OF_MEMORY
 from bench.figures.labels import SIZE, Label, label_points
 from bench.figures.machine import GIB, Machines, on_gpu
 from bench.figures.panels import Curves, flat_groups, pareto, whole_and_top
 from bench.figures.picture import Picture, context, trace
-from bench.figures.size import OUT_OF_MEMORY, model_stat
 from bench.figures.style import GREY, INK, RC, VERMILLION, Style, styles
+from bench.model_size import model_stat
 from bench.summary import Group, points_of
 
 FAR = 8.0  # a capacity this many times beyond the axis would leave the points no room

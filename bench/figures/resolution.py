@@ -16,8 +16,8 @@ from bench.figures.labels import SIZE, Label, label_ends
 from bench.figures.machine import Machines
 from bench.figures.panels import Curves, draw_band, draw_curve, stack, whole_r
 from bench.figures.picture import Picture, context, trace
-from bench.figures.size import model_stat
 from bench.figures.style import PAPER, RC
+from bench.model_size import model_stat
 from bench.summary import Group, Stat, points_of
 
 TITLE = "Linear cost, exponential resolution"

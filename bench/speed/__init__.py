@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from bench.errors import InputError, unknown_name
 from bench.paths import config_root
 
-REPEATS = 5
+REPEATS = 5  # at least; more, as long as they take less than ENOUGH_S together, up to MOST
+MOST, ENOUGH_S = 15, 60.0
 Row = dict[str, Any]
 Array = npt.NDArray[Any]
 Variants = dict[str, Callable[[], Sequence[Array]]]
@@ -79,8 +80,11 @@ def measure(what: str | None = None) -> Iterator[Row]:
             yield from compare(name, found)
 
 
-def compare(what: str, measurement: Measurement | Variants, repeats: int = REPEATS) -> list[Row]:
-    """Time variants against the first. RuntimeError when the arrays they return differ."""
+def compare(what: str, measurement: Measurement | Variants, repeats: int | None = None) -> list[Row]:
+    """Time variants against the first. RuntimeError when the arrays they return differ.
+
+    ``repeats``: rounds of all variants; None for as many as give a steady median within a minute.
+    """
     if not isinstance(measurement, Measurement):
         measurement = Measurement(measurement)
     variants = measurement.variants
@@ -92,7 +96,10 @@ def compare(what: str, measurement: Measurement | Variants, repeats: int = REPEA
     del results
     timed = {**variants, **measurement.beside}
     seconds: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(repeats):
+    began = time.perf_counter()
+    for done in range(repeats or MOST):
+        if repeats is None and done >= REPEATS and time.perf_counter() - began > ENOUGH_S:
+            break
         for name, work in timed.items():
             started = time.perf_counter()
             work()

@@ -16,9 +16,9 @@ from bench.figures import Picture, build_figures, write_figures
 from bench.figures.labels import _spread
 from bench.figures.panels import pareto
 from bench.figures.resolution import line_fit
-from bench.figures.size import model_bytes
 from bench.figures.style import BLUE, NAMED, for_bucket_count, for_text, styles
 from bench.frame import load_results, rows_to_frame
+from bench.model_size import model_bytes
 
 Rows = list[dict[str, Any]]
 Make = Callable[..., Rows]
@@ -288,6 +288,16 @@ def test_several_datasets_get_a_set_each(rows: Rows) -> None:
     assert "p1_against_r_made-up" in names
     assert "p1_against_r_other-one" in names
     assert len(names) == len(set(names)) == 2 * 9 + 2
+
+
+def test_one_figure_is_drawn_as_among_all(drawn: tuple[Path, Rows], tmp_path: Path) -> None:
+    df, runs = load_results(drawn[0]), drawn[0] / "runs"
+    paths = write_figures(df, tmp_path, runs, only="p1_against_bytes")
+    assert {path.stem for path in paths} == {"p1_against_bytes"}
+    for path in paths:
+        assert path.read_bytes() == (drawn[0] / "figures" / path.name).read_bytes()
+    with pytest.raises(InputError, match=r"unknown figure 'p1_against_byte'.*p1_against_bytes"):
+        build_figures(df, runs, only="p1_against_byte")
 
 
 def test_broken_curve_is_an_input_error(experiment: Path) -> None:

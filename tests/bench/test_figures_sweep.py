@@ -22,6 +22,7 @@ from bench.figures.labels import SIZE
 from bench.figures.style import NAMED
 from bench.frame import load_results, rows_to_frame
 from bench.summary import grouped
+from bench.tables import build_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]
@@ -269,10 +270,25 @@ def test_sizes_of_a_dataset_are_pictured_apart(over_k: dict[str, Picture]) -> No
     assert len(names) == 5 * 9 + 2
 
 
+def test_what_is_said_of_sizes_of_a_dataset_is_said_apart() -> None:
+    """The best of a column and the reference of a ratio are those of the same number of labels."""
+    df = rows_to_frame(k_rows())
+    sizes = list(dict.fromkeys(f"made-up n_labels {row['dataset.n_labels']}" for row in k_rows()))
+    assert list(dict.fromkeys(group.dataset for group in grouped(df))) == sizes
+    quality, cost = build_tables(df)
+    assert quality.title == f"Quality on {', '.join(sizes)}"
+    assert "dataset.n_labels" not in [head.name for head in quality.heads]
+    at, best = ([head.name for head in quality.heads].index(name) for name in ("dataset", "P@1"))
+    assert {line[at].value for line in quality.rows if line[best].best} == set(sizes)
+    own, ratio = ([head.name for head in cost.heads].index(name) for name in ("method", "params_output_relative"))
+    full = [line for line in cost.rows if line[own].value == "full_softmax"]
+    assert {line[ratio].value for line in full if line[ratio].value is not None} == {1.0}
+
+
 def test_labels_of_failed_runs_are_those_of_the_data() -> None:
     groups = grouped(rows_to_frame(k_rows()))
     found = labels_of(groups)
-    assert all(found[id(group)] == group.settings["dataset.n_labels"] for group in groups)
+    assert all(found[id(group)] == group.rows[0]["dataset.n_labels"] for group in groups)
 
 
 def test_a_caption_says_when_more_than_k_differs(over_k: dict[str, Picture]) -> None:

@@ -91,6 +91,7 @@ def test_sections_numbers_failures_and_environment(written: Path) -> None:
         "made-up CPU, 2 cores",
         "packages.numpy",
         "machbench report synthetic",
+        "figures/p1_against_bytes.csv; drawn again by machbench figure synthetic --only p1_against_bytes.",
         "Cost on made-up",
     ):
         assert words in text

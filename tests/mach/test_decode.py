@@ -453,17 +453,36 @@ def test_a_few_failures_do_not_end_what_may_pay() -> None:
 def test_where_pruning_paid_for_all_points_rounds_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds tell early that pruning does not pay, and cost something where it does."""
     lookup = hash_labels(100_000, 2000, 16)
-    scores = simulated(3 * LINE, lookup, 2000, seed=4)
+    scores = simulated(5 * LINE, lookup, 2000, seed=4)
     decoder = Decoder(lookup, 2000)
     decoder.prepare()
     monkeypatch.setattr(decoder._dense.effort, "expected_seconds", lambda n_points, _: 10.0 * n_points)
     rounds: list[int] = []
     search = decoder._pruned._prune
     monkeypatch.setattr(decoder._pruned, "_prune", lambda *some: rounds.append(len(some[2])) or search(*some))
-    for expected in ([4, 8, 16, 32, 64, 68], [64, 128]):
+    for expected in ([4, 8, 16, 32, 64, 128, 68], [64, 256]):
         rounds.clear()
         assert_same(decoder.top_k(scores, 5), decoder.top_k(scores, 5, method="reference"))
         assert rounds == expected
+
+
+def test_where_pruning_paid_it_is_not_given_up_for_what_timings_err_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    lookup = hash_labels(100_000, 2000, 16)
+    scores = simulated(5 * LINE, lookup, 2000, seed=4)
+    decoder = Decoder(lookup, 2000)
+    decoder.prepare()
+    search = decoder._pruned
+    per_point = {"scan": 10.0}
+    monkeypatch.setattr(decoder._dense.effort, "expected_seconds", lambda n, _: n * per_point["scan"])
+    decoder.top_k(scores, 5)
+    experience = search._experience[16]
+    assert experience.all_tried
+    monkeypatch.setattr(experience, "add", lambda *_, **__: None)  # what is known stays as it is
+    experience.tried, experience.failed, experience.seconds = 100.0, 0.0, 100.0  # a second a point, none fails
+    for scan, all_tried in ((0.95, True), (0.85, False), (0.95, False)):
+        per_point["scan"], experience.rest = scan, 0
+        decoder.top_k(scores, 5)
+        assert experience.all_tried is all_tried
 
 
 def test_a_copy_of_a_used_decoder_decodes() -> None:

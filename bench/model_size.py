@@ -9,7 +9,6 @@ from typing import Any
 from bench.summary import Group, Stat
 
 WEIGHT_BYTES, HALF_BYTES = 4, 2
-OUT_OF_MEMORY = ("oom_host", "oom_device", "skipped_by_plan")  # statuses of what did not fit
 
 
 def model_bytes(row: Mapping[str, Any]) -> int | None:
@@ -17,15 +16,20 @@ def model_bytes(row: Mapping[str, Any]) -> int | None:
 
     The size on disk for methods that measure that (``model_bytes``); else the weights, 4 bytes a parameter (2 for the
     output layer where it is kept in bfloat16), and ``index_bytes``. Gradients and the optimiser's state come on top
-    while training.
+    while training. None where nothing is trained: what such a method keeps is not counted.
     """
     if row.get("model_bytes") is not None:
         return int(row["model_bytes"])
     total, output = row.get("params_total"), row.get("params_output")
-    if total is None or output is None:
+    if not total or output is None:
         return None
     each = HALF_BYTES if row.get("weights") == "bf16" else WEIGHT_BYTES
     return int(WEIGHT_BYTES * (total - output) + each * output + (row.get("index_bytes") or 0))
+
+
+def is_counted(group: Group) -> bool:
+    """Whether the bytes of a configuration's model are counted from its parameters, not read off the disk."""
+    return all(row.get("model_bytes") is None for row in group.rows)
 
 
 def model_stat(group: Group, of_failed: bool = False) -> Stat | None:
