@@ -88,12 +88,11 @@ def scan_labels(  # type: ignore[no-untyped-def]
     """
     lookup, n_labels, prefixes, order, _, _, _ = lookups
     table, B, low, per_unit, grounds, drain, highest = tables
-    labels, _, counts = kept
+    labels, bounds, counts = kept
     tasks, P, Q = counts.shape
     sides, tile = totals.shape[1], totals.shape[2] // LINE
     R = prefixes[-1]
     for task in numba.prange(tasks):
-        mine = labels[task], kept[1][task], counts[task]
         limit = np.full(P * Q, 255, dtype=np.uint8)
         for p in range(P):
             for q in range(count):
@@ -109,10 +108,14 @@ def scan_labels(  # type: ignore[no-untyped-def]
                 for i in range(n):
                     t = found[i]
                     for side in range(sides):
-                        hits = reaching(totals[task, side], t * LINE, limit, side * LINE) & present[side]
+                        total, first = totals[task, side], side * LINE
+                        hits = reaching(total, t * LINE, limit, first) & present[side]
                         if hits != 0:
-                            found_at = totals[task, side], t * LINE, label_of(order, at + t), 0, side
-                            _keep(hits, *found_at, mine, limit, scores, rows, lookups, tables, k, kind)
+                            here = slice(first, first + LINE)
+                            mine = labels[task, 0, here], bounds[task, 0, here], counts[task, 0, here]
+                            full = _keep(hits, total, t * LINE, label_of(order, at + t), *mine)
+                            if full != 0:
+                                _make_room(full, *mine, limit, scores, rows, lookups, tables, 0, side, k, kind)
                 continue
             done = 0
             for p in range(P):
@@ -120,38 +123,50 @@ def scan_labels(  # type: ignore[no-untyped-def]
                 done = prefixes[p]
                 for side in range(sides):
                     total, first = totals[task, side], p * Q + side * LINE
+                    here = slice(side * LINE, (side + 1) * LINE)
+                    mine = labels[task, p, here], bounds[task, p, here], counts[task, p, here]
                     t = next_reaching(total, 0, width, limit, first)
                     while t < width:
                         hits = reaching(total, t * LINE, limit, first) & present[side]
                         if hits != 0:
-                            found_at = total, t * LINE, label_of(order, at + t), p, side
-                            _keep(hits, *found_at, mine, limit, scores, rows, lookups, tables, k, kind)
+                            full = _keep(hits, total, t * LINE, label_of(order, at + t), *mine)
+                            if full != 0:
+                                _make_room(full, *mine, limit, scores, rows, lookups, tables, p, side, k, kind)
                         t = next_reaching(total, t + 1, width, limit, first)
 
 
 @numba.njit(cache=True)
-def _keep(  # type: ignore[no-untyped-def]
-    hits, total, at, label, p, side, kept, limit, scores, rows, lookups, tables, k, kind
-):
-    """Keep a label for the points in the bits of hits; full lists are thinned out, which raises the limit."""
-    labels, bounds, counts = kept
-    _, B, low, per_unit, grounds, _, _ = tables
-    Q, room = labels.shape[1:]
-    R = lookups[2][p]
+def _keep(hits, total, at, label, labels, bounds, counts):  # type: ignore[no-untyped-def]
+    """Keep a label for the points in the bits of hits, labels and bounds [64, KEPT]; returns those now full."""
+    room = labels.shape[1]
+    full = np.uint64(0)
     while hits != 0:
         lane = first_bit(hits)
         hits &= hits - np.uint64(1)
-        q = side * LINE + lane
-        place = counts[p, q]
-        labels[p, q, place] = label
-        bounds[p, q, place] = total[at + lane]
-        counts[p, q] = place + 1
+        place = counts[lane]
+        labels[lane, place] = label
+        bounds[lane, place] = total[at + lane]
+        counts[lane] = place + 1
         if place + 1 == room:
-            units = grounds[p, q], low[q], per_unit[q]
-            left, below = _thin_out(scores, rows[q], B, lookups, R, (labels[p, q], bounds[p, q]), k, units, kind)
-            counts[p, q] = left
-            reached = limit_of(below, grounds[p, q], low[q], per_unit[q], R, kind)
-            limit[p * Q + q] = max(limit[p * Q + q], reached)
+            full |= np.uint64(1) << np.uint64(lane)
+    return full
+
+
+@numba.njit(cache=True)
+def _make_room(  # type: ignore[no-untyped-def]
+    full, labels, bounds, counts, limit, scores, rows, lookups, tables, p, side, k, kind
+):
+    """Thin out the lists of the points in the bits of full, which raises their limit."""
+    _, B, low, per_unit, grounds, _, _ = tables
+    R, Q = lookups[2][p], len(low)
+    while full != 0:
+        lane = first_bit(full)
+        full &= full - np.uint64(1)
+        q = side * LINE + lane
+        units = grounds[p, q], low[q], per_unit[q]
+        left, below = _thin_out(scores, rows[q], B, lookups, R, (labels[lane], bounds[lane]), k, units, kind)
+        counts[lane] = left
+        limit[p * Q + q] = max(limit[p * Q + q], limit_of(below, *units, R, kind))
 
 
 @numba.njit(cache=True)
