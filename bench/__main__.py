@@ -18,7 +18,7 @@ from bench.environment import THREADS
 from bench.errors import InputError, unknown_name
 from bench.experiment import experiment_name, load_experiment
 from bench.files import is_full, write_atomic
-from bench.launch import RETRY, run_experiment
+from bench.launch import RETRY, WorkOff, run_experiment
 from bench.progress import Progress
 from bench.quarantine import lift as lift_quarantine
 from bench.quarantine import quarantine as withdraw
@@ -78,6 +78,8 @@ def run(
     skip_unfit: Annotated[
         bool, typer.Option("--skip-unfit", help="Do not start runs that are predicted not to fit into memory.")
     ] = False,
+    launcher: Annotated[str, typer.Option(help="local, or ray: spread over a cluster.")] = "local",
+    address: Annotated[str | None, typer.Option(help="With --launcher ray: the cluster; else one is started.")] = None,
     across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
@@ -87,11 +89,12 @@ def run(
     """
     if retry is not None and retry not in RETRY:
         raise InputError(f"--retry: found {retry!r}; expected one of {', '.join(RETRY)}")
+    work_off = _launcher(launcher, address)
     chosen = load_experiment(experiment, overrides or [])
     console = Console()
     try:
         with Progress(console) as progress:
-            failed = run_experiment(chosen, results, progress, retry, force, skip_unfit)
+            failed = run_experiment(chosen, results, progress, retry, force, skip_unfit, work_off)
         folder = results / chosen.name
         command, env = python("bench.readings")
         told = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
@@ -252,6 +255,18 @@ def speed(
         print(f"{row['what']:10} {row['variant']:40} {numbers}  {row.get('note', '')}", flush=True)
     if json_file:
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
+
+
+def _launcher(name: str, address: str | None) -> WorkOff | None:
+    if name == "local" and address is None:
+        return None
+    if name not in ("local", "ray"):
+        raise InputError(f"--launcher: found {name!r}; expected local or ray")
+    if name == "local":
+        raise InputError("--address: found without --launcher ray; expected both, because one machine has no address")
+    from bench.on_ray import RayCluster
+
+    return RayCluster(address)
 
 
 def experiment_folder(experiment: str, results: Path) -> Path:

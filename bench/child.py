@@ -21,14 +21,14 @@ SKIP_ABOVE = "MACHBENCH_SKIP_ABOVE"  # bytes that a run may be predicted to take
 NO_ROOM = os.EX_IOERR  # exit status of a child that found the disk full
 
 
-def python(module: str, **more: str) -> tuple[list[str], dict[str, str]]:
-    """Command and environment that execute a module of this package as a child.
+def search_path() -> str:
+    """PYTHONPATH as this process was given it, and this package's own place: an uninstalled checkout works too."""
+    return os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).resolve().parents[1])]))
 
-    The path is what this process was given, and this package's own place, so that an uninstalled checkout works too.
-    """
-    own = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), own]))
-    env = environment.THREADS | os.environ | {"PYTHONPATH": path, PARENT: str(os.getpid())}
+
+def python(module: str, **more: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment that execute a module of this package as a child."""
+    env = environment.THREADS | os.environ | {"PYTHONPATH": search_path(), PARENT: str(os.getpid())}
     return [sys.executable, "-P", "-m", module], env | more
 
 

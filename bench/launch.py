@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import environment
@@ -27,6 +27,19 @@ RETRY = {
 PATIENCE_S = 0.5  # between looks at runs that another process holds
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How the runs of an experiment are executed, and where what they leave goes."""
+
+    store: Store
+    experiment: Experiment
+    force: bool
+    skip_unfit: bool
+
+
+WorkOff = Callable[[Sequence[PlannedRun], Mapping[str, int], Ways, Progress], dict[str, str | None]]
+
+
 def run_experiment(
     experiment: Experiment,
     results: Path,
@@ -34,12 +47,14 @@ def run_experiment(
     retry: str | None = None,
     force: bool = False,
     skip_unfit: bool = False,
+    work_off: WorkOff | None = None,
 ) -> int:
     """Run what is missing; returns 0 when all runs of the experiment are done, 1 when some run failed.
 
     Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always, withdrawn ones never;
     ``force`` repeats all from the beginning, where the others go on from their checkpoint if they have one.
-    ``skip_unfit`` starts none that is predicted not to fit into memory; what was skipped is looked at again. Whatever
+    ``skip_unfit`` starts none that is predicted not to fit into memory; what was skipped is looked at again.
+    ``work_off`` executes what is to do elsewhere than one after the other on this machine (`bench.on_ray`). Whatever
     happens to a run, those finished before it stay as they are. Several processes may do this at once: each takes runs
     that no other holds, and waits in the end for those that others hold.
 
@@ -61,7 +76,8 @@ def run_experiment(
         progress.plan(len(runs), len(todo))
         statuses = {run.run_id: run.status for run in runs}
         try:
-            statuses |= _work_off(todo, done, store, experiment, progress, force, skip_unfit)
+            ways = Ways(store, experiment, force, skip_unfit)
+            statuses |= (work_off or one_by_one)(todo, done, ways, progress)
         finally:
             store.write_table()
         with store.writing():
@@ -87,14 +103,8 @@ def _choose(
     return todo
 
 
-def _work_off(
-    todo: Sequence[PlannedRun],
-    done: Counter[str],
-    store: Store,
-    experiment: Experiment,
-    progress: Progress,
-    force: bool,
-    skip_unfit: bool,
+def one_by_one(
+    todo: Sequence[PlannedRun], done: Mapping[str, int], ways: Ways, progress: Progress
 ) -> dict[str, str | None]:
     """Execute the runs, or see another process execute them; statuses by run id."""
     statuses: dict[str, str | None] = {}
@@ -102,22 +112,11 @@ def _work_off(
     while waiting:
         elsewhere = []
         for run in waiting:
-            with store.claim(run.run_id) as claim:
-                if claim is None:
-                    elsewhere.append(run)
-                    continue
-                store.close_books(run.run_id)
-                record = store.record(run.run_id)
-                if record is not None and store.ledger.times_done()[run.run_id] > done[run.run_id]:
-                    statuses[run.run_id] = record["status"]
-                    progress.elsewhere(run.run_id, record["status"])
-                elif _edited(run):
-                    statuses[run.run_id] = None
-                    progress.note(f"{run.run_id}: its code was edited since the plan was made; left for the next call")
-                else:
-                    if force:
-                        store.drop_checkpoint(run.run_id)
-                    statuses[run.run_id] = run_one(run, store, claim, experiment, progress, skip_unfit)
+            taken = take(run, done.get(run.run_id, 0), ways, progress)
+            if taken is None:
+                elsewhere.append(run)
+            else:
+                statuses[run.run_id] = taken.status
         if len(elsewhere) == len(waiting):
             if not told:
                 progress.note(f"waiting for runs that another machbench executes: {_names(elsewhere)}")
@@ -125,6 +124,32 @@ def _work_off(
             time.sleep(PATIENCE_S)
         waiting = elsewhere
     return statuses
+
+
+@dataclass(frozen=True)
+class Taken:
+    """``status``: how the run ended; None where its code is no longer that of the plan."""
+
+    status: str | None
+
+
+def take(run: PlannedRun, done: int, ways: Ways, progress: Progress) -> Taken | None:
+    """Execute a run unless another process holds it (None) or has ended it since it was done ``done`` times."""
+    store = ways.store
+    with store.claim(run.run_id) as claim:
+        if claim is None:
+            return None
+        store.close_books(run.run_id)
+        record = store.record(run.run_id)
+        if record is not None and store.ledger.times_done()[run.run_id] > done:
+            progress.elsewhere(run.run_id, record["status"])
+            return Taken(record["status"])
+        if _edited(run):
+            progress.note(f"{run.run_id}: its code was edited since the plan was made; left for the next call")
+            return Taken(None)
+        if ways.force:
+            store.drop_checkpoint(run.run_id)
+        return Taken(run_one(run, store, claim, ways.experiment, progress, ways.skip_unfit))
 
 
 def _edited(run: PlannedRun) -> bool:

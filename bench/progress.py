@@ -85,6 +85,14 @@ class Progress:
             self._bars.update(self._all, total=self._todo)
         self.note(f"{run_id}: {status}, executed by another machbench")
 
+    def ended_on(self, run_id: str, host: str, status: str | None, outcome: str, seconds: float) -> None:
+        """A run that another process has executed for this one, on a machine of that name."""
+        self._done += 1
+        if self._bars:
+            self._bars.advance(self._all)
+        place = f" on {host}" if host else ""
+        self.note(f"[{self._done}/{self._todo}] {run_id}: {status or 'left'}, {outcome}, {seconds:.1f} s{place}")
+
     def end(self, run_id: str, status: str, reason: str | None, row: dict[str, Any]) -> None:
         elapsed = time.monotonic() - self._started
         self._spent += elapsed
