@@ -128,7 +128,11 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
 
 def work_off(run: PlannedRun, store: Store, force: bool = False) -> dict[str, str | None]:
     done = store.ledger.times_done()
-    return launch._work_off([run], done, store, Experiment("e", "", (), None, {}), quiet(), force)
+    return launch.one_by_one([run], done, ways(store, force), quiet())
+
+
+def ways(store: Store, force: bool) -> launch.Ways:
+    return launch.Ways(store, Experiment("e", "", (), None, {}), force, skip_unfit=False)
 
 
 def quiet() -> Progress:
@@ -143,8 +147,7 @@ def test_what_another_has_executed_since_the_plan_is_not_executed_again(
     store, run = planned()
     before = store.ledger.times_done()
     launch.run_one(run, store, status=status)  # type: ignore[call-arg]
-    experiment = Experiment("e", "", (), None, {})
-    assert launch._work_off([run], before, store, experiment, quiet(), force) == {"run": status}
+    assert launch.one_by_one([run], before, ways(store, force), quiet()) == {"run": status}
     assert (tmp_path / "executed").read_text() == "x"
     assert work_off(run, store, force) == {"run": "ok"}  # planned later, it is asked for once more
     assert (tmp_path / "executed").read_text() == "xx"
