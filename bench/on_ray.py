@@ -68,6 +68,7 @@ def connect(address: str | None) -> Any:
         ) from error
     # What memory a run may take is ours to watch; Ray's own watch would repeat a run that is too large for ever.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody
     passed_on = {name: value for name, value in os.environ.items() if name.startswith("MACHBENCH_")}
     passed_on["PYTHONPATH"] = search_path()
     try:

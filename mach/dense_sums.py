@@ -162,11 +162,13 @@ def choose_cut(lookups, count, tables, bar, totals, end):  # type: ignore[no-unt
     lookup, n_labels, prefixes, order, bucket_of, step, stride = lookups
     table, B, low, per_unit, grounds, drain, highest = tables
     R, Q = prefixes[0], bar.shape[1]
+    if R <= AT_ONCE:  # there is nothing to cut, and fewer than four repetitions cannot be taken at once
+        return 0 if R % 2 else R
     limit = np.full(Q, 255, dtype=np.uint8)
     for q in range(count):
         limit[q] = limit_of(bar[0, q], grounds[0, q], low[q], per_unit[q], R, SUM)
     cuts = np.arange(AT_ONCE, R, AT_ONCE)
-    if R > AT_ONCE and R % AT_ONCE == 0:
+    if R % AT_ONCE == 0:
         cuts = np.append(cuts, R - 2)
     need = np.empty(len(cuts) * Q, dtype=np.uint8)
     for c in range(len(cuts)):

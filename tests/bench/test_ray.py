@@ -20,7 +20,7 @@ from bench.ledger import Ledger
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (pip install machbench[ray])")
-SLOW_SWEEP = f"dataset: tiny\nmethods:\n  quick: {{method: quick.yaml, which: {list(range(N))}, seconds: 2.0}}\n"
+SLOW_SWEEP = f"dataset: tiny\nmethods:\n  quick: {{method: quick.yaml, which: {list(range(N))}, seconds: 4.0}}\n"
 
 
 def placed(folder: Path) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def test_a_node_that_is_killed_costs_no_more_than_its_runs(
     write_sweep(folder, SLOW_SWEEP)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     command = start(folder, "--launcher", "ray", "--address", cluster.address)
-    wait_until(lambda: told(folder, "finished") and len(told(folder, "started")) >= 3)
+    wait_until(lambda: told(folder, "finished") and len(told(folder, "started")) == len(told(folder, "finished")) + 2)
     finished = set(told(folder, "finished"))
     cluster.remove_node(nodes[0], allow_graceful=False)
     cluster.add_node(num_cpus=1)

@@ -50,6 +50,27 @@ def test_every_cut_equals_reference(B: int, n_points: int, R: int, late: int, k:
             assert_same(decoder.top_k(scores, k, method="dense"), expected)
 
 
+@pytest.mark.parametrize("R", [1, 2, 3])
+def test_fewer_repetitions_than_are_taken_at_once_are_not_tried(R: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four at once would read what lies behind the lookup, and name buckets that there are not."""
+    plain, untouched = mach.dense.choose_cut, []
+
+    def noted(*arguments: object) -> object:
+        totals = arguments[4]
+        assert isinstance(totals, np.ndarray)
+        totals[:] = 7
+        cut = plain(*arguments)
+        untouched.append(bool((totals == 7).all()))
+        return cut
+
+    monkeypatch.setattr(mach.dense, "choose_cut", noted)
+    scores = random_scores(LINE, R, 16, 1000, seed=1)
+    decoder = Decoder(hash_labels(N_LABELS, 16, R), 16)
+    assert_same(decoder.top_k(scores, 5, method="dense"), decoder.top_k(scores, 5, method="reference"))
+    assert untouched
+    assert all(untouched)
+
+
 def test_cuts_of_halves_count_coarse_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half bytes above `FINE` stand for several units each, and so does the highest of them, which the best labels
     have in all repetitions after the cut."""
