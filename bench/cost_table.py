@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.columns import BY_NAME, COLUMNS, three_digits
 from bench.machines import machines_note
-from bench.model_size import is_counted, model_stat
+from bench.model_size import is_counted, model_mean
 from bench.render import MISSING, Cell, Head, Table
 from bench.summary import REFERENCE, Group, reference_for, same_machine
 from bench.table_parts import Shown, enough_note, head, identity, rules, run_ids, title
@@ -61,7 +61,7 @@ def _cost_notes(rows: Shown, measured: Sequence[str], elsewhere: Sequence[str]) 
     counts = "Input, hidden, output, all, per repetition: trained parameters in millions (M)"
     means = "Peak memory is the largest over seeds, times are means"
     notes = [("", f"{counts}; ÷ full: divided by that of {REFERENCE}. {means}.")]
-    if any(is_counted(group) and model_stat(group, of_failed=True) for group, _ in rows):
+    if any(is_counted(group) and model_mean(group) is not None for group, _ in rows):
         each = "4 bytes a parameter (2 of an output layer in bf16)"
         notes.append((COUNTED_MARK, f"counted, not measured: {each}, and the index. Others: files on disk."))
     gaps = [f"{MISSING} = not measured"]
@@ -88,8 +88,7 @@ def _cell(name: str, value: float | None, mark: str = "") -> Cell:
 def _size(group: Group | None, name: str) -> float | None:
     if group is None:
         return None
-    stat = model_stat(group, of_failed=True) if name == "model_bytes" else group.stat(name, of_failed=True)
-    return stat.mean if stat is not None else None
+    return model_mean(group) if name == "model_bytes" else group.mean(name, of_failed=True)
 
 
 def _measured(group: Group | None, name: str) -> float | None:

@@ -34,7 +34,7 @@ from bench.files import is_full, write_atomic
 from bench.fit import Report, fit_classifier, fit_network
 from bench.memory import available_bytes
 from bench.phases import Phases
-from bench.prediction import Prediction, predict_run, process_bytes
+from bench.prediction import EMPTY, Prediction, predict_run, process_bytes
 from bench.score import deciles_of, evaluated_points, quality_of
 from bench.spec import RunSpec
 from bench.store import RunFolder, described
@@ -108,7 +108,7 @@ def predict_here(method: type, spec: RunSpec, device: torch.device) -> Predictio
     No bytes where the method tells none; no peak on a GPU, where it is not this process's memory that counts.
     """
     if not hasattr(method, "cost"):
-        return Prediction(None, None, None, None, None, 0)
+        return EMPTY
     sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
     known = (process_bytes(), available_bytes(device), torch.get_num_threads())
     predicted = predict_run(method, spec, sizes, *known)

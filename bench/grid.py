@@ -19,7 +19,7 @@ from bench.experiment import Experiment
 from bench.memory import available_bytes
 from bench.plan import answered
 from bench.precision import has_bf16
-from bench.prediction import Prediction, predict_run, process_bytes
+from bench.prediction import EMPTY, Prediction, predict_run, process_bytes
 from bench.prepare import identity_of
 from bench.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
 from bench.spec import RunSpec
@@ -27,7 +27,6 @@ from bench.store import UNSETTLED, Store
 from bench.units import in_units
 
 CPU = torch.device("cpu")
-EMPTY = Prediction(None, None, None, None, None, 0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.choice import EVALUATED, VALIDATION, Choice, Validation, choose
 from bench.columns import BY_NAME, STATUS_WORDS, three_digits
-from bench.model_size import model_stat
+from bench.model_size import model_mean
 from bench.render import Cell, Head, Table
 from bench.summary import REFERENCE, Group, grouped, points_of, reference_for, same_machine
 from bench.table_parts import best_shown, head, identity, leads, mean_cell, run_ids, spread_note
@@ -46,7 +46,7 @@ QUANTITIES = (
         "bytes",
         "bytes of the model",
         "model_bytes",
-        lambda group: stat.mean if (stat := model_stat(group, of_failed=True)) else None,
+        model_mean,
         "Bytes as in the table of cost: of weights, encoders included, and the index; of peers, their files",
     ),
     Quantity(

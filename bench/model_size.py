@@ -36,3 +36,9 @@ def model_stat(group: Group, of_failed: bool = False) -> Stat | None:
     """Mean and spread of ``model_bytes`` over the seeds of a configuration."""
     sized = tuple(row | {"model_bytes": model_bytes(row)} for row in group.rows)
     return replace(group, rows=sized).stat("model_bytes", of_failed)
+
+
+def model_mean(group: Group) -> float | None:
+    """Mean of ``model_bytes`` over all seeds: sizes are known of failed runs too."""
+    stat = model_stat(group, of_failed=True)
+    return stat.mean if stat is not None else None

@@ -50,6 +50,9 @@ class Prediction:
         return ""
 
 
+EMPTY = Prediction(None, None, None, None, None, 0)
+
+
 @dataclass(frozen=True)
 class Trunk:
     """Encoders of a method: ``repetitions`` is None for an ordinary layer; features hashed to 0 are as they are."""

@@ -98,9 +98,8 @@ def grouped(df: pd.DataFrame) -> list[Group]:
     """All configurations, datasets and methods in order of first appearance, then B, then R.
 
     Swept keys that only say B, R, the seed or the random split again are no settings of their own, and those of the
-    dataset are part of its name. A seed (of a
-    split) counts once: of a row trained at this R and one derived from a larger R, the trained one, which measured its
-    memory, is kept.
+    dataset are part of its name. A seed (of a split) counts once: of a row trained at this R and one derived from a
+    larger R, the trained one, which measured its memory, is kept.
     """
     known = ("B", "R", "seed", "seeds")
     swept = [name for name in swept_columns(df) if name != SPLIT and name.rsplit(".", 1)[1] not in known]

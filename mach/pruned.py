@@ -114,9 +114,8 @@ class PrunedSearch:
         experience = self._experience[R]
         waiting = _spread(len(bucket_scores))
         failed = waiting[:0]
-        size, rounds, paid = FIRST_ROUND, 0, experience.all_tried
-        if paid:
-            size = FIRST_WHERE_IT_PAID
+        paid, rounds = experience.all_tried, 0
+        size = FIRST_WHERE_IT_PAID if paid else FIRST_ROUND
         while len(waiting):
             now, waiting = waiting[:size], waiting[size:]
             started = time.perf_counter()
