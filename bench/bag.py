@@ -84,13 +84,19 @@ class FeatureBag(nn.Module):
         self.gradients: list[RowGradient] = []
         self._place = np.full(shape[0], -1, dtype=np.int32)  # scratch of the backward pass
 
+    def table_of(self, g: int) -> Tensor:
+        """The rows of encoder g [n_rows, width], a view."""
+        if self.lookup is None:
+            return self.table[:, g * self.width : (g + 1) * self.width]
+        return self.table[g * self.n_rows : (g + 1) * self.n_rows]
+
     def forward(self, X: sp.csr_matrix) -> Tensor:
         """X CSR [N, n_features] → [G, N, H]."""
         indices = self._rows_of_table(X.indices)
         bag = self._torch_bag(X, indices) if self.table.is_cuda else _Bag.apply(self.table, X, indices, self)
         if self.lookup is None:
             bag = bag.view(-1, self.groups, self.width).transpose(0, 1)
-        return bag + self.bias
+        return _Shifted.apply(bag, self.bias)
 
     def _rows_of_table(self, features: Lookup) -> Lookup:
         """Rows [1, nnz], or [G, nnz] for hashed features, of the table."""
@@ -134,6 +140,21 @@ class _Bag(torch.autograd.Function):
             indptr, points, values, distinct = _transpose_batch(X.indptr, rows, X.data, bag._place)
             bag.gradients.append(RowGradient(distinct, indptr, points, values, pull))
         return None, None, None, None
+
+
+class _Shifted(torch.autograd.Function):
+    """[G, N, H] + [G, 1, H]; the gradient of each encoder's bias is added up alone, so that no other changes it."""
+
+    @staticmethod
+    def forward(ctx: Any, bag: Tensor, bias: Tensor) -> Tensor:
+        del ctx
+        return bag + bias
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        del ctx
+        (pull,) = grad_outputs
+        return pull, torch.stack([pull[g].contiguous().sum(0, keepdim=True) for g in range(len(pull))])
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract"})

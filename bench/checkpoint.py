@@ -49,7 +49,8 @@ class Done:
     """How far training has come, and what it took."""
 
     group_size: int | None = None  # repetitions trained together: memory may decide otherwise the next time
-    finished: list[float] = field(default_factory=list)  # fit_s at the end of each finished group
+    at_hand: list[int] = field(default_factory=list)  # repetitions that were not to be trained when the run began
+    finished: list[float] = field(default_factory=list)  # what the clock showed at the end of each group trained
     epoch: int = 0  # epochs behind the group in training
     train_loss: float | None = None  # of the last of these
     fit_s: float = 0.0
@@ -105,20 +106,20 @@ class Checkpoints:
         self.earlier = {"elapsed_s": done.elapsed_s, **done.peaks}
         self.done = replace(done, resumed=done.resumed + 1)
 
-    def restore(self, worlds: Worlds) -> None:
+    def restore(self, worlds: Worlds, at_hand: list[int]) -> None:
         """Set networks and random states to what was found. Refused when hash tables or shapes differ."""
         self._worlds = worlds
-        self.done.group_size = worlds.group_size
+        self.done.group_size, self.done.at_hand = worlds.group_size, at_hand
         if self._tables is None:
             return
         with refusing():
             if (found := tables_digest(worlds)) != self._tables:
                 raise ValueError(f"hash tables: found SHA-256 {self._tables[:8]}; expected {found[:8]} as made now")
             for at in range(len(self.done.finished)):
-                load_network(worlds.groups[at].network, TensorFile(self.folder / _finished(at)))
+                load_network(worlds.to_train[at].network, TensorFile(self.folder / _finished(at)))
             position = TensorFile(self.folder / self.position)
             if self.done.epoch:
-                load_network(worlds.groups[len(self.done.finished)].network, position)
+                load_network(worlds.to_train[len(self.done.finished)].network, position)
             set_random_state(self.device, random_state_in(position))
 
     def keeper(self, clock: Clock) -> GroupKeeper:
@@ -147,10 +148,10 @@ class Checkpoints:
         """What is to be written, by file: finished groups that were not, and where training stands."""
         finished = len(self.done.finished)
         missing = [at for at in range(finished) if _finished(at) not in self._files]
-        state = {_finished(at): network_state(self._worlds.groups[at].network) for at in missing}
+        state = {_finished(at): network_state(self._worlds.to_train[at].network) for at in missing}
         parts = [random_state(self.device)]
         if self.done.epoch:
-            parts += [network_state(self._worlds.groups[finished].network), optimiser_state(optimiser)]
+            parts += [network_state(self._worlds.to_train[finished].network), optimiser_state(optimiser)]
         tensors, values = ({k: v for part in parts for k, v in part[i].items()} for i in (0, 1))
         return {**state, self.position: (tensors, values)}
 

@@ -17,7 +17,6 @@ from bench import environment
 from bench.files import is_full
 
 PARENT = "MACHBENCH_PARENT"  # number of the process that starts a child
-SKIP_ABOVE = "MACHBENCH_SKIP_ABOVE"  # bytes that a run may be predicted to take, beside what is free; inf: any
 NO_ROOM = os.EX_IOERR  # exit status of a child that found the disk full
 
 

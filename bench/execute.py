@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ import torch
 
 from bench import measure
 from bench.checkpoint import with_earlier
-from bench.child import SKIP_ABOVE
 from bench.code import find_users_own
-from bench.columns import above_baseline
+from bench.columns import COLUMNS, above_baseline
 from bench.data import Dataset, load_dataset
 from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
@@ -33,21 +32,26 @@ from bench.failure import Told, failure_record
 from bench.files import is_full, write_atomic
 from bench.fit import Report, fit_classifier, fit_network
 from bench.memory import available_bytes
+from bench.orders import Orders, Shortfall
 from bench.phases import Phases
 from bench.prediction import EMPTY, Prediction, predict_run, process_bytes
+from bench.repetitions import with_peaks_of
 from bench.score import deciles_of, evaluated_points, quality_of
 from bench.spec import RunSpec
 from bench.store import RunFolder, described
 from bench.train import Diverged
 
 
-def execute(spec: RunSpec, folder: RunFolder, report: Report, skip_above: float | None = None) -> dict[str, Any]:
+def execute(spec: RunSpec, folder: RunFolder, report: Report, orders: Orders | None = None) -> dict[str, Any]:
     """Run a spec, write its curve and predictions, and return its record. Exceptions are the caller's to classify.
 
-    Where ``skip_above`` is given and more host memory is predicted than that many bytes or than is free, nothing is
-    loaded, and the record says so.
+    Where the orders say so and more host memory is predicted than is allowed or free, nothing is loaded, and the record
+    says so.
     """
-    started = time.perf_counter()
+    orders = orders or Orders()
+    if orders.shortfall:
+        return shortened(spec, folder, report, orders, orders.shortfall)
+    started = time.perf_counter() - (0.0 if orders.begun is None else max(0.0, time.time() - orders.begun))
     settings = spec.train
     device = pick_device(settings.device)
     if settings.threads:
@@ -58,28 +62,32 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report, skip_above: float 
     method = method_class(spec.target)
     predicted = predict_here(method, spec, device)
     phases.note(**predicted_columns(predicted))
-    if skip_above is not None and (why := predicted.unfit(available_bytes(device), skip_above)):
+    if orders.skip_above is not None and (why := predicted.unfit(available_bytes(device), orders.skip_above)):
         return skipped_record(spec, predicted, why)
 
     report({"phase": "load"})
     with measure.Clock(device).running() as load_clock:
         data = load_dataset(spec.dataset, **spec.dataset_overrides)
-    points = evaluated_points(data, settings.evaluate_on)
     phases.note(load_s=load_clock.seconds)
     fit = fit_classifier if hasattr(method, "fit") else fit_network
-    predictions, rows, whole = fit(method, spec, data, device, report, folder)
+    predictions, rows, whole = fit(method, spec, data, device, report, folder, orders.afresh)
 
     report({"phase": "metrics"})
-    for prediction, row in zip(predictions, rows, strict=True):
-        row.update(quality_of(prediction.labels, data, points))
-    folder.write_predictions(predictions)
+    by_decile: list[Any] = []
+    if predictions:
+        points = evaluated_points(data, settings.evaluate_on)
+        for prediction, row in zip(predictions, rows, strict=True):
+            row.update(quality_of(prediction.labels, data, points))
+        by_decile = [deciles_of(prediction.labels, data, points) for prediction in predictions]
+        folder.write_predictions(predictions)
     write_passport(folder.path.parents[2], data)
     elapsed = time.perf_counter() - started
     report({"phase": "write"})
     phases.stop()
     # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
-    earlier = whole.pop("earlier", {})
+    earlier, trained = whole.pop("earlier", {}), whole.pop("repetitions", [])
     rows[-1] = with_earlier(rows[-1] | with_own(phases.row(), whole) | {"elapsed_s": elapsed}, earlier)
+    rows[-1] = with_peaks_of(trained, rows[-1])
     fitted_on = data.fit if settings.holdout else data.train
     sizes = {
         "data_fingerprint": data.fingerprint,
@@ -89,9 +97,29 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report, skip_above: float 
         "n_features": data.train.X.shape[1],
         "n_labels": data.train.Y.shape[1],
     }
-    by_decile = [deciles_of(prediction.labels, data, points) for prediction in predictions]
     shared = described(spec, device.type) | sizes
-    return {"status": "ok", "shared": shared, "rows": rows, "deciles": by_decile, "phases": phases.ended}
+    found = {"status": "ok", "shared": shared, "rows": rows, "deciles": by_decile, "phases": phases.ended}
+    return found | ({"repetitions": [asdict(repetition) for repetition in trained]} if trained else {})
+
+
+def shortened(spec: RunSpec, folder: RunFolder, report: Report, orders: Orders, shortfall: Shortfall) -> dict[str, Any]:
+    """The record of a run of which repetitions failed elsewhere: its own row fails, the smaller R are evaluated."""
+    failed = {"status": shortfall.status, "reason": shortfall.reason}
+    if shortfall.first == 0:
+        return {**failed, "phase": "fit", "shared": described(spec), "rows": [{}]}
+    fewer = method_class(spec.target).part(range(shortfall.first), **spec.settings)  # type: ignore[attr-defined]
+    smaller = replace(spec, settings={**spec.settings, **fewer})
+    record = execute(smaller, folder, report, replace(orders, shortfall=None))
+    rows = [{**derived(row), "status": "ok", "reason": None} for row in record["rows"]]
+    own = described(spec, record["shared"]["device"])
+    last = {"decoder": rows[-1]["decoder"]} if "decoder" in rows[-1] else {}
+    return {**record, **failed, "phase": "fit", "shared": record["shared"] | own, "rows": [*rows, last]}
+
+
+def derived(row: dict[str, Any]) -> dict[str, Any]:
+    """A run's own row as one derived from a larger R: without what was measured on the run as a whole."""
+    whole = {c.name for c in COLUMNS if c.group in ("memory", "time")} - {"fit_s", "device_seconds"}
+    return {name: value for name, value in row.items() if name not in whole}
 
 
 def with_own(row: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +215,7 @@ def main(path: str) -> int:
     faulthandler.enable()  # a crash in compiled code leaves its place in the log
     folder = RunFolder(Path(path))
     spec = folder.spec()
-    attempt, skip_above = os.environ.get("MACHBENCH_ATTEMPT"), os.environ.get(SKIP_ABOVE)
+    orders = Orders.from_env(os.environ)
     told = Told()
 
     def report(event: dict[str, Any]) -> None:
@@ -197,7 +225,7 @@ def main(path: str) -> int:
         print(json.dumps(shown), file=sys.stderr, flush=True)
 
     try:
-        record = execute(spec, folder, report, None if skip_above is None else float(skip_above))
+        record = execute(spec, folder, report, orders)
     except BaseException as error:  # a failure is a result, whatever it is
         traceback.print_exc()
         if is_full(error):  # no result of this run: it is to go on once there is room
@@ -207,7 +235,7 @@ def main(path: str) -> int:
         if isinstance(error, KeyboardInterrupt):
             status, reason = "interrupted", "stopped by the user"
         record = failure_record(spec, status, reason, told, measure.peak_host_bytes(), folder.path / "log.txt")
-    folder.write_record(record | {"attempt": attempt})
+    folder.write_record(record | {"attempt": orders.attempt})
     return 0
 
 

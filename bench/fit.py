@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from bench import measure
-from bench.checkpoint import Checkpoints, Refused, identity_of
+from bench.checkpoint import Checkpoints, Refused, identity_of, refusing
 from bench.data import Dataset
 from bench.metrics import evaluate
 from bench.predict import Prediction, Ranking, predict
+from bench.prepare import identity_of as identity_of_data
+from bench.repetitions import FOLDER, WEIGHTS, Repetitions, names
 from bench.score import evaluated_points
-from bench.spec import RunSpec, TrainSettings, derive_seed
+from bench.spec import NOTHING, RunSpec, TrainSettings, derive_seed
 from bench.store import RunFolder
 from bench.training_state import random_state, set_random_state
 from bench.worlds import Group, Worlds
@@ -23,11 +25,18 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def fit_network(
-    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
+    method: type,
+    spec: RunSpec,
+    data: Dataset,
+    device: torch.device,
+    report: Report,
+    folder: RunFolder,
+    afresh: bool = False,
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
     """Build, warm up, train and predict with an output layer on the shared trunk.
 
     A run that was killed goes on from its checkpoint; from the beginning, and says so, if that cannot be used.
+    ``afresh``: repetitions that were kept are trained again.
     """
 
     def note(text: str) -> None:
@@ -38,6 +47,8 @@ def fit_network(
         return Checkpoints(folder.checkpoint, identity, spec.train, device, note)
 
     at_first, found = random_state(device), checkpoints()
+    if afresh and (kept := kept_repetitions(method, spec, data, device, note, folder)):
+        kept.drop()
     try:
         found.find()
         return _fit_network(method, spec, data, device, report, folder, found)
@@ -45,6 +56,17 @@ def fit_network(
         note(f"checkpoint not used, the run starts over: {why}")
     set_random_state(device, at_first)
     return _fit_network(method, spec, data, device, report, folder, checkpoints())
+
+
+def kept_repetitions(
+    method: Any, spec: RunSpec, data: Dataset, device: torch.device, note: Callable[[str], None], folder: RunFolder
+) -> Repetitions | None:
+    """Where the run's repetitions are kept; None where it is not to keep them, or the layer has none to be kept."""
+    if not spec.train.keep_repetitions or not hasattr(method, "part"):
+        return None
+    identity, total = identity_of_data(data.fingerprint, spec.dataset), method.encoders(**spec.settings)["repetitions"]
+    named = names(method, spec, folder.code(), identity, device.type, torch.get_num_threads(), total)
+    return Repetitions(folder.path.parents[2] / FOLDER / WEIGHTS, named, note) if named else None
 
 
 def _fit_network(
@@ -58,6 +80,14 @@ def _fit_network(
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
     settings, done = spec.train, checkpoints.done
     split = data.fit if settings.holdout else data.train
+
+    def note(text: str) -> None:
+        report({"note": text})
+
+    kept = kept_repetitions(method, spec, data, device, note, folder)
+    at_hand = kept.find(done.at_hand if done.resumed else None) if kept else []
+    if done.resumed and at_hand != done.at_hand:
+        raise Refused(f"repetitions at hand: found {at_hand}; expected {done.at_hand}, which were when it was written")
     report({"phase": "build"})
     with measure.Clock(device).running() as build_clock:
         seeds = {axis: derive_seed(spec.seed, axis) for axis in ("hashing", "initialisation", "sampling")}
@@ -68,16 +98,19 @@ def _fit_network(
             seeds=seeds,
             **spec.settings,
         ).to(device)
-        worlds = Worlds(layer, split.X.shape[1], settings, spec.seed, device, done.group_size)
+        worlds = Worlds(layer, split.X.shape[1], settings, spec.seed, device, done.group_size, at_hand)
     report({"phase": "warm up"})
     with measure.Clock(device).running() as warmup_clock:
         worlds.warm_up(split.X, split.Y)
 
-    checkpoints.restore(worlds)
+    checkpoints.restore(worlds, at_hand)
+    if kept and at_hand:
+        note(f"{len(at_hand)} of {len(worlds.prefixes)} repetitions were trained before")
+        with refusing():
+            kept.load(worlds)
     curve = done.curve
     if curve:
-        note = f"goes on from a checkpoint: {len(curve)} epochs, {done.fit_s:.1f} s of training"
-        report({"note": note})
+        note(f"goes on from a checkpoint: {len(curve)} epochs, {done.fit_s:.1f} s of training")
         folder.write_curve(curve)
 
     def after_epoch(group: Group, epoch: int, mean_loss: float, seconds: float) -> None:
@@ -88,9 +121,21 @@ def _fit_network(
         folder.write_curve(curve)
         report({"phase": "fit", "done": len(curve) / n_epochs, **point})
 
-    n_epochs = len(worlds.groups) * settings.epochs
+    def after_group(group: Group, seconds: float) -> None:
+        try:
+            if kept:
+                kept.keep(worlds, group, seconds)
+        except OSError as error:
+            if settings.evaluate_on == NOTHING:  # then this is what the run is for
+                raise
+            note(f"repetitions {group.label} not kept: {error}")
+
+    n_epochs = max(1, len(worlds.to_train) * settings.epochs)
     report({"phase": "fit", "done": len(curve) / n_epochs})
-    fit_s = worlds.train(split.X, split.Y, after_epoch, checkpoints.keeper, done.finished)
+    before = {r: trained.seconds for r, trained in kept.trained.items()} if kept else {}
+    fit_s = worlds.train(split.X, split.Y, after_epoch, checkpoints.keeper, done.finished, before, after_group)
+    if settings.evaluate_on == NOTHING:
+        return [], [{"fit_s": fit_s[worlds.prefixes[-1]]}], {"earlier": checkpoints.earlier}
 
     report({"phase": "predict"})
     last = worlds.prefixes[-1:]
@@ -122,6 +167,7 @@ def _fit_network(
         "earlier": checkpoints.earlier,
         "examples_per_s": settings.epochs * split.X.shape[0] / fit_s[worlds.prefixes[-1]],
         **worlds.steps.columns(),
+        "repetitions": [kept.trained[r] for r in sorted(kept.trained)] if kept else [],
     }
     return predictions, rows, measured
 
@@ -158,10 +204,16 @@ def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:
 
 
 def fit_classifier(
-    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
+    method: type,
+    spec: RunSpec,
+    data: Dataset,
+    device: torch.device,
+    report: Report,
+    folder: RunFolder,
+    afresh: bool = False,
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
     """Fit and predict with a classifier that is not a network (`bench.classifier.Classifier`); the same clocks."""
-    del folder
+    del folder, afresh
     settings = spec.train
     split = data.fit if settings.holdout else data.train
     classifier = method(**spec.settings)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import environment
 from bench.code import code_hash
 from bench.errors import InputError
 from bench.experiment import Experiment
+from bench.orders import Orders
 from bench.paper import keep_paper
 from bench.plan import PlannedRun, plan
 from bench.process import run_one
@@ -133,8 +135,11 @@ class Taken:
     status: str | None
 
 
-def take(run: PlannedRun, done: int, ways: Ways, progress: Progress) -> Taken | None:
-    """Execute a run unless another process holds it (None) or has ended it since it was done ``done`` times."""
+def take(run: PlannedRun, done: int, ways: Ways, progress: Progress, orders: Orders | None = None) -> Taken | None:
+    """Execute a run unless another process holds it (None) or has ended it since it was done ``done`` times.
+
+    ``orders``: what is to be told beside what ``ways`` say.
+    """
     store = ways.store
     with store.claim(run.run_id) as claim:
         if claim is None:
@@ -149,7 +154,9 @@ def take(run: PlannedRun, done: int, ways: Ways, progress: Progress) -> Taken | 
             return Taken(None)
         if ways.force:
             store.drop_checkpoint(run.run_id)
-        return Taken(run_one(run, store, claim, ways.experiment, progress, ways.skip_unfit))
+        limit = ways.experiment.memory_limit_bytes or math.inf
+        told = replace(orders or Orders(), skip_above=limit if ways.skip_unfit else None, afresh=ways.force)
+        return Taken(run_one(run, store, claim, ways.experiment, progress, told))
 
 
 def _edited(run: PlannedRun) -> bool:

@@ -25,6 +25,12 @@ class OutputLayer(Protocol):
     A layer with repetitions may know several ways from its outputs to labels: ``decoders``, their names, its own first,
     and ``topk_decoders(hidden, k, prefixes)``, a dict of what ``topk_prefixes`` gives by each of them.
 
+    A layer whose repetitions are independent may offer a static method ``part(repetitions, **settings)``: the settings
+    of a layer of these alone, with all that their training depends on and nothing else, or None where they are not. Its
+    repetition i then equals number repetitions[i] of the whole, its attribute ``first`` is the number of its first one
+    (of which the encoders' seeds follow), and ``subset`` gives a module whose ``state_dict`` is all that they train.
+    So each can be kept, and trained by another process or on another machine (`bench.repetitions`).
+
     Optional: ``index_bytes()``, the bytes of lookup tables; ``facts()``, more columns of the results, a dict for each R
     (one dict for an ordinary layer); ``feature_lookup(n_features)``, an array [R, n_features] of hashed features, below
     the attribute ``feature_hash``, that each encoder shall see in place of the features, or None; ``precisions``, the
@@ -74,6 +80,12 @@ class Encoder(nn.Module):
             stack = [torch.empty(fan_in, fan_out).uniform_(-bound, bound, generator=g) for g in generators]
             self.weights.append(nn.Parameter(torch.stack(stack)))
             self.biases.append(nn.Parameter(torch.zeros(len(seeds), 1, fan_out)))
+
+    def world(self, g: int) -> dict[str, Tensor]:
+        """The parameters of trunk g by name, as views."""
+        stacks = {"weights": self.weights, "biases": self.biases}
+        deeper = {f"{name}.{at}": stack[g] for name, stacked in stacks.items() for at, stack in enumerate(stacked)}
+        return {"table": self.bag.table_of(g), "bias": self.bag.bias[g], **deeper}
 
     def forward(self, X: sp.csr_matrix) -> Tensor:
         """X CSR [N, n_features] → hidden [G, N, H], non-negative."""

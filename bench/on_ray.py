@@ -1,39 +1,36 @@
-"""Runs spread over a Ray cluster: each is a task that Ray places by what it needs, and repeats where a node dies.
+"""Runs spread over a Ray cluster: tasks that Ray places by what they need, and repeats where a node dies.
 
-What a task does is what `bench.launch` does on one machine: it takes the run from the results folder, which all nodes
-share, and executes it in a process of its own. Without Ray (the extra ``machbench[ray]``) the rest of machbench works.
+A task is a run, or a part of the repetitions of one: trained parts are kept (`bench.repetitions`), and the run itself,
+which finds them, is a task after them. What a task does (`bench.ray_worker`) is what `bench.launch` does on one
+machine. Without Ray (the extra ``machbench[ray]``) the rest of machbench works.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from bench import environment
+from bench import ray_worker
 from bench.child import search_path
 from bench.errors import InputError
 from bench.failure import Told, failure_record
-from bench.launch import PATIENCE_S, Ways, take
+from bench.launch import PATIENCE_S, Ways
 from bench.ledger import end_of
+from bench.orders import Orders, Shortfall
 from bench.plan import PlannedRun
-from bench.prepare import prepare
 from bench.progress import Progress
-from bench.spec import RunSpec
-from bench.store import RunFolder
+from bench.ray_worker import Ended, Foreseen, called
+from bench.store import RunFolder, Store
 
-ATTEMPTS = 3  # of a run whose worker or node dies
+ATTEMPTS = 3  # of what a worker or node dies over
 STOP_S = 20.0  # for the runs in progress to write down that they were stopped
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+REPETITIONS, WEIGHTS = ".repetitions", "weights"  # as in `bench.repetitions`, which loads torch
+SMALLEST_SHARE = 8  # parts on one GPU at most
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class RayCluster:
             return {}
         ray = connect(self.address)
         try:
-            return _Driver(ray, ways, progress).work_off(todo, done)
+            return _Driver(ray, ways, progress, done).work_off(todo)
         finally:
             ray.shutdown()
 
@@ -83,64 +80,177 @@ def connect(address: str | None) -> Any:
     return ray
 
 
-class _Driver:
-    """The side of the command: hands the runs out, and tells how they end."""
+@dataclass
+class _Whole:
+    """A run with what is foreseen of it; ``began``: when the first of its parts did."""
 
-    def __init__(self, ray: Any, ways: Ways, progress: Progress) -> None:
-        self._ray, self._progress = ray, progress
+    run: PlannedRun
+    foreseen: Foreseen
+    began: float | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Repetitions to be trained for a run."""
+
+    of: _Whole
+    members: range
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.of.foreseen.names[self.members.start : self.members.stop]
+
+
+class _Driver:
+    """The side of the command: hands tasks out, and tells how they end."""
+
+    def __init__(self, ray: Any, ways: Ways, progress: Progress, done: Mapping[str, int]) -> None:
+        self._ray, self._progress, self._done = ray, progress, done
         self._ways = replace(ways, force=False)  # a run is begun anew once, not after each death of its node
         self._from_the_beginning = ways.force
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+        self._kept = Store(ways.store.root.parent / REPETITIONS)
+        self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = [int(node["CPU"]) for node in self._nodes if node.get("CPU", 0) >= 1] or [1]
         self._cpus, self._most = min(cores), max(cores)
-        self._memory = max((node.get("memory", 0.0) for node in nodes), default=0.0)
-        self._gpus = any(node.get("GPU", 0) >= 1 for node in nodes)
+        self._memory = max((node.get("memory", 0.0) for node in self._nodes), default=0.0)
+        self._gpus = sum(int(node.get("GPU", 0)) for node in self._nodes)
+        self._gpu_bytes: int | None = None
+        self._waiting: dict[Any, _Whole | _Part] = {}  # by what Ray gave for the task
+        self._blocked: list[_Whole] = []  # runs that wait for their parts
+        self._pending: set[str] = set()  # names of the repetitions that parts are training
+        self._failed: dict[str, tuple[str, str]] = {}  # status and reason by name
 
-    def work_off(self, todo: Sequence[PlannedRun], done: Mapping[str, int]) -> dict[str, str | None]:
+    def work_off(self, todo: Sequence[PlannedRun]) -> dict[str, str | None]:
         """See `RayCluster`."""
         for run in todo:  # Ray would wait for ever for a node that has as many
             if run.spec.train.threads > self._most:
                 asked = f"{run.run_id}, key train.threads: found {run.spec.train.threads}"
                 raise InputError(f"{asked}; expected at most {self._most}, the cores of the largest node")
+        if self._kept.root.is_dir():
+            self._kept.sweep_up()
+        wholes = self._foresee(todo)
         if self._from_the_beginning:
-            for run in todo:
-                with self._ways.store.claim(run.run_id) as claim:
-                    if claim is not None:
-                        self._ways.store.drop_checkpoint(run.run_id)
-        needs = dict(zip((run.run_id for run in todo), self._predicted([run.spec for run in todo]), strict=True))
+            self._forget(wholes)
         statuses: dict[str, str | None] = {}
-        waiting = {self._submit(run, done, needs[run.run_id]): run for run in todo}
         try:
-            while waiting:
-                (ready,), _ = self._ray.wait(list(waiting), num_returns=1)
-                run = waiting.pop(ready)
-                ended = self._ended(ready, run)
+            self._hand_out(wholes)
+            while self._waiting:
+                (ready,), _ = self._ray.wait(list(self._waiting), num_returns=1)
+                task = self._waiting.pop(ready)
+                ended = self._ended(ready, task)
                 if ended is None:  # another command holds it
                     time.sleep(PATIENCE_S)
-                    waiting[self._submit(run, done, needs[run.run_id])] = run
-                    continue
-                statuses[run.run_id] = ended.status
-                self._progress.ended_on(run.run_id, ended.host, ended.status, ended.outcome, ended.seconds)
+                    self._submit(task)
+                elif isinstance(task, _Part):
+                    self._part_ended(task, ended)
+                else:
+                    run_id = task.run.run_id
+                    statuses[run_id] = ended.status
+                    self._progress.ended_on(run_id, ended.host, ended.status, ended.outcome, ended.seconds)
         except BaseException:
-            self._stop(list(waiting))
+            self._stop(list(self._waiting))
             raise
         return statuses
 
-    def _predicted(self, specs: list[RunSpec]) -> list[int | None]:
-        """Peak bytes, in a worker that ends with it: what predicts them loads torch."""
-        task = self._ray.remote(num_cpus=0, max_calls=1)(_predict)
-        found: list[int | None] = self._result(task.remote(specs, str(Path.cwd())))
-        return found
+    def _foresee(self, todo: Sequence[PlannedRun]) -> list[_Whole]:
+        """In workers that end with it: what predicts loads torch."""
+        once = {"num_cpus": 0, "max_calls": 1}
+        if self._gpus:
+            seen = self._ray.remote(**once, num_gpus=1)(ray_worker.gpu_bytes)
+            self._gpu_bytes = self._result(seen.remote())
+        self._parts = self._parts_of_a_run(todo)
+        task = self._ray.remote(**once)(ray_worker.foresee)
+        threads = [self._cpus_of(run) for run in todo]
+        kind = "cuda" if self._gpu_bytes else "cpu"
+        found = self._result(task.remote(list(todo), str(Path.cwd()), threads, kind, self._parts))
+        return [_Whole(run, foreseen) for run, foreseen in zip(todo, found, strict=True)]
 
-    def _submit(self, run: PlannedRun, done: Mapping[str, int], predicted: int | None) -> Any:
-        needs: dict[str, float] = {"num_cpus": run.spec.train.threads or self._cpus}
+    def _parts_of_a_run(self, todo: Sequence[PlannedRun]) -> int:
+        """As many as it takes to give every worker something to do."""
+        if self._ways.skip_unfit:  # what a whole run takes is to be seen
+            return 1
+        cpus = min(self._cpus_of(run) for run in todo)
+        workers = self._gpus or sum(int(node.get("CPU", 0)) // cpus for node in self._nodes)
+        return max(1, -(-workers // len(todo)))
+
+    def _forget(self, wholes: Sequence[_Whole]) -> None:
+        """Checkpoints and kept repetitions of runs that are to be begun anew."""
+        for whole in wholes:
+            with self._ways.store.claim(whole.run.run_id) as claim:
+                if claim is not None:
+                    self._ways.store.drop_checkpoint(whole.run.run_id)
+            for name in whole.foreseen.names:
+                self._about(name).unlink(missing_ok=True)
+
+    def _hand_out(self, wholes: Sequence[_Whole]) -> None:
+        """Runs whole, but for those that share repetitions or are to be cut: of these what is missing, part by part."""
+        users = Counter(name for whole in wholes for name in whole.foreseen.names)
+        for whole in wholes:
+            names = whole.foreseen.names
+            missing = [r for r, name in enumerate(names) if not self._about(name).exists()]
+            if not missing or (self._parts == 1 and all(users[name] == 1 for name in names)):
+                self._submit(whole)
+                continue
+            self._blocked.append(whole)
+            size = -(-len(missing) // self._parts)
+            for members in runs_of([r for r in missing if names[r] not in self._pending], size):
+                part = _Part(whole, members)
+                self._pending |= set(part.names)
+                self._submit(part)
+
+    def _submit(self, task: _Whole | _Part) -> None:
+        run, foreseen = (task.run, task.foreseen) if isinstance(task, _Whole) else (task.of.run, task.of.foreseen)
+        cpus = self._cpus_of(run)
+        needs: dict[str, float] = {"num_cpus": cpus}
+        predicted = foreseen.peak if isinstance(task, _Whole) else foreseen.part_peak
         if predicted is not None:
             # What no node has room for goes to the largest, and becomes a row with what happens there.
             needs["memory"] = min(predicted, self._memory)
         if self._gpus and run.spec.train.device != "cpu":
-            needs["num_gpus"] = 1
-        task = self._ray.remote(_execute).options(name=run.run_id, max_retries=ATTEMPTS - 1, **needs)
-        return task.remote(run, done.get(run.run_id, 0), self._ways, str(Path.cwd()), int(needs["num_cpus"]))
+            share = 1.0 if isinstance(task, _Whole) else share_of_gpu(foreseen.part_gpu, self._gpu_bytes)
+            needs["num_gpus"] = share
+        options = {"max_retries": ATTEMPTS - 1, **needs}
+        here = str(Path.cwd())
+        if isinstance(task, _Part):
+            name = f"{run.run_id}, {called(task.members)}"
+            remote = self._ray.remote(ray_worker.train_part).options(name=name, **options)
+            reference = remote.remote(run, task.members, self._ways, here, cpus, self._kept.root)
+        else:
+            kept = replace(run, spec=replace(run.spec, train=replace(run.spec.train, keep_repetitions=True)))
+            orders = Orders(begun=task.began, shortfall=self._shortfall(task))
+            remote = self._ray.remote(ray_worker.execute).options(name=run.run_id, **options)
+            reference = remote.remote(kept, self._done.get(run.run_id, 0), self._ways, here, cpus, orders)
+        self._waiting[reference] = task
+
+    def _cpus_of(self, run: PlannedRun) -> int:
+        return run.spec.train.threads or self._cpus
+
+    def _about(self, name: str) -> Path:
+        return self._kept.root / WEIGHTS / f"{name}.json"
+
+    def _part_ended(self, part: _Part, ended: Ended) -> None:
+        """Tell of it, and submit the runs that waited for nothing else."""
+        where = f" on {ended.host}" if ended.host else ""
+        told = f"{part.of.run.run_id}, {called(part.members)}: {ended.status or 'left'}"
+        self._progress.note(f"{told}, {ended.outcome}, {ended.seconds:.1f} s{where}".replace(", , ", ", "))
+        self._pending -= set(part.names)
+        if ended.status not in ("ok", None):
+            failed = (ended.status, f"{called(part.members)}: {ended.outcome}")
+            self._failed |= {name: failed for name in part.names if not self._about(name).exists()}
+        for whole in list(self._blocked):
+            names = set(whole.foreseen.names)
+            if names & set(part.names) and ended.began:
+                whole.began = min(ended.began, whole.began or ended.began)
+            if not names & self._pending:
+                self._blocked.remove(whole)
+                self._submit(whole)
+
+    def _shortfall(self, whole: _Whole) -> Shortfall | None:
+        """The first repetition of a run that failed."""
+        for r, name in enumerate(whole.foreseen.names):
+            if name in self._failed:
+                return Shortfall(r, *self._failed[name])
+        return None
 
     def _result(self, reference: Any) -> Any:
         """What a task returned; what it raised is raised."""
@@ -149,7 +259,7 @@ class _Driver:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, (InputError, OSError)) else error from None
 
-    def _ended(self, reference: Any, run: PlannedRun) -> Ended | None:
+    def _ended(self, reference: Any, task: _Whole | _Part) -> Ended | None:
         """How a task ended. A run whose node died again and again gets a row that says so."""
         try:
             found: Ended | None = self._result(reference)
@@ -158,6 +268,9 @@ class _Driver:
             raise
         except self._ray.exceptions.RayError as error:
             reason = f"its worker or node died {ATTEMPTS} times: {str(error).strip().splitlines()[0]}"
+        return Ended("crashed", reason, "", 0.0) if isinstance(task, _Part) else self._crashed(task.run, reason)
+
+    def _crashed(self, run: PlannedRun, reason: str) -> Ended | None:
         store = self._ways.store
         deadline = time.monotonic() + STOP_S
         while store.claimed(run.run_id) and time.monotonic() < deadline:
@@ -180,96 +293,19 @@ class _Driver:
             self._ray.wait(references, num_returns=len(references), timeout=STOP_S)
 
 
-@dataclass(frozen=True)
-class Ended:
-    """``status`` of a run, None where its code is another on that node; what is to be told; where and in how long."""
-
-    status: str | None
-    outcome: str
-    host: str
-    seconds: float
-
-
-class _Worker(Progress):
-    """Plain lines with the run's name; Ray takes them to the terminal of the command."""
-
-    def __init__(self) -> None:
-        super().__init__(Console(file=sys.stdout, force_terminal=False))
-        self.outcome, self._run_id = "", ""
-
-    def start(self, run_id: str) -> None:
-        self._run_id, self._started = run_id, time.monotonic()
-        super().note(f"{run_id}: starts on {socket.gethostname()}")
-
-    def note(self, text: str) -> None:
-        self.outcome = text.strip()
-        super().note(f"{self._run_id}: {text.strip()}" if self._run_id else text)
-
-    def end(self, run_id: str, status: str, reason: str | None, row: dict[str, Any]) -> None:
-        del run_id, status
-        self.outcome = f"P@1 {100 * row['P@1']:.2f} %" if "P@1" in row else (reason or "")
-
-
-def _execute(run: PlannedRun, done: int, ways: Ways, folder: str, cpus: int) -> Ended | None:
-    """In a worker: execute a run unless another process holds it (None) or has ended it in the meantime."""
-    started = time.monotonic()
-    _enter(folder)
-    _use(cpus)
-    environment.write(ways.store.root.parent)
-    _check_data(run)
-    progress = _Worker()
-    taken = take(run, done, ways, progress)
-    if taken is None:
-        return None
-    return Ended(taken.status, progress.outcome, socket.gethostname(), time.monotonic() - started)
-
-
-def _predict(specs: list[RunSpec], folder: str) -> list[int | None]:
-    _enter(folder)
-    import torch
-
-    from bench.execute import method_class, predict_here
-
-    found: list[int | None] = []
-    for spec in specs:
-        try:
-            found.append(predict_here(method_class(spec.target), spec, torch.device("cpu")).peak_bytes)
-        except ValueError:  # the run itself will say what is wrong
-            found.append(None)
+def runs_of(numbers: Sequence[int], size: int) -> list[range]:
+    """Increasing numbers as ranges of neighbours, each of at most ``size``."""
+    found: list[range] = []
+    for r in numbers:
+        if found and found[-1].stop == r and len(found[-1]) < size:
+            found[-1] = range(found[-1].start, r + 1)
+        else:
+            found.append(range(r, r + 1))
     return found
 
 
-def _enter(folder: str) -> None:
-    """Work where the command was given: paths and a user's own methods are found from there."""
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise InputError(
-            f"node {socket.gethostname()}: folder {folder}: {error.strerror}; expected it on every node"
-        ) from error
-
-
-def _use(cpus: int) -> None:
-    """Let the run use as many threads as cores were reserved; all of a machine's are not limited."""
-    for name in THREADS:
-        os.environ.pop(name, None)
-        if cpus < len(os.sched_getaffinity(0)):
-            os.environ[name] = str(cpus)
-    environment.describe.cache_clear()
-
-
-@cache
-def _data_here(dataset: str, overrides: str) -> str:
-    """The fingerprint of a dataset on this node, which is built first where it is not there."""
-    (named,) = prepare([(dataset, json.loads(overrides))], lambda name: print(f"building dataset {name} (once a node)"))
-    return named.fingerprint
-
-
-def _check_data(run: PlannedRun) -> None:
-    """InputError where a node has other data under the name than the command."""
-    found = _data_here(run.spec.dataset, json.dumps(dict(run.spec.dataset_overrides)))
-    if run.spec.asked(found) != run.asked:
-        raise InputError(
-            f"node {socket.gethostname()}: dataset {run.spec.dataset}: found other data (fingerprint {found}) than "
-            "where the command was given; expected the same on every node"
-        )
+def share_of_gpu(needed: int | None, has: int | None) -> float:
+    """Ray's ``num_gpus`` of a part: one over how many of its kind fit into a GPU's memory, 1 where that is unknown."""
+    if not needed or not has:
+        return 1.0
+    return 1.0 / min(SMALLEST_SHARE, max(1, has // needed))

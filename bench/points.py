@@ -13,7 +13,7 @@ import numpy.typing as npt
 from bench.data import Dataset, dataset_fingerprint, load_dataset
 from bench.errors import InputError
 from bench.metrics import Floats, evaluate_points, inverse_propensity
-from bench.score import evaluated_points, kept, predicted
+from bench.score import evaluated_points, kept, predicted, ranked_rows
 from bench.store import Store, record_rows
 
 
@@ -43,7 +43,7 @@ class Points:
         data, weights = self._dataset(name, overrides, row["data_fingerprint"])
         points = evaluated_points(data, on)
         if self._last is None or self._last[0] != run_id:
-            labels = kept(folder / "topk.npz", len(record["rows"]), len(points))
+            labels = kept(folder / "topk.npz", len(ranked_rows(record)), len(points))
             self._last = (run_id, labels, [str(r["run_id"]) for r in record_rows("", record)])
         _, labels, names = self._last
         if row["run_id"] not in names:

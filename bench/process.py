@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import shutil
 import signal
@@ -14,15 +13,17 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.child import NO_ROOM, SKIP_ABOVE, python
+from bench.child import NO_ROOM, python
 from bench.experiment import Experiment
 from bench.failure import Told, failure_record
 from bench.files import is_full
 from bench.ledger import end_of
 from bench.limits import MemoryWatch
+from bench.orders import Orders
 from bench.plan import PlannedRun
 from bench.progress import Progress
 from bench.store import OVER, RunFolder, Store, described
@@ -32,11 +33,10 @@ FULL = "no space left on the disk"
 
 
 def run_one(
-    run: PlannedRun, store: Store, claim: int, experiment: Experiment, progress: Progress, skip_unfit: bool = False
+    run: PlannedRun, store: Store, claim: int, experiment: Experiment, progress: Progress, orders: Orders
 ) -> str:
     """Execute one run, whose claim the caller holds; returns its status.
 
-    With ``skip_unfit`` the child starts nothing that it predicts not to fit: status ``skipped_by_plan``.
     The child holds the claim too, so that nobody takes up the run while either lives. KeyboardInterrupt and OSError
     for a full disk end the run as ``interrupted`` and are raised again; the latter names the run's folder.
     """
@@ -47,10 +47,7 @@ def run_one(
     child: subprocess.Popen[str] | None = None
     expired = threading.Event()
     try:
-        given = {"MACHBENCH_ATTEMPT": attempt}
-        if skip_unfit:
-            given[SKIP_ABOVE] = str(experiment.memory_limit_bytes or math.inf)
-        child = _start(folder, given, claim)
+        child = _start(folder, replace(orders, attempt=attempt).to_env(), claim)
         started_with = {"shared": described(run.spec), "asked": run.asked}
         store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, **started_with)
         memory = MemoryWatch(child.pid, experiment.memory_limit_bytes, partial(_kill_group, child))

@@ -60,6 +60,10 @@ class RunFolder:
     def spec(self) -> RunSpec:
         return RunSpec.from_json((self.path / "spec.json").read_text())
 
+    def code(self) -> str:
+        """Hash of the code that is to answer."""
+        return str(json.loads((self.path / "spec.json").read_text())["code"])
+
     def write_curve(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The learning curve so far, one row an epoch."""
         text = io.StringIO()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def score_experiment(store: Store) -> dict[str, float]:
     changes = {}
     for record in store.records():
         folder = store.runs / record["run_id"]
-        if record["status"] != "ok":
+        rows = ranked_rows(record)
+        if not rows:
             continue
         name, overrides, on = predicted(folder)
         key = json.dumps([name, overrides], sort_keys=True)
@@ -47,9 +49,9 @@ def score_experiment(store: Store) -> dict[str, float]:
         if found != data.fingerprint:
             raise InputError(f"{folder}: predictions are for data {found}; {name} on disk is {data.fingerprint}")
         points = evaluated_points(data, on)
-        rankings = kept(folder / "topk.npz", len(record["rows"]), len(points))
+        rankings = kept(folder / "topk.npz", len(rows), len(points))
         before, moved = json.dumps(record), 0.0
-        for row, labels in zip(record["rows"], rankings, strict=True):
+        for row, labels in zip(rows, rankings, strict=True):
             quality = quality_of(labels, data, points)
             moved = max([moved, *(abs((quality[name] or 0.0) - row.get(name, 0.0)) for name in QUALITY)])
             row.update(quality)
@@ -111,6 +113,12 @@ def quality_of(labels: npt.NDArray[np.integer[Any]], data: Dataset, points: Spli
 def deciles_of(labels: npt.NDArray[np.integer[Any]], data: Dataset, points: Split) -> dict[str, list[float | None]]:
     """Metrics by frequency decile of ranked labels [N, k]; see `bench.frequency.deciles`."""
     return deciles(labels, points.Y, label_counts(data.train.Y))
+
+
+def ranked_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a record that have predictions: all, or those of fewer repetitions where the run itself failed."""
+    rows: list[dict[str, Any]] = record["rows"]
+    return rows if record["status"] == "ok" else rows[:-1]
 
 
 def predicted(folder: Path) -> tuple[str, dict[str, Any], str]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from bench.errors import InputError, unknown_name
 
+NOTHING = "nothing"  # to evaluate on, in the specs of repetitions that are trained for another run
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -32,6 +34,7 @@ class TrainSettings:
     device: str = "auto"  # auto, cpu or cuda
     threads: int = 0  # 0 = all cores
     checkpoint_every_s: float = 30.0  # seconds at least between checkpoints, 0 = one after every epoch
+    keep_repetitions: bool = False  # keep trained repetitions, and train none that were kept before
 
     def hidden_sizes(self) -> list[int]:
         """The widths as integers; InputError when they are not positive integers joined by '-'."""
@@ -87,7 +90,8 @@ class RunSpec:
         """JSON that two equal runs share byte for byte."""
         content = asdict(self)
         del content["swept"]
-        del content["train"]["checkpoint_every_s"]  # how often a run is written down does not change it
+        for name in ("checkpoint_every_s", "keep_repetitions"):  # what is written down does not change a run
+            del content["train"][name]
         if self.train.evaluate_on == "test":  # runs made before there was a choice keep their names
             del content["train"]["evaluate_on"]
         return json.dumps(content, sort_keys=True, separators=(",", ":"))

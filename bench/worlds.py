@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import scipy.sparse as sp
@@ -15,18 +15,22 @@ from bench.network import Encoder, Network
 from bench.optim import Optimiser
 from bench.precision import has_bf16
 from bench.predict import Ranking
-from bench.spec import TrainSettings, derive_seed
+from bench.spec import NOTHING, TrainSettings, derive_seed
 from bench.train import Keeper, train
 
 AfterEpoch = Callable[["Group", int, float, float], None]
+AfterGroup = Callable[["Group", float], None]
 KeeperOf = Callable[[Clock], Keeper]
 
 
 class Group:
-    """Repetitions that are trained together as one network; ``repetitions`` is None for an ordinary layer."""
+    """Repetitions that are trained together as one network; ``repetitions`` is None for an ordinary layer.
 
-    def __init__(self, network: Network, repetitions: range | None) -> None:
-        self.network, self.repetitions = network, repetitions
+    ``to_train`` is false where they were trained before; ``first`` is what the layer's repetition 0 is called.
+    """
+
+    def __init__(self, network: Network, repetitions: range | None, to_train: bool = True, first: int = 0) -> None:
+        self.network, self.repetitions, self.to_train, self._first = network, repetitions, to_train, first
 
     @property
     def end(self) -> int | None:
@@ -36,7 +40,9 @@ class Group:
     @property
     def label(self) -> str:
         """``0-3`` for repetitions 0 to 3; empty for an ordinary layer."""
-        return "" if self.repetitions is None else f"{self.repetitions.start}-{self.repetitions.stop - 1}"
+        if self.repetitions is None:
+            return ""
+        return f"{self._first + self.repetitions.start}-{self._first + self.repetitions.stop - 1}"
 
 
 class Worlds:
@@ -55,8 +61,12 @@ class Worlds:
         seed: int,
         device: torch.device,
         group_size: int | None = None,
+        at_hand: Sequence[int] = (),
     ) -> None:
-        """group_size: repetitions trained together where a run goes on; None: what settings and memory give."""
+        """group_size: repetitions trained together where a run goes on; None: what settings and memory give.
+
+        at_hand: repetitions that were trained before; their weights are to be set (`world`) before anything is ranked.
+        """
         self.layer, self.settings, self.seed, self.device = layer, settings, seed, device
         set_precision(layer, settings.precision, device)
         layer.to(device)  # before its repetitions are handed out: they share its memory
@@ -71,15 +81,19 @@ class Worlds:
         n_hashed = 0 if lookup is None else layer.feature_hash
         self._lookup_bytes = 0 if lookup is None else lookup.nbytes
         sizes = settings.hidden_sizes()
+        self.first = int(getattr(layer, "first", 0))
         self.group_size = group_size or self._group_size(total, n_hashed or n_features)
         self.groups: list[Group] = []
-        for low in range(0, total or 1, self.group_size):
-            members = range(low, min(low + self.group_size, total or 1))
-            seeds = [derive_seed(seed, "encoder", r) for r in (members[:1] if self.shared else members)]
+        for members in cut(total or 1, self.group_size, at_hand):
+            numbers = [self.first + r for r in (members[:1] if self.shared else members)]
+            seeds = [derive_seed(seed, "encoder", r) for r in numbers]
             rows = None if lookup is None else lookup[members.start : members.stop]
             encoder = Encoder(n_features, sizes, seeds, rows, n_hashed)
             output = layer if total is None or self.shared else layer.subset(members)
-            self.groups.append(Group(Network(encoder, output).to(device), None if total is None else members))
+            group = None if total is None else members
+            network = Network(encoder, output).to(device)
+            self.groups.append(Group(network, group, members.start not in at_hand, self.first))
+        self.to_train = [group for group in self.groups if group.to_train]
         self.prefixes: list[int | None] = [None] if total is None else list(range(1, total + 1))
 
     def _group_size(self, total: int | None, n_rows: int) -> int:
@@ -113,13 +127,24 @@ class Worlds:
     def warm_up(self, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
         """Run every kernel once, so that compiling and first allocations are not timed as training; weights stay."""
         some = slice(0, min(self.settings.batch_size, X.shape[0]))
-        for group in self.groups:
+        for group in self.to_train:
             with Optimiser(group.network, 0.0, self.settings.optimiser) as optimiser:  # a step of length zero
                 group.network.loss(X[some], Y[some]).backward()
                 optimiser.step()
                 optimiser.zero_grad()
-        with torch.no_grad():
-            self.topk(X[some][:2], self.prefixes, self.settings.top_k)
+        if self.settings.evaluate_on != NOTHING:
+            with torch.no_grad():
+                self.topk(X[some][:2], self.prefixes, self.settings.top_k)
+
+    def world(self, r: int) -> dict[str, torch.Tensor]:
+        """All that repetition r trains, by name, as views: its encoder, and its share of the layer."""
+        group = next(group for group in self.groups if group.repetitions and r in group.repetitions)
+        assert group.repetitions is not None
+        encoder = group.network.encoder.world(r - group.repetitions.start)
+        output = self.layer.subset(range(r, r + 1)).state_dict()
+        named = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
+        named |= {f"output.{name}": tensor for name, tensor in output.items()}
+        return {name: tensor.detach() for name, tensor in named.items()}
 
     def train(
         self,
@@ -128,28 +153,40 @@ class Worlds:
         after_epoch: AfterEpoch,
         keeper_of: KeeperOf | None = None,
         finished: Sequence[float] = (),
+        before: Mapping[int, float] | None = None,
+        after_group: AfterGroup | None = None,
     ) -> dict[int | None, float]:
         """Train group after group; returns the seconds of training behind the prefix that each group completes.
 
-        ``after_epoch(group, epoch, mean_loss, seconds)`` is off the clock; seconds count all groups so far.
-        ``finished``: those of the first groups, when they have been trained before and are not trained again;
+        ``after_epoch(group, epoch, mean_loss, seconds)`` and ``after_group(group, seconds of it alone)`` are off the
+        clock; seconds count all groups so far. ``before``: those of each repetition at hand. ``finished``: what the
+        clock showed after the first of the others, when they have been trained before and are not trained again;
         ``keeper_of(clock)`` keeps where the training of each other stands, and sets the clock to go on from.
         """
         clock = Clock(self.device)
         self.steps = clock.steps
         order = derive_seed(self.seed, "data order")
         fit_s: dict[int | None, float] = {}
-        for at, group in enumerate(self.groups):
-            if at < len(finished):
-                fit_s[group.end] = finished[at]
+        read, behind, trained = 0.0, 0.0, 0  # the clock, seconds of what was at hand, groups trained
+        for group in self.groups:
+            if not group.to_train:
+                behind += sum((before or {})[r] for r in group.repetitions or ())
+                fit_s[group.end] = behind + read
                 continue
+            begun, trained = read, trained + 1
+            if trained <= len(finished):
+                read = finished[trained - 1]
+            else:
 
-            def report(epoch: int, mean_loss: float, group: Group = group) -> None:
-                after_epoch(group, epoch, mean_loss, clock.seconds)
+                def report(epoch: int, mean_loss: float, group: Group = group, behind: float = behind) -> None:
+                    after_epoch(group, epoch, mean_loss, behind + clock.seconds)
 
-            keeper = keeper_of(clock) if keeper_of else None
-            train(group.network, X, Y, self.settings, order, clock, report, keeper)
-            fit_s[group.end] = clock.seconds
+                keeper = keeper_of(clock) if keeper_of else None
+                train(group.network, X, Y, self.settings, order, clock, report, keeper)
+                read = clock.seconds
+            fit_s[group.end] = behind + read
+            if after_group:
+                after_group(group, read - begun)
         return fit_s
 
     @property
@@ -181,6 +218,18 @@ class Worlds:
         trained = self.groups[: self.groups.index(group) + 1]
         hidden = [member.network.hidden(X) for member in trained]
         return self.layer.subset(range(group.end)).topk(torch.cat(hidden), k)
+
+
+def cut(total: int, size: int, at_hand: Sequence[int]) -> list[range]:
+    """All numbers below ``total`` in order, in ranges of at most ``size`` that are at hand, or not, as a whole."""
+    kept = set(at_hand)
+    found: list[range] = []
+    for r in range(total):
+        if found and len(found[-1]) < size and (r in kept) == (found[-1].start in kept):
+            found[-1] = range(found[-1].start, r + 1)
+        else:
+            found.append(range(r, r + 1))
+    return found
 
 
 def set_precision(layer: Any, precision: str, device: torch.device) -> None:

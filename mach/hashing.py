@@ -87,7 +87,7 @@ FAMILIES: dict[str, Callable[[npt.NDArray[Any], int, int, int], list[Task]]] = {
 }
 
 
-def hash_labels(n_labels: int, B: int, R: int, *, family: str = "universal", seed: int = 0) -> Lookup:
+def hash_labels(n_labels: int, B: int, R: int, *, family: str = "universal", seed: int = 0, first: int = 0) -> Lookup:
     """Bucket of every label in every repetition.
 
     Args:
@@ -96,18 +96,21 @@ def hash_labels(n_labels: int, B: int, R: int, *, family: str = "universal", see
         family: ``universal``, ``murmur3`` or ``balanced``; what they promise is at the top of `mach.hashing`.
         seed: 0 or more. Repetition r depends on (family, n_labels, B, seed, r) alone, never on R; without n_labels too
             for ``universal`` and ``murmur3``, whose functions are the same for any number of labels.
+        first: number of the first repetition: the table is the rows first … first + R − 1 of the one for all of them.
 
     Returns:
         An array [R, n_labels] of ids in [0, B): uint16 while B ≤ 65,536 (half the memory traffic of decoding),
         int32 above. It is filled in place by numba's number of threads.
 
     Raises:
-        ValueError: a size is no whole number or out of range, the seed is negative, or the family unknown.
+        ValueError: a size is no whole number or out of range, the seed or ``first`` negative, or the family unknown.
     """
-    return _table({"n_labels": n_labels, "B": B, "R": R}, family, seed)
+    return _table({"n_labels": n_labels, "B": B, "R": R}, family, seed, first)
 
 
-def hash_features(n_features: int, n_buckets: int, R: int, *, family: str = "murmur3", seed: int = 0) -> Lookup:
+def hash_features(
+    n_features: int, n_buckets: int, R: int, *, family: str = "murmur3", seed: int = 0, first: int = 0
+) -> Lookup:
     """Hashed id of every input feature in every repetition, to shrink each repetition's input layer.
 
     The authors' Amazon-3M recipe: ``murmur3`` at seed 0 sends its 337,067 features to 100,000, with the same function
@@ -116,20 +119,20 @@ def hash_features(n_features: int, n_buckets: int, R: int, *, family: str = "mur
     Args, dtype and errors as `hash_labels`, with features for labels: an array [R, n_features] of ids in
     [0, n_buckets).
     """
-    return _table({"n_features": n_features, "n_buckets": n_buckets, "R": R}, family, seed)
+    return _table({"n_features": n_features, "n_buckets": n_buckets, "R": R}, family, seed, first)
 
 
-def _table(sizes: dict[str, int], family: str, seed: int) -> Lookup:
+def _table(sizes: dict[str, int], family: str, seed: int, first: int) -> Lookup:
     """The table [R, ids] for ``sizes``: ids, buckets and R under the names that the caller knows them by."""
     ids, buckets, R = (_whole(name, value, 1) for name, value in sizes.items())
-    seed = _whole("seed", seed, 0)
+    seed, first = _whole("seed", seed, 0), _whole("first", first, 0)
     if max(ids, buckets) > MERSENNE_31:
         over = next(name for name, value in sizes.items() if value > MERSENNE_31)
         raise ValueError(f"{over}: found {sizes[over]:,}; the hash families cover up to {MERSENNE_31:,}")
     if family not in FAMILIES:
         raise ValueError(f"unknown hash family {family!r}; known: {', '.join(sorted(FAMILIES))}")
     lookup = np.empty((R, ids), dtype=np.uint16 if buckets <= 2**16 else np.int32)
-    tasks = [task for r in range(R) for task in FAMILIES[family](lookup[r], buckets, seed, r)]
+    tasks = [task for r in range(R) for task in FAMILIES[family](lookup[r], buckets, seed, first + r)]
     with ThreadPoolExecutor(min(numba.get_num_threads(), len(tasks))) as pool:
         for done in [pool.submit(task) for task in tasks]:
             done.result()

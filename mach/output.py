@@ -36,7 +36,8 @@ class MachOutput(nn.Module):
     label's score (`mach.estimators`); several joined by ``+`` are all evaluated, the first is the run's own.
     share_encoder: one encoder for all repetitions (an ablation; the first R' of them then hold what training R' alone
     would not give). feature_hash: hashed input features that the encoder of each repetition should have
-    (`feature_lookup`), 0 for the features as they are.
+    (`feature_lookup`), 0 for the features as they are. first: number of the first repetition, for a layer that holds
+    only some of a larger one's (`part`).
     """
 
     precisions = PRECISIONS
@@ -56,6 +57,7 @@ class MachOutput(nn.Module):
         estimator: str = "logit_sum",
         share_encoder: bool = False,
         feature_hash: int = 0,
+        first: int = 0,
     ) -> None:
         super().__init__()
         for name, value, known in [
@@ -69,18 +71,18 @@ class MachOutput(nn.Module):
                 f"feature_hash: found {feature_hash} with share_encoder {share_encoder}; expected 0 or more, and 0 for "
                 "a shared encoder, because every repetition hashes the features in its own way"
             )
-        self.B, self.R, self.loss_kind = B, R, loss
+        self.B, self.R, self.first, self.loss_kind = B, R, first, loss
         self.decoders = estimator_names(estimator)
         self.share_encoder, self.feature_hash = share_encoder, feature_hash
         self.precision = "fp32"
         self.tell: Tell | None = None
-        self.lookup = hash_labels(n_labels, B, R, family=hash, seed=seeds["hashing"])
+        self.lookup = hash_labels(n_labels, B, R, family=hash, seed=seeds["hashing"], first=first)
         self._hashing_seed = seeds["hashing"]
         self._ranker = BucketRanker(self.lookup, B)
         bound = 1.0 / math.sqrt(hidden)
         kernel, biases = torch.empty(R, hidden, B), torch.zeros(R, B)
         for r in range(R):
-            generator = torch.Generator().manual_seed(seeds["initialisation"] + r)
+            generator = torch.Generator().manual_seed(seeds["initialisation"] + first + r)
             kernel[r] = torch.empty(B, hidden).uniform_(-bound, bound, generator=generator).T
             if bias == "prior":
                 biases[r] = bucket_prior(train_labels, self.lookup[r], B, loss)
@@ -100,7 +102,7 @@ class MachOutput(nn.Module):
         """Hashed id of every input feature in every repetition, [R, n_features]; None for features as they are."""
         if not self.feature_hash:
             return None
-        return hash_features(n_features, self.feature_hash, self.R, seed=self._hashing_seed)
+        return hash_features(n_features, self.feature_hash, self.R, seed=self._hashing_seed, first=self.first)
 
     @staticmethod
     def parameter_count(*, hidden: int, B: int, R: int, **_: object) -> int:
@@ -111,6 +113,19 @@ class MachOutput(nn.Module):
     def encoders(*, R: int, share_encoder: bool = False, feature_hash: int = 0, **_: object) -> dict[str, int]:
         """Repetitions, the encoders that they train with, and hashed features of each (0: features as they are)."""
         return {"repetitions": R, "encoders": 1 if share_encoder else R, "feature_hash": feature_hash}
+
+    @staticmethod
+    def part(
+        repetitions: range, *, first: int = 0, share_encoder: bool = False, **settings: object
+    ) -> dict[str, object] | None:
+        """Settings of a layer that has only these repetitions: all that their training depends on, and nothing else.
+
+        None with a shared encoder, which all repetitions train.
+        """
+        if share_encoder:
+            return None
+        asked = {name: value for name, value in settings.items() if name != "estimator"}
+        return asked | {"R": len(repetitions), "first": first + repetitions.start}
 
     @staticmethod
     def cost(

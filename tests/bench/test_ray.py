@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from sweep import N, kill, start, untimed, write_sweep
 from test_run import machbench, results
 
 from bench.ledger import Ledger
+from bench.on_ray import runs_of, share_of_gpu
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (pip install machbench[ray])")
@@ -163,6 +165,142 @@ def test_a_run_whose_node_dies_every_time_is_a_row(tmp_path: Path, cluster: Any)
     table = results(folder).set_index("method")
     assert table["status"].to_dict() == {"killer": "crashed", "quick": "ok"}
     assert "its worker or node died 3 times" in table.loc["killer", "reason"]
+
+
+MACH = "dataset: tiny\ntrain: {hidden: 16, epochs: 2, batch_size: 512, threads: 1, validate_every: 0}\n"
+OWN = """
+import os
+import time
+
+from mach.output import MachOutput
+
+
+class Killer(MachOutput):
+    \"\"\"Takes the worker above it along when it is built for repetitions from 2 on.\"\"\"
+
+    def __init__(self, **settings):
+        if settings.get("first", 0) >= 2:
+            os.kill(os.getppid(), 9)
+            time.sleep(60)
+        super().__init__(**settings)
+
+
+class Slow(MachOutput):
+    \"\"\"A second more for each epoch of a group.\"\"\"
+
+    def subset(self, repetitions):
+        part = super().subset(repetitions)
+        loss = part.loss
+        part.loss = lambda hidden, labels: (time.sleep(0.25), loss(hidden, labels))[1]
+        return part
+"""
+
+
+def write_mach(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "own.py").write_text(OWN)
+    for name in ("Killer", "Slow"):
+        settings = "{B: 16, R: 4, loss: bce, hash: universal, bias: prior, estimator: logit_sum}"
+        (folder / f"{name.lower()}.yaml").write_text(f"target: own.{name}\nsettings: {settings}\n")
+    (folder / "small.yaml").write_text(MACH + text)
+
+
+def assert_same_models(found: Path, expected: Path) -> None:
+    """The tables are the same but for what says where and when repetitions were trained."""
+    placement = ["repetitions_at_hand", "training_processes", "repetitions_together", "code", "methods.mach.R"]
+    mine, right = (placed(folder).drop(columns=placement, errors="ignore") for folder in (found, expected))
+    pd.testing.assert_frame_equal(mine[right.columns], right)
+    assert set(mine.columns) - set(right.columns) == set()
+
+
+def parts(folder: Path, event: str = "finished") -> list[str]:
+    """The parts of which the ledger of the kept repetitions tells that event."""
+    ledger = Ledger(folder / "results/.repetitions/ledger.jsonl")
+    return [entry["run_id"] for entry in ledger.events() if entry["event"] == event]
+
+
+def kept(folder: Path) -> list[dict[str, Any]]:
+    """How the repetitions at hand came about."""
+    found = [json.loads(path.read_text()) for path in (folder / "results/.repetitions/weights").glob("*.json")]
+    return sorted(found, key=lambda about: about["repetition"])
+
+
+@needs_ray
+@pytest.mark.slow
+def test_repetitions_spread_over_nodes_and_are_trained_once(tmp_path: Path, cluster: Any) -> None:
+    """Two workers and three runs of one B: what one trains the others do not, and the table is that of one machine."""
+    text = "methods:\n  mach: {B: 16, R: [2, 3, 6]}\n"
+    for name in ("local", "ray"):
+        write_mach(tmp_path / name, text)
+    machbench("run", "small.yaml", cwd=tmp_path / "local")
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    folder = tmp_path / "ray"
+    machbench("run", "small.yaml", "methods.mach.R=2", "--launcher", "ray", "--address", cluster.address, cwd=folder)
+    assert [about["together"] for about in kept(folder)] == [1, 1]  # one run, two workers
+    assert len({about["process"] for about in kept(folder)}) == 2
+    done = machbench("run", "small.yaml", "--launcher", "ray", "--address", cluster.address, cwd=folder)
+    assert "repetitions 3-5: ok" in done.stdout
+    assert [about["repetition"] for about in kept(folder)] == list(range(6))
+    assert [about["together"] for about in kept(folder)] == [1, 1, 1, 3, 3, 3]
+    assert_same_models(folder, tmp_path / "local")
+    table = results(folder).set_index("run_id")
+    own = table[table["derived_from"].isna()]
+    assert own["repetitions_at_hand"].tolist() == own["R"].tolist()
+    local = machbench("run", "small.yaml", "methods.mach.estimator=mean", "train.keep_repetitions=true", cwd=folder)
+    assert "6 of 6 repetitions were trained before" in local.stdout
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_killed_node_costs_no_repetition_that_was_trained(tmp_path: Path, cluster: Any) -> None:
+    text = "methods:\n  slow: {method: slow.yaml, R: 6, repetitions_at_a_time: 1, epochs: 4}\n"
+    for name in ("local", "ray"):
+        write_mach(tmp_path / name, text)
+    machbench("run", "small.yaml", cwd=tmp_path / "local")
+    folder = tmp_path / "ray"
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    command = start(folder, "--launcher", "ray", "--address", cluster.address)
+    wait_until(lambda: len(kept(folder)) >= 2)
+    before = {about["repetition"]: about for about in kept(folder)}
+    *_, newest = (e for e in Ledger(folder / "results/.repetitions/ledger.jsonl").events() if e["event"] == "started")
+    kill(int(Path(f"/proc/{newest['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1]))
+    cluster.remove_node(nodes[0], allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+    assert command.wait(timeout=240) == 0, (folder / "output.txt").read_text()
+    after = {about["repetition"]: about for about in kept(folder)}
+    assert {r: after[r] for r in before} == before
+    assert len(parts(folder, "started")) > len(set(parts(folder, "started"))) == 2
+    assert_same_models(folder, tmp_path / "local")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_repetitions_that_fail_three_times_leave_the_smaller_R(tmp_path: Path, cluster: Any) -> None:
+    folder = tmp_path / "e"
+    write_mach(folder, "methods:\n  killer: {method: killer.yaml}\n")
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    machbench("run", "small.yaml", "--launcher", "ray", "--address", cluster.address, cwd=folder, check=1)
+    table = results(folder).set_index("R")
+    assert table["status"].to_dict() == {1: "ok", 2: "ok", 4: "crashed"}
+    assert "repetitions 2-3: its worker or node died 3 times" in table.loc[4, "reason"]
+    assert table.loc[[1, 2], "P@1"].notna().all()
+    assert pd.isna(table.loc[4, "P@1"])
+    machbench("score", "small.yaml", cwd=folder)
+
+
+def test_parts_are_ranges_of_neighbours() -> None:
+    assert runs_of([0, 1, 2, 5, 6, 9], 2) == [range(2), range(2, 3), range(5, 7), range(9, 10)]
+    assert runs_of([], 3) == []
+
+
+def test_parts_share_a_gpu_by_what_they_need() -> None:
+    assert share_of_gpu(10 * 10**9, 80 * 10**9) == 1 / 8
+    assert share_of_gpu(25 * 10**9, 80 * 10**9) == 1 / 3
+    assert share_of_gpu(10**9, 80 * 10**9) == 1 / 8
+    assert share_of_gpu(90 * 10**9, 80 * 10**9) == 1.0
+    assert share_of_gpu(None, 80 * 10**9) == share_of_gpu(10**9, None) == 1.0
 
 
 def test_the_launcher_loads_no_ray_unless_asked_for() -> None:
