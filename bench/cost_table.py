@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.columns import BY_NAME, COLUMNS, three_digits
+from bench.columns import BY_NAME, COLUMNS, PHASES, three_digits
 from bench.machines import machines_note
 from bench.model_size import is_counted, model_mean
 from bench.render import MISSING, Cell, Head, Table
@@ -20,11 +20,13 @@ SIZES = (
     "index_bytes",
 )
 # What a run measured of itself, in the order of the columns; shown where some row has it.
-PEAKS = tuple(c.name for c in COLUMNS if c.group == "memory" and c.name != "predicted_peak_bytes")
+PEAKS = tuple(c.name for c in COLUMNS if c.group == "memory")
 TIMES = tuple(c.name for c in COLUMNS if c.group == "time" and c.name not in ("device_seconds", "elapsed_s"))
 RATIOS = {"params_output": "output ÷ full", "params_total": "all ÷ full", "model_bytes": "model ÷ full"}
 MEASURED_RATIOS = {"peak_host_bytes": "peak host ÷ full", "fit_s": "fit ÷ full", "predict_s": "predict ÷ full"}
 SIZE_PANEL, MEASURED_PANEL = "Parameters and bytes", "Memory and time"
+PHASE_PANEL, PREDICTED_PANEL, TRAINING_PANEL = "Memory by phase", "Predicted memory", "Steps and repetitions"
+MAIN = ("peak_host_bytes", "peak_gpu_allocated_bytes", "peak_gpu_reserved_bytes", "examples_per_s")
 COUNTED_MARK = "†"
 
 
@@ -37,7 +39,7 @@ def cost_table(rows: Shown, groups: list[Group], failures: dict[int, tuple[str, 
     measured = [name for name in (*PEAKS, *TIMES) if any(group.stat(name) for group, _ in rows)]
     heads += [head(name, SIZE_PANEL) for name in (*SIZES, "model_bytes")]
     heads += [Head(f"{name}_relative", label, panel=SIZE_PANEL) for name, label in RATIOS.items()]
-    heads += [head(name, MEASURED_PANEL) for name in measured]
+    heads += [head(name, _panel(name)) for name in measured]
     compared = [name for name in MEASURED_RATIOS if name in measured]
     heads += [Head(f"{name}_relative", MEASURED_RATIOS[name], panel=MEASURED_PANEL) for name in compared]
     elsewhere: dict[str, None] = {}
@@ -77,6 +79,16 @@ def _cost_notes(rows: Shown, measured: Sequence[str], elsewhere: Sequence[str]) 
         notes.append(("", f"No row of {REFERENCE}: the relative sizes have nothing to refer to."))
     apart = machines_note(row for group, _ in rows for row in group.rows)
     return [*notes, ("", apart)] if apart else notes
+
+
+def _panel(name: str) -> str:
+    """Below each other, so that none is wider than a page: first what everybody asks for."""
+    if name.startswith("predicted_"):
+        return PREDICTED_PANEL
+    if name in PEAKS:
+        return MEASURED_PANEL if name in MAIN else PHASE_PANEL
+    phase = name.removesuffix("_s") in PHASES
+    return MEASURED_PANEL if phase or name in MAIN else TRAINING_PANEL
 
 
 def _cell(name: str, value: float | None, mark: str = "") -> Cell:

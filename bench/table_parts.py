@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.columns import BY_NAME, STATUS_WORDS
+from bench.columns import BY_NAME, PARTS, PHASES, STATUS_WORDS
 from bench.render import Cell, Head
 from bench.stats import LEVEL
 from bench.summary import SPLIT, Group, Stat, points_of, repeats, varying
@@ -12,6 +12,9 @@ from bench.summary import SPLIT, Group, Stat, points_of, repeats, varying
 Shown = list[tuple[Group, bool]]  # see `bench.summary.shown_groups`
 SHORT = {"params_input": "input", "params_hidden": "hidden", "params_output": "output", "params_total": "all"}
 SHORT |= {"params_per_repetition": "per repetition", "model_bytes": "model", "peak_host_bytes": "peak host"}
+SHORT |= {f"predicted_{part}_bytes": part for part in PARTS} | {"predicted_peak_bytes": "peak"}
+SHORT |= {f"peak_host_{phase}_bytes": f"host, {said}" for phase, said in PHASES.items()}
+SHORT |= {"baseline_host_bytes": "host, baseline", "peak_host_above_baseline_bytes": "peak host above it"}
 SHORT |= {"peak_gpu_allocated_bytes": "peak GPU allocated", "peak_gpu_reserved_bytes": "peak GPU reserved"}
 ENOUGH_MARK = "*"
 

@@ -143,6 +143,31 @@ def prefixes(subject: Subject) -> str:
     return f"{R} prefixes, {max(1, len(names))} decoder{'s' * (len(names) > 1)}"
 
 
+def parts(subject: Subject) -> str:
+    """A layer of some repetitions alone, as ``part`` gives its settings, begins and loses as those of the whole do."""
+    layer, R = subject.layer, getattr(subject.layer, "repetitions", None)
+    if R is None or not hasattr(subject.target, "part"):
+        raise DoesNotApply("no static method part")
+    members = range(1, R) if R > 1 else range(1)
+    settings = subject.target.part(members, **subject.spec.settings)
+    if settings is None:
+        raise DoesNotApply("its repetitions are not independent")
+    alone = subject.build(settings)
+    first = getattr(alone, "first", 0)
+    expect(first == members.start, f"attribute first {first}", f"{members.start}, the first repetition of the part")
+    expect(alone.repetitions == len(members), f"a part of {alone.repetitions} repetitions", len(members))
+    for at, r in enumerate(members):
+        mine, whole = alone.subset(range(at, at + 1)).state_dict(), layer.subset(range(r, r + 1)).state_dict()
+        expect(mine.keys() == whole.keys(), f"states {', '.join(mine)}", f"{', '.join(whole)}, as in the whole")
+        for name, tensor in mine.items():
+            expect(torch.equal(tensor, whole[name]), f"{name} of repetition {r} apart", "the same as in the whole")
+    hidden = subject.activations()[members.start : members.stop]
+    with torch.no_grad():
+        found, expected = alone.loss(hidden, subject.labels), layer.subset(members).loss(hidden, subject.labels)
+    expect(torch.equal(found, expected), f"loss {float(found)} alone", f"{float(expected)}, as of the subset")
+    return f"repetitions {members.start} to {members[-1]} alone equal those of the whole"
+
+
 def facts(subject: Subject) -> str:
     """``facts`` is a list with a dict for each number of repetitions; ``index_bytes`` is a number of bytes."""
     layer = subject.layer
@@ -159,7 +184,7 @@ def facts(subject: Subject) -> str:
 
 LAYER_CHECKS: tuple[Check, ...] = (
     *(parameter_count, loss, loss_without_labels, loss_of_one_point, gradients),
-    *(topk, topk_of_one_point, topk_of_all, ties, prefixes, facts),
+    *(topk, topk_of_one_point, topk_of_all, ties, prefixes, parts, facts),
 )
 
 

@@ -71,9 +71,9 @@ class TfIdf:
         )
 
 
-def write_tf_idf(points: Sequence[tuple[bool, Sequence[str], Sequence[str]]], out: CacheWriter) -> None:
+def write_tf_idf(points: Sequence[tuple[bool, Sequence[str], Sequence[str]]], out: CacheWriter) -> dict[str, int]:
     """Write points given as (in test, feature names with repeats, label names), labels in alphabetical
-    order."""
+    order; returns the number of each label."""
     names = sorted({label for _, _, labels in points for label in labels})
     number = {name: label for label, name in enumerate(names)}
     weights = TfIdf([tokens for test, tokens, _ in points if not test])
@@ -85,3 +85,4 @@ def write_tf_idf(points: Sequence[tuple[bool, Sequence[str], Sequence[str]]], ou
             ids = [sorted({number[label] for label in labels}) for _, labels in part]
             out.append(split, weights.block([tokens for tokens, _ in part], ids))
     out.label_names(names)
+    return number

