@@ -50,13 +50,13 @@ class RayCluster:
             return {}
         ray = connect(self.address)
         try:
-            return _Driver(ray, ways, progress, done).work_off(todo)
+            return Driver(ray, ways, progress, done).work_off(todo)
         finally:
             ray.shutdown()
 
 
-def connect(address: str | None) -> Any:
-    """The module ``ray``, connected."""
+def connect(address: str | None, cores: int | None = None) -> Any:
+    """The module ``ray``, connected; ``cores``: of a cluster that is started here, None for all of the machine."""
     try:
         import ray
     except ImportError as error:
@@ -71,8 +71,9 @@ def connect(address: str | None) -> Any:
     try:
         ray.init(
             address=address,
+            num_cpus=cores,
             logging_level="ERROR",
-            log_to_driver=True,
+            log_to_driver=cores is None,
             runtime_env={"env_vars": passed_on},
         )
     except (ConnectionError, ValueError) as error:
@@ -101,7 +102,7 @@ class _Part:
         return self.of.foreseen.names[self.members.start : self.members.stop]
 
 
-class _Driver:
+class Driver:
     """The side of the command: hands tasks out, and tells how they end."""
 
     def __init__(self, ray: Any, ways: Ways, progress: Progress, done: Mapping[str, int]) -> None:

@@ -16,7 +16,7 @@ import torch
 from bench import measure
 from bench.data.sizes import DataSizes
 from bench.memory import group_size
-from bench.spec import RunSpec
+from bench.spec import NOTHING, RunSpec
 from bench.units import in_units
 
 FLOAT_BYTES = 4
@@ -131,6 +131,8 @@ def predict_run(
     layer = {name: told.get(f"{name}_bytes", 0) for name in NAMES}
     own = trunk_bytes(trunk, spec, sizes, run)
     purposes = {name: layer[name] + own.get(name, 0) for name in NAMES}
+    if settings.evaluate_on == NOTHING:
+        purposes |= {"decoding": 0, "predict": 0}
     training = purposes["gradients"] + purposes["optimiser"]
     # The allocator keeps what a step has freed, and validation points are ranked while the moments are still there.
     ranking = purposes["activations"] + purposes["predict"] + purposes["decoding"]
