@@ -80,6 +80,9 @@ def run(
     ] = False,
     launcher: Annotated[str, typer.Option(help="local, or ray: spread over a cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="With --launcher ray: the cluster; else one is started.")] = None,
+    exchange: Annotated[
+        str | None, typer.Option(help="With --launcher ray: URL such as s3://bucket/folder, for nodes that share none.")
+    ] = None,
     across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
@@ -89,7 +92,7 @@ def run(
     """
     if retry is not None and retry not in RETRY:
         raise InputError(f"--retry: found {retry!r}; expected one of {', '.join(RETRY)}")
-    work_off = _launcher(launcher, address)
+    work_off = _launcher(launcher, address, exchange)
     chosen = load_experiment(experiment, overrides or [])
     console = Console()
     try:
@@ -257,16 +260,19 @@ def speed(
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 
 
-def _launcher(name: str, address: str | None) -> WorkOff | None:
-    if name == "local" and address is None:
-        return None
+def _launcher(name: str, address: str | None, exchange: str | None) -> WorkOff | None:
     if name not in ("local", "ray"):
         raise InputError(f"--launcher: found {name!r}; expected local or ray")
     if name == "local":
-        raise InputError("--address: found without --launcher ray; expected both, because one machine has no address")
+        for option, value in (("--address", address), ("--exchange", exchange)):
+            if value is not None:
+                raise InputError(
+                    f"{option}: found without --launcher ray; expected both, it says something of a cluster"
+                )
+        return None
     from bench.on_ray import RayCluster
 
-    return RayCluster(address)
+    return RayCluster(address, exchange)
 
 
 def experiment_folder(experiment: str, results: Path) -> Path:

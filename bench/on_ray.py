@@ -7,10 +7,11 @@ machine. Without Ray (the extra ``machbench[ray]``) the rest of machbench works.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,19 @@ from typing import Any
 from bench import ray_worker
 from bench.child import search_path
 from bench.errors import InputError
+from bench.exchange import Exchange, fetch_folder
 from bench.failure import Told, failure_record
 from bench.launch import PATIENCE_S, Ways
 from bench.ledger import end_of
 from bench.orders import Orders, Shortfall
 from bench.plan import PlannedRun
 from bench.progress import Progress
-from bench.ray_worker import Ended, Foreseen, called
-from bench.store import RunFolder, Store
+from bench.ray_worker import REPETITIONS, WEIGHTS, Ended, Foreseen, Place, called
+from bench.store import RunFolder, Store, described
 
 ATTEMPTS = 3  # of what a worker or node dies over
 STOP_S = 20.0  # for the runs in progress to write down that they were stopped
-REPETITIONS, WEIGHTS = ".repetitions", "weights"  # as in `bench.repetitions`, which loads torch
+PASSED_ON = ("MACHBENCH_", "AWS_", "FSSPEC_")  # beginnings of environment variables that hold on all nodes
 SMALLEST_SHARE = 8  # parts on one GPU at most
 
 
@@ -37,10 +39,13 @@ SMALLEST_SHARE = 8  # parts on one GPU at most
 class RayCluster:
     """``address`` of a cluster, or None: that of $RAY_ADDRESS, else one that is started here and ends with the command.
 
-    Used as ``work_off`` of `bench.launch.run_experiment`. InputError where Ray is not installed or not reached.
+    ``exchange``: URL by way of which nodes hand in what they leave; None where they share the folder of the command.
+    Used as ``work_off`` of `bench.launch.run_experiment`. InputError where Ray is not installed or not reached, or
+    nothing can be written to the URL.
     """
 
     address: str | None = None
+    exchange: str | None = None
 
     def __call__(
         self, todo: Sequence[PlannedRun], done: Mapping[str, int], ways: Ways, progress: Progress
@@ -48,9 +53,12 @@ class RayCluster:
         """Execute the runs, or see another process execute them; statuses by run id."""
         if not todo:
             return {}
+        exchange = None if self.exchange is None else Exchange(self.exchange)
+        if exchange:
+            exchange.check()
         ray = connect(self.address)
         try:
-            return Driver(ray, ways, progress, done).work_off(todo)
+            return Driver(ray, ways, progress, done, exchange).work_off(todo)
         finally:
             ray.shutdown()
 
@@ -66,7 +74,7 @@ def connect(address: str | None, cores: int | None = None) -> Any:
     # What memory a run may take is ours to watch; Ray's own watch would repeat a run that is too large for ever.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody
-    passed_on = {name: value for name, value in os.environ.items() if name.startswith("MACHBENCH_")}
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     passed_on["PYTHONPATH"] = search_path()
     try:
         ray.init(
@@ -105,8 +113,11 @@ class _Part:
 class Driver:
     """The side of the command: hands tasks out, and tells how they end."""
 
-    def __init__(self, ray: Any, ways: Ways, progress: Progress, done: Mapping[str, int]) -> None:
-        self._ray, self._progress, self._done = ray, progress, done
+    def __init__(
+        self, ray: Any, ways: Ways, progress: Progress, done: Mapping[str, int], exchange: Exchange | None = None
+    ) -> None:
+        self._ray, self._progress, self._done, self._exchange = ray, progress, done, exchange
+        self._place = Place(str(Path.cwd()), exchange.url if exchange else None)
         self._ways = replace(ways, force=False)  # a run is begun anew once, not after each death of its node
         self._from_the_beginning = ways.force
         self._kept = Store(ways.store.root.parent / REPETITIONS)
@@ -129,6 +140,16 @@ class Driver:
                 raise InputError(f"{asked}; expected at most {self._most}, the cores of the largest node")
         if self._kept.root.is_dir():
             self._kept.sweep_up()
+        if self._exchange:
+            with contextlib.ExitStack() as stack:
+                held = [run for run in todo if stack.enter_context(self._ways.store.claim(run.run_id)) is not None]
+                for run in todo:
+                    if run not in held:
+                        self._progress.note(f"{run.run_id}: held by another machbench; left to it")
+                return self._work_off(held) if held else {}
+        return self._work_off(todo)
+
+    def _work_off(self, todo: Sequence[PlannedRun]) -> dict[str, str | None]:
         wholes = self._foresee(todo)
         if self._from_the_beginning:
             self._forget(wholes)
@@ -146,6 +167,8 @@ class Driver:
                     self._part_ended(task, ended)
                 else:
                     run_id = task.run.run_id
+                    if self._exchange and ended.status is not None and ended.host:
+                        self._bring_in(self._exchange, run_id, ended)
                     statuses[run_id] = ended.status
                     self._progress.ended_on(run_id, ended.host, ended.status, ended.outcome, ended.seconds)
         except BaseException:
@@ -163,7 +186,7 @@ class Driver:
         task = self._ray.remote(**once)(ray_worker.foresee)
         threads = [self._cpus_of(run) for run in todo]
         kind = "cuda" if self._gpu_bytes else "cpu"
-        found = self._result(task.remote(list(todo), str(Path.cwd()), threads, kind, self._parts))
+        found = self._result(task.remote(list(todo), self._place, threads, kind, self._parts))
         return [_Whole(run, foreseen) for run, foreseen in zip(todo, found, strict=True)]
 
     def _parts_of_a_run(self, todo: Sequence[PlannedRun]) -> int:
@@ -180,15 +203,19 @@ class Driver:
             with self._ways.store.claim(whole.run.run_id) as claim:
                 if claim is not None:
                     self._ways.store.drop_checkpoint(whole.run.run_id)
+            if self._exchange:
+                kept = [f"{name}.json" for name in whole.foreseen.names]
+                self._exchange.remove(kept, f"{REPETITIONS}/{WEIGHTS}")
             for name in whole.foreseen.names:
                 self._about(name).unlink(missing_ok=True)
 
     def _hand_out(self, wholes: Sequence[_Whole]) -> None:
         """Runs whole, but for those that share repetitions or are to be cut: of these what is missing, part by part."""
         users = Counter(name for whole in wholes for name in whole.foreseen.names)
+        at_hand = self._at_hand(users)
         for whole in wholes:
             names = whole.foreseen.names
-            missing = [r for r, name in enumerate(names) if not self._about(name).exists()]
+            missing = [r for r, name in enumerate(names) if name not in at_hand]
             if not missing or (self._parts == 1 and all(users[name] == 1 for name in names)):
                 self._submit(whole)
                 continue
@@ -211,20 +238,45 @@ class Driver:
             share = 1.0 if isinstance(task, _Whole) else share_of_gpu(foreseen.part_gpu, self._gpu_bytes)
             needs["num_gpus"] = share
         options = {"max_retries": ATTEMPTS - 1, **needs}
-        here = str(Path.cwd())
+        # Nodes that share no folder may have repetitions of their own that are to be trained again.
+        first = isinstance(task, _Part) or task.began is None
+        ways = replace(self._ways, force=self._from_the_beginning and self._exchange is not None and first)
         if isinstance(task, _Part):
             name = f"{run.run_id}, {called(task.members)}"
             remote = self._ray.remote(ray_worker.train_part).options(name=name, **options)
-            reference = remote.remote(run, task.members, self._ways, here, cpus, self._kept.root)
+            reference = remote.remote(run, task.members, ways, self._place, cpus, task.names)
         else:
             kept = replace(run, spec=replace(run.spec, train=replace(run.spec.train, keep_repetitions=True)))
             orders = Orders(begun=task.began, shortfall=self._shortfall(task))
             remote = self._ray.remote(ray_worker.execute).options(name=run.run_id, **options)
-            reference = remote.remote(kept, self._done.get(run.run_id, 0), self._ways, here, cpus, orders)
+            done, names = self._done.get(run.run_id, 0), foreseen.names
+            reference = remote.remote(kept, done, ways, self._place, cpus, orders, names)
+            if self._exchange:  # the ledger of the worker is on its machine
+                told = {"shared": described(run.spec), "asked": run.asked}
+                self._ways.store.ledger.append("started", run.run_id, attempt="elsewhere", **told)
         self._waiting[reference] = task
 
     def _cpus_of(self, run: PlannedRun) -> int:
         return run.spec.train.threads or self._cpus
+
+    def _at_hand(self, names: Iterable[str]) -> set[str]:
+        """Those of the repetitions that are kept."""
+        if self._exchange:
+            there = self._exchange.names(f"{REPETITIONS}/{WEIGHTS}")
+            return {name for name in names if f"{name}.json" in there}
+        return {name for name in names if self._about(name).exists()}
+
+    def _bring_in(self, exchange: Exchange, run_id: str, ended: Ended) -> None:
+        """What a worker of another machine handed in of a run, into the results of the command."""
+        store = self._ways.store
+        folder = RunFolder(store.runs / f".{run_id}.{os.getpid()}.tmp")
+        fetch_folder(exchange, f"{store.root.name}/runs/{run_id}", folder.path)
+        for shared in ("env", "data"):
+            exchange.pull_all(shared, store.root.parent / shared)
+        folder.complete()
+        status = str(ended.status)
+        told = {"status": status, "seconds": round(ended.seconds, 3), "host": ended.host}
+        store.ledger.append(end_of(status), run_id, **told)
 
     def _about(self, name: str) -> Path:
         return self._kept.root / WEIGHTS / f"{name}.json"
@@ -237,7 +289,7 @@ class Driver:
         self._pending -= set(part.names)
         if ended.status not in ("ok", None):
             failed = (ended.status, f"{called(part.members)}: {ended.outcome}")
-            self._failed |= {name: failed for name in part.names if not self._about(name).exists()}
+            self._failed |= dict.fromkeys(set(part.names) - self._at_hand(part.names), failed)
         for whole in list(self._blocked):
             names = set(whole.foreseen.names)
             if names & set(part.names) and ended.began:
@@ -269,21 +321,24 @@ class Driver:
             raise
         except self._ray.exceptions.RayError as error:
             reason = f"its worker or node died {ATTEMPTS} times: {str(error).strip().splitlines()[0]}"
-        return Ended("crashed", reason, "", 0.0) if isinstance(task, _Part) else self._crashed(task.run, reason)
-
-    def _crashed(self, run: PlannedRun, reason: str) -> Ended | None:
-        store = self._ways.store
+        if isinstance(task, _Part):
+            return Ended("crashed", reason, "", 0.0)
+        if self._exchange:  # the claim is this command's own
+            return self._crashed(task.run, reason)
+        store, run = self._ways.store, task.run
         deadline = time.monotonic() + STOP_S
         while store.claimed(run.run_id) and time.monotonic() < deadline:
             time.sleep(PATIENCE_S)  # the process of the run ends with its worker, but not in the same moment
         with store.claim(run.run_id) as claim:
-            if claim is None:
-                return None
-            store.close_books(run.run_id)
-            folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked)
-            folder.write_record(failure_record(run.spec, "crashed", reason, Told(), None, folder.path / "log.txt"))
-            folder.complete()
-            store.ledger.append(end_of("crashed"), run.run_id, status="crashed", reason=reason)
+            return None if claim is None else self._crashed(run, reason)
+
+    def _crashed(self, run: PlannedRun, reason: str) -> Ended:
+        store = self._ways.store
+        store.close_books(run.run_id)
+        folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked)
+        folder.write_record(failure_record(run.spec, "crashed", reason, Told(), None, folder.path / "log.txt"))
+        folder.complete()
+        store.ledger.append(end_of("crashed"), run.run_id, status="crashed", reason=reason)
         return Ended("crashed", reason, "", 0.0)
 
     def _stop(self, references: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -16,16 +17,51 @@ from rich.console import Console
 
 from bench import environment
 from bench.errors import InputError
+from bench.exchange import Exchange
 from bench.launch import Ways, take
 from bench.orders import Orders
+from bench.paths import cache_root
 from bench.plan import PlannedRun
 from bench.prepare import Named, prepare
 from bench.progress import Progress
 from bench.spec import NOTHING, RunSpec
 from bench.store import Store
 
+REPETITIONS, WEIGHTS = ".repetitions", "weights"  # as in `bench.repetitions`, which loads torch
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 GPU_CONTEXT = 10**9  # bytes that a process takes of a GPU beside what is predicted
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: in the folder of the command; or, with the URL of an exchange, in one of its machine."""
+
+    folder: str
+    exchange: str | None = None
+
+    def enter(self) -> None:
+        """Paths and a user's own methods are found from there."""
+        if self.exchange is not None:
+            os.chdir(self.own())
+            return
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            expected = "expected it on every node, or --exchange URL"
+            raise InputError(
+                f"node {socket.gethostname()}: folder {self.folder}: {error.strerror}; {expected}"
+            ) from error
+
+    def own(self) -> Path:
+        """The folder of this machine for this exchange."""
+        name = hashlib.sha256(str(self.exchange).encode()).hexdigest()[:12]
+        path = cache_root() / "exchange" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def store(self, of: Store) -> Store:
+        """The results of an experiment as this worker has them."""
+        return of if self.exchange is None else Store(self.own() / "results" / of.root.name)
 
 
 @dataclass(frozen=True)
@@ -73,23 +109,66 @@ class Voice(Progress):
         self.outcome = f"P@1 {100 * row['P@1']:.2f} %" if "P@1" in row else (reason or "")
 
 
-def execute(run: PlannedRun, done: int, ways: Ways, folder: str, cpus: int, orders: Orders) -> Ended | None:
-    """Execute a run unless another process holds it (None) or has ended it in the meantime."""
-    _arrive(folder, cpus, ways.store)
+def execute(
+    run: PlannedRun, done: int, ways: Ways, place: Place, cpus: int, orders: Orders, names: tuple[str, ...]
+) -> Ended | None:
+    """Execute a run unless another process holds it (None) or has ended it in the meantime.
+
+    ``names``: of its repetitions, which are fetched where they come by an exchange.
+    """
+    store = _arrive(place, cpus, ways.store)
     _check_data(run)
-    return _take(run, done, ways, Voice(run.run_id), orders)
+    if place.exchange is None:
+        return _take(run, done, ways, Voice(run.run_id), orders)
+    exchange, weights = Exchange(place.exchange), store.root.parent / REPETITIONS / WEIGHTS
+    _fetch(exchange, names, weights)
+    ended = _take(run, store.ledger.times_done()[run.run_id], replace(ways, store=store), Voice(run.run_id), orders)
+    if ended is not None and ended.status is not None:
+        _hand_in(exchange, names, weights)
+        for folder in ("env", "data"):
+            if (store.root.parent / folder).is_dir():
+                exchange.push_all(store.root.parent / folder, folder)
+        exchange.push_all(store.runs / run.run_id, f"{store.root.name}/runs/{run.run_id}")
+    return ended
 
 
-def train_part(run: PlannedRun, members: range, ways: Ways, folder: str, cpus: int, repetitions: Path) -> Ended | None:
-    """Train some repetitions of a run and keep them in a folder; None where another process does."""
-    _arrive(folder, cpus, ways.store)
+def train_part(
+    run: PlannedRun, members: range, ways: Ways, place: Place, cpus: int, names: tuple[str, ...]
+) -> Ended | None:
+    """Train some repetitions of a run, of these names, and keep them; None where another process does."""
+    store = _arrive(place, cpus, ways.store)
     data = _check_data(run)
+    repetitions = store.root.parent / REPETITIONS
     spec = part_spec(run.spec, members)
     part = PlannedRun(spec.run_id(run.code, data.identity), spec, None, run.code, spec.asked(data.fingerprint))
     store = Store(repetitions)
     done = store.ledger.times_done()[part.run_id]
     voice = Voice(f"{run.run_id}, {called(members)}")
-    return _take(part, done, replace(ways, store=store), voice, Orders())
+    exchange = Exchange(place.exchange) if place.exchange else None
+    if exchange:
+        _fetch(exchange, names, repetitions / WEIGHTS)
+    ended = _take(part, done, replace(ways, store=store), voice, Orders())
+    if exchange and ended is not None:
+        _hand_in(exchange, names, repetitions / WEIGHTS)
+    return ended
+
+
+def _fetch(exchange: Exchange, names: tuple[str, ...], weights: Path) -> None:
+    """Repetitions that are at the URL and not here."""
+    there = exchange.names(f"{REPETITIONS}/{WEIGHTS}")
+    for name in names:
+        if f"{name}.json" in there and not (weights / f"{name}.json").exists():
+            for kind in ("safetensors", "json"):
+                exchange.pull(f"{name}.{kind}", f"{REPETITIONS}/{WEIGHTS}", weights)
+
+
+def _hand_in(exchange: Exchange, names: tuple[str, ...], weights: Path) -> None:
+    """Repetitions that are here and not at the URL."""
+    there = exchange.names(f"{REPETITIONS}/{WEIGHTS}")
+    for name in names:
+        if (weights / f"{name}.json").exists() and f"{name}.json" not in there:
+            for kind in ("safetensors", "json"):
+                exchange.push(weights / f"{name}.{kind}", f"{REPETITIONS}/{WEIGHTS}")
 
 
 def part_spec(spec: RunSpec, members: range) -> RunSpec:
@@ -104,9 +183,9 @@ def called(members: range) -> str:
     return f"repetitions {members.start}-{members[-1]}" if len(members) > 1 else f"repetition {members.start}"
 
 
-def foresee(runs: list[PlannedRun], folder: str, threads: list[int], device: str, parts: int) -> list[Foreseen]:
+def foresee(runs: list[PlannedRun], place: Place, threads: list[int], device: str, parts: int) -> list[Foreseen]:
     """What is to be known of runs before they are placed, each to be cut into so many parts if it can be."""
-    _enter(folder)
+    place.enter()
     import torch
 
     from bench.execute import predict_here
@@ -156,20 +235,12 @@ def _take(run: PlannedRun, done: int, ways: Ways, voice: Voice, orders: Orders) 
     return Ended(taken.status, voice.outcome, socket.gethostname(), time.monotonic() - started, began)
 
 
-def _arrive(folder: str, cpus: int, store: Store) -> None:
-    _enter(folder)
+def _arrive(place: Place, cpus: int, of: Store) -> Store:
+    place.enter()
     _use(cpus)
+    store = place.store(of)
     environment.write(store.root.parent)
-
-
-def _enter(folder: str) -> None:
-    """Work where the command was given: paths and a user's own methods are found from there."""
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise InputError(
-            f"node {socket.gethostname()}: folder {folder}: {error.strerror}; expected it on every node"
-        ) from error
+    return store
 
 
 def _use(cpus: int) -> None:

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from bench.experiment import load_experiment
 from bench.launch import Ways, one_by_one
-from bench.on_ray import REPETITIONS, WEIGHTS, Driver, connect
+from bench.on_ray import Driver, connect
 from bench.plan import PlannedRun, plan
 from bench.progress import Progress
+from bench.ray_worker import REPETITIONS, WEIGHTS
 from bench.speed import Row
 from bench.store import Store
 

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from sweep import N, kill, start, untimed, write_sweep
+from test_exchange import needs_s3, s3_server
 from test_run import machbench, results
 
 from bench.ledger import Ledger
@@ -43,6 +44,8 @@ def test_launchers_that_there_are_not(tmp_path: Path) -> None:
     for arguments, message in (
         (("--launcher", "slurm"), "--launcher: found 'slurm'; expected local or ray"),
         (("--address", "auto"), "--address: found without --launcher ray"),
+        (("--exchange", "s3://x/y"), "--exchange: found without --launcher ray"),
+        (("--launcher", "ray", "--exchange", "nothing://x"), "--exchange nothing://x: "),
     ):
         done = machbench("run", "small.yaml", *arguments, cwd=tmp_path / "e", check=2)
         assert message in done.stderr
@@ -288,6 +291,48 @@ def test_repetitions_that_fail_three_times_leave_the_smaller_R(tmp_path: Path, c
     assert table.loc[[1, 2], "P@1"].notna().all()
     assert pd.isna(table.loc[4, "P@1"])
     machbench("score", "small.yaml", cwd=folder)
+
+
+@needs_ray
+@needs_s3
+@pytest.mark.slow
+def test_nodes_that_share_no_folder_hand_in_by_a_url(tmp_path: Path, cluster: Any) -> None:
+    """Two nodes with folders of their own and an S3 server: the table is that of one machine."""
+    text = "methods:\n  mach: {B: 16, R: 4}\n"
+    write_mach(tmp_path / "local", text)
+    machbench("run", "small.yaml", cwd=tmp_path / "local")
+    folder = tmp_path / "ray"
+    write_mach(folder, text)
+    for n in (1, 2):
+        cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / f"node{n}")})
+    ray = ("--launcher", "ray", "--address", cluster.address, "--exchange", "s3://bench/here")
+    with s3_server() as env:
+        machbench("run", "small.yaml", "methods.mach.R=2", *ray, cwd=folder, **env)
+        assert_own_folders(tmp_path)
+        done = machbench("run", "small.yaml", *ray, cwd=folder, **env)
+        again = machbench("run", "small.yaml", *ray, cwd=folder, **env)
+        forced = machbench("run", "small.yaml", "--force", *ray, cwd=folder, **env)
+    assert all(f"repetition {r}: ok" in done.stdout for r in (2, 3))
+    assert "repetitions 0" not in done.stdout
+    assert ", 0 to do" in again.stdout
+    assert "repetitions 0-1: ok" in forced.stdout
+    assert not (folder / "results" / ".repetitions").exists()
+    table = results(folder)
+    assert set(table.loc[table["R"] == 4, "P@1"]) == set(results(tmp_path / "local").query("R == 4")["P@1"])
+    run_ids = set(table["run_id"].str.partition("@")[0])
+    for run_id in run_ids:
+        found = {path.name for path in (folder / "results/small/runs" / run_id).iterdir()}
+        assert {"record.json", "spec.json", "topk.npz", "log.txt"} <= found
+        assert Counter(told(folder, "finished"))[run_id] >= 1
+    assert (folder / "results" / "env" / f"{table['env_id'].iloc[0]}.json").is_file()
+    assert (folder / "results" / "data" / f"{table['data_fingerprint'].iloc[0]}.json").is_file()
+
+
+def assert_own_folders(root: Path) -> None:
+    """Each node has trained something in a folder of its own."""
+    for n in (1, 2):
+        found = list((root / f"node{n}").glob("machbench/exchange/*/results/.repetitions/weights/*.json"))
+        assert len(found) >= 1
 
 
 def test_parts_are_ranges_of_neighbours() -> None:
