@@ -14,10 +14,10 @@ from bench.data import Dataset
 from bench.metrics import evaluate
 from bench.predict import Prediction, Ranking, predict
 from bench.prepare import identity_of as identity_of_data
-from bench.repetitions import FOLDER, WEIGHTS, Repetitions, names
+from bench.repetitions import Repetitions, names
 from bench.score import evaluated_points
 from bench.spec import NOTHING, RunSpec, TrainSettings, derive_seed
-from bench.store import RunFolder
+from bench.store import REPETITIONS, WEIGHTS, RunFolder
 from bench.training_state import random_state, set_random_state
 from bench.worlds import Group, Worlds
 
@@ -66,7 +66,7 @@ def kept_repetitions(
         return None
     identity, total = identity_of_data(data.fingerprint, spec.dataset), method.encoders(**spec.settings)["repetitions"]
     named = names(method, spec, folder.code(), identity, device.type, torch.get_num_threads(), total)
-    return Repetitions(folder.path.parents[2] / FOLDER / WEIGHTS, named, note) if named else None
+    return Repetitions(folder.path.parents[2] / REPETITIONS / WEIGHTS, named, note) if named else None
 
 
 def _fit_network(

@@ -25,9 +25,8 @@ from bench.plan import PlannedRun
 from bench.prepare import Named, prepare
 from bench.progress import Progress
 from bench.spec import NOTHING, RunSpec
-from bench.store import Store
+from bench.store import REPETITIONS, WEIGHTS, Store
 
-REPETITIONS, WEIGHTS = ".repetitions", "weights"  # as in `bench.repetitions`, which loads torch
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 GPU_CONTEXT = 10**9  # bytes that a process takes of a GPU beside what is predicted
 
@@ -194,13 +193,14 @@ def foresee(runs: list[PlannedRun], place: Place, threads: list[int], device: st
     found = []
     for run, n_threads in zip(runs, threads, strict=True):
         spec, method = run.spec, _method(run.spec)
+        kind = "cpu" if spec.train.device == "cpu" else device
         try:
             peak = predict_here(method, spec, torch.device("cpu")).peak_bytes
             known: tuple[str, ...] = ()
             if hasattr(method, "part"):
                 total = method.encoders(**spec.settings)["repetitions"]
                 identity = _data_here(spec.dataset, json.dumps(dict(spec.dataset_overrides))).identity
-                known = tuple(names(method, spec, run.code, identity, device, n_threads, total) or ())
+                known = tuple(names(method, spec, run.code, identity, kind, n_threads, total) or ())
             if not known:
                 found.append(Foreseen(peak))
                 continue

@@ -25,8 +25,6 @@ from bench.spec import RunSpec
 from bench.tensor_file import TensorFile, sha256_of, write_tensors
 from bench.worlds import Group, Worlds
 
-FOLDER = ".repetitions"  # beside the experiments
-WEIGHTS = "weights"  # folder in it
 # Settings of training on which the weights do not depend.
 NOT_ASKED = (
     "repetitions_at_a_time",

@@ -24,8 +24,10 @@ __all__ = [
     "CHECKPOINTS",
     "OVER",
     "QUARANTINE",
+    "REPETITIONS",
     "SHOWN_CODE",
     "UNSETTLED",
+    "WEIGHTS",
     "Ledger",
     "RunFolder",
     "Store",
@@ -33,6 +35,7 @@ __all__ = [
     "record_rows",
 ]
 
+REPETITIONS, WEIGHTS = ".repetitions", "weights"  # beside the experiments: trained repetitions that are kept
 QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
 OVER = ("ok", "diverged", "unsupported")  # statuses after which there is nothing to go on with
 UNSETTLED = ("interrupted", "skipped_by_plan")  # statuses of runs that the next command takes up again

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from bench.experiment import load_experiment
 from bench.launch import Ways, one_by_one
-from bench.on_ray import Driver, connect
+from bench.on_ray import connect
 from bench.plan import PlannedRun, plan
 from bench.progress import Progress
-from bench.ray_worker import REPETITIONS, WEIGHTS
+from bench.ray_driver import Driver
 from bench.speed import Row
-from bench.store import Store
+from bench.store import REPETITIONS, WEIGHTS, Store
 
 ROUNDS = 3
 R = 16

@@ -19,7 +19,7 @@ from test_exchange import needs_s3, s3_server
 from test_run import machbench, results
 
 from bench.ledger import Ledger
-from bench.on_ray import runs_of, share_of_gpu
+from bench.ray_driver import runs_of, share_of_gpu
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (pip install machbench[ray])")

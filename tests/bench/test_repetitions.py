@@ -21,10 +21,10 @@ from bench.experiment import unfold
 from bench.fit import fit_network
 from bench.orders import Orders, Shortfall
 from bench.predict import Prediction
-from bench.repetitions import FOLDER, WEIGHTS, Trained, names, with_peaks_of
+from bench.repetitions import Trained, names, with_peaks_of
 from bench.score import score_experiment
 from bench.spec import NOTHING, RunSpec
-from bench.store import RunFolder, Store, record_rows
+from bench.store import REPETITIONS, WEIGHTS, RunFolder, Store, record_rows
 from bench.worlds import cut
 
 CPU = torch.device("cpu")
@@ -127,7 +127,7 @@ def test_more_repetitions_train_what_is_missing_only(tmp_path: Path, data: Datas
     assert found.notes == ["2 of 5 repetitions were trained before"]
     assert_same(found, expected)
     assert run(tmp_path, spec_of(True, train, **settings, R=5), data).trained == []
-    assert not (tmp_path / "apart" / FOLDER).exists()  # nothing is kept unless asked
+    assert not (tmp_path / "apart" / REPETITIONS).exists()  # nothing is kept unless asked
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -181,7 +181,7 @@ def test_a_checkpoint_beside_repetitions_that_are_gone_is_not_used(tmp_path: Pat
     run(tmp_path, part_of(spec, range(1)), data, name="part")
     with pytest.raises(Stop):
         run(tmp_path, spec, data, stop=2)
-    shutil.rmtree(tmp_path / FOLDER)
+    shutil.rmtree(tmp_path / REPETITIONS)
     found = run(tmp_path, spec, data)
     assert "repetitions at hand: found []; expected [0]" in found.notes[0]
     assert found.trained == ["0-1"] * EPOCHS + ["2-2"] * EPOCHS
@@ -190,7 +190,7 @@ def test_a_checkpoint_beside_repetitions_that_are_gone_is_not_used(tmp_path: Pat
 @pytest.mark.parametrize("damage", ["cut", "no json", "other keys", "gone"])
 def test_damaged_ones_are_trained_again(tmp_path: Path, data: Dataset, damage: str) -> None:
     expected = run(tmp_path, spec_of(), data)
-    folder = tmp_path / FOLDER / WEIGHTS
+    folder = tmp_path / REPETITIONS / WEIGHTS
     about = min(folder.glob("*.json"), key=lambda path: json.loads(path.read_text())["repetition"])
     weights = about.with_suffix(".safetensors")
     if damage == "cut":
@@ -226,7 +226,7 @@ def test_no_room_is_told_and_costs_no_run(tmp_path: Path, data: Dataset, monkeyp
 def test_a_shared_encoder_has_none_to_keep(tmp_path: Path, data: Dataset) -> None:
     ran = run(tmp_path, spec_of(share_encoder=True), data)
     assert ran.measured["repetitions"] == []
-    assert not (tmp_path / FOLDER).exists()
+    assert not (tmp_path / REPETITIONS).exists()
 
 
 def named(spec: RunSpec, code: str = CODE, identity: str = "data", device: str = "cpu", threads: int = 2) -> list[str]:

@@ -1,0 +1,306 @@
+"""The side of the command when runs are spread over a Ray cluster: what is to be a task, when, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import ray_worker
+from bench.errors import InputError
+from bench.exchange import Exchange, fetch_folder
+from bench.failure import Told, failure_record
+from bench.launch import PATIENCE_S, Ways
+from bench.ledger import end_of
+from bench.orders import Orders, Shortfall
+from bench.plan import PlannedRun
+from bench.progress import Progress
+from bench.ray_worker import Ended, Foreseen, Place, called
+from bench.store import REPETITIONS, WEIGHTS, RunFolder, Store, described
+
+ATTEMPTS = 3  # of what a worker or node dies over
+STOP_S = 20.0  # for the runs in progress to write down that they were stopped
+SMALLEST_SHARE = 8  # parts on one GPU at most
+
+
+@dataclass
+class _Whole:
+    """A run with what is foreseen of it; ``began``: when the first of its parts did."""
+
+    run: PlannedRun
+    foreseen: Foreseen
+    began: float | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Repetitions to be trained for a run."""
+
+    of: _Whole
+    members: range
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.of.foreseen.names[self.members.start : self.members.stop]
+
+
+class Driver:
+    """The side of the command: hands tasks out, and tells how they end."""
+
+    def __init__(
+        self, ray: Any, ways: Ways, progress: Progress, done: Mapping[str, int], exchange: Exchange | None = None
+    ) -> None:
+        self._ray, self._progress, self._done, self._exchange = ray, progress, done, exchange
+        self._place = Place(str(Path.cwd()), exchange.url if exchange else None)
+        self._ways = replace(ways, force=False)  # a run is begun anew once, not after each death of its node
+        self._from_the_beginning = ways.force
+        self._kept = Store(ways.store.root.parent / REPETITIONS)
+        self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = [int(node["CPU"]) for node in self._nodes if node.get("CPU", 0) >= 1] or [1]
+        self._cpus, self._most = min(cores), max(cores)
+        self._memory = max((node.get("memory", 0.0) for node in self._nodes), default=0.0)
+        self._gpus = sum(int(node.get("GPU", 0)) for node in self._nodes)
+        self._gpu_bytes: int | None = None
+        self._waiting: dict[Any, _Whole | _Part] = {}  # by what Ray gave for the task
+        self._blocked: list[_Whole] = []  # runs that wait for their parts
+        self._pending: set[str] = set()  # names of the repetitions that parts are training
+        self._failed: dict[str, tuple[str, str]] = {}  # status and reason by name
+
+    def work_off(self, todo: Sequence[PlannedRun]) -> dict[str, str | None]:
+        """See `RayCluster`."""
+        for run in todo:  # Ray would wait for ever for a node that has as many
+            if run.spec.train.threads > self._most:
+                asked = f"{run.run_id}, key train.threads: found {run.spec.train.threads}"
+                raise InputError(f"{asked}; expected at most {self._most}, the cores of the largest node")
+        if self._kept.root.is_dir():
+            self._kept.sweep_up()
+        if self._exchange:
+            with contextlib.ExitStack() as stack:
+                held = [run for run in todo if stack.enter_context(self._ways.store.claim(run.run_id)) is not None]
+                for run in todo:
+                    if run not in held:
+                        self._progress.note(f"{run.run_id}: held by another machbench; left to it")
+                return self._work_off(held) if held else {}
+        return self._work_off(todo)
+
+    def _work_off(self, todo: Sequence[PlannedRun]) -> dict[str, str | None]:
+        wholes = self._foresee(todo)
+        if self._from_the_beginning:
+            self._forget(wholes)
+        statuses: dict[str, str | None] = {}
+        try:
+            self._hand_out(wholes)
+            while self._waiting:
+                (ready,), _ = self._ray.wait(list(self._waiting), num_returns=1)
+                task = self._waiting.pop(ready)
+                ended = self._ended(ready, task)
+                if ended is None:  # another command holds it
+                    time.sleep(PATIENCE_S)
+                    self._submit(task)
+                elif isinstance(task, _Part):
+                    self._part_ended(task, ended)
+                else:
+                    run_id = task.run.run_id
+                    if self._exchange and ended.status is not None and ended.host:
+                        self._bring_in(self._exchange, run_id, ended)
+                    statuses[run_id] = ended.status
+                    self._progress.ended_on(run_id, ended.host, ended.status, ended.outcome, ended.seconds)
+        except BaseException:
+            self._stop(list(self._waiting))
+            raise
+        return statuses
+
+    def _foresee(self, todo: Sequence[PlannedRun]) -> list[_Whole]:
+        """In workers that end with it: what predicts loads torch."""
+        once = {"num_cpus": 0, "max_calls": 1}
+        if self._gpus:
+            seen = self._ray.remote(**once, num_gpus=1)(ray_worker.gpu_bytes)
+            self._gpu_bytes = self._result(seen.remote())
+        self._parts = self._parts_of_a_run(todo)
+        task = self._ray.remote(**once)(ray_worker.foresee)
+        threads = [self._cpus_of(run) for run in todo]
+        kind = "cuda" if self._gpu_bytes else "cpu"
+        found = self._result(task.remote(list(todo), self._place, threads, kind, self._parts))
+        return [_Whole(run, foreseen) for run, foreseen in zip(todo, found, strict=True)]
+
+    def _parts_of_a_run(self, todo: Sequence[PlannedRun]) -> int:
+        """As many as it takes to give every worker something to do."""
+        if self._ways.skip_unfit:  # what a whole run takes is to be seen
+            return 1
+        cpus = min(self._cpus_of(run) for run in todo)
+        workers = self._gpus or sum(int(node.get("CPU", 0)) // cpus for node in self._nodes)
+        return max(1, -(-workers // len(todo)))
+
+    def _forget(self, wholes: Sequence[_Whole]) -> None:
+        """Checkpoints and kept repetitions of runs that are to be begun anew."""
+        for whole in wholes:
+            with self._ways.store.claim(whole.run.run_id) as claim:
+                if claim is not None:
+                    self._ways.store.drop_checkpoint(whole.run.run_id)
+            if self._exchange:
+                kept = [f"{name}.json" for name in whole.foreseen.names]
+                self._exchange.remove(kept, f"{REPETITIONS}/{WEIGHTS}")
+            for name in whole.foreseen.names:
+                self._about(name).unlink(missing_ok=True)
+
+    def _hand_out(self, wholes: Sequence[_Whole]) -> None:
+        """Runs whole, but for those that share repetitions or are to be cut: of these what is missing, part by part."""
+        users = Counter(name for whole in wholes for name in whole.foreseen.names)
+        at_hand = self._at_hand(users)
+        for whole in wholes:
+            names = whole.foreseen.names
+            missing = [r for r, name in enumerate(names) if name not in at_hand]
+            if not missing or (self._parts == 1 and all(users[name] == 1 for name in names)):
+                self._submit(whole)
+                continue
+            self._blocked.append(whole)
+            size = -(-len(missing) // self._parts)
+            for members in runs_of([r for r in missing if names[r] not in self._pending], size):
+                part = _Part(whole, members)
+                self._pending |= set(part.names)
+                self._submit(part)
+
+    def _submit(self, task: _Whole | _Part) -> None:
+        run, foreseen = (task.run, task.foreseen) if isinstance(task, _Whole) else (task.of.run, task.of.foreseen)
+        cpus = self._cpus_of(run)
+        needs: dict[str, float] = {"num_cpus": cpus}
+        predicted = foreseen.peak if isinstance(task, _Whole) else foreseen.part_peak
+        if predicted is not None:
+            # What no node has room for goes to the largest, and becomes a row with what happens there.
+            needs["memory"] = min(predicted, self._memory)
+        if self._gpus and run.spec.train.device != "cpu":
+            share = 1.0 if isinstance(task, _Whole) else share_of_gpu(foreseen.part_gpu, self._gpu_bytes)
+            needs["num_gpus"] = share
+        options = {"max_retries": ATTEMPTS - 1, **needs}
+        # Nodes that share no folder may have repetitions of their own that are to be trained again.
+        first = isinstance(task, _Part) or task.began is None
+        ways = replace(self._ways, force=self._from_the_beginning and self._exchange is not None and first)
+        if isinstance(task, _Part):
+            name = f"{run.run_id}, {called(task.members)}"
+            remote = self._ray.remote(ray_worker.train_part).options(name=name, **options)
+            reference = remote.remote(run, task.members, ways, self._place, cpus, task.names)
+        else:
+            kept = replace(run, spec=replace(run.spec, train=replace(run.spec.train, keep_repetitions=True)))
+            orders = Orders(begun=task.began, shortfall=self._shortfall(task))
+            remote = self._ray.remote(ray_worker.execute).options(name=run.run_id, **options)
+            done, names = self._done.get(run.run_id, 0), foreseen.names
+            reference = remote.remote(kept, done, ways, self._place, cpus, orders, names)
+            if self._exchange:  # the ledger of the worker is on its machine
+                told = {"shared": described(run.spec), "asked": run.asked}
+                self._ways.store.ledger.append("started", run.run_id, attempt="elsewhere", **told)
+        self._waiting[reference] = task
+
+    def _cpus_of(self, run: PlannedRun) -> int:
+        return run.spec.train.threads or self._cpus
+
+    def _at_hand(self, names: Iterable[str]) -> set[str]:
+        """Those of the repetitions that are kept."""
+        if self._exchange:
+            there = self._exchange.names(f"{REPETITIONS}/{WEIGHTS}")
+            return {name for name in names if f"{name}.json" in there}
+        return {name for name in names if self._about(name).exists()}
+
+    def _bring_in(self, exchange: Exchange, run_id: str, ended: Ended) -> None:
+        """What a worker of another machine handed in of a run, into the results of the command."""
+        store = self._ways.store
+        folder = RunFolder(store.runs / f".{run_id}.{os.getpid()}.tmp")
+        fetch_folder(exchange, f"{store.root.name}/runs/{run_id}", folder.path)
+        for shared in ("env", "data"):
+            exchange.pull_all(shared, store.root.parent / shared)
+        folder.complete()
+        status = str(ended.status)
+        told = {"status": status, "seconds": round(ended.seconds, 3), "host": ended.host}
+        store.ledger.append(end_of(status), run_id, **told)
+
+    def _about(self, name: str) -> Path:
+        return self._kept.root / WEIGHTS / f"{name}.json"
+
+    def _part_ended(self, part: _Part, ended: Ended) -> None:
+        """Tell of it, and submit the runs that waited for nothing else."""
+        where = f" on {ended.host}" if ended.host else ""
+        told = f"{part.of.run.run_id}, {called(part.members)}: {ended.status or 'left'}"
+        self._progress.note(f"{told}, {ended.outcome}, {ended.seconds:.1f} s{where}".replace(", , ", ", "))
+        self._pending -= set(part.names)
+        if ended.status not in ("ok", None):
+            failed = (ended.status, f"{called(part.members)}: {ended.outcome}")
+            self._failed |= dict.fromkeys(set(part.names) - self._at_hand(part.names), failed)
+        for whole in list(self._blocked):
+            names = set(whole.foreseen.names)
+            if names & set(part.names) and ended.began:
+                whole.began = min(ended.began, whole.began or ended.began)
+            if not names & self._pending:
+                self._blocked.remove(whole)
+                self._submit(whole)
+
+    def _shortfall(self, whole: _Whole) -> Shortfall | None:
+        """The first repetition of a run that failed."""
+        for r, name in enumerate(whole.foreseen.names):
+            if name in self._failed:
+                return Shortfall(r, *self._failed[name])
+        return None
+
+    def _result(self, reference: Any) -> Any:
+        """What a task returned; what it raised is raised."""
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, (InputError, OSError)) else error from None
+
+    def _ended(self, reference: Any, task: _Whole | _Part) -> Ended | None:
+        """How a task ended. A run whose node died again and again gets a row that says so."""
+        try:
+            found: Ended | None = self._result(reference)
+            return found
+        except self._ray.exceptions.RayTaskError:
+            raise
+        except self._ray.exceptions.RayError as error:
+            reason = f"its worker or node died {ATTEMPTS} times: {str(error).strip().splitlines()[0]}"
+        if isinstance(task, _Part):
+            return Ended("crashed", reason, "", 0.0)
+        if self._exchange:  # the claim is this command's own
+            return self._crashed(task.run, reason)
+        store, run = self._ways.store, task.run
+        deadline = time.monotonic() + STOP_S
+        while store.claimed(run.run_id) and time.monotonic() < deadline:
+            time.sleep(PATIENCE_S)  # the process of the run ends with its worker, but not in the same moment
+        with store.claim(run.run_id) as claim:
+            return None if claim is None else self._crashed(run, reason)
+
+    def _crashed(self, run: PlannedRun, reason: str) -> Ended:
+        store = self._ways.store
+        store.close_books(run.run_id)
+        folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked)
+        folder.write_record(failure_record(run.spec, "crashed", reason, Told(), None, folder.path / "log.txt"))
+        folder.complete()
+        store.ledger.append(end_of("crashed"), run.run_id, status="crashed", reason=reason)
+        return Ended("crashed", reason, "", 0.0)
+
+    def _stop(self, references: list[Any]) -> None:
+        """As Ctrl-C would on one machine: the runs in progress are stopped and written down."""
+        for reference in references:
+            self._ray.cancel(reference, force=False)
+        if references:
+            self._ray.wait(references, num_returns=len(references), timeout=STOP_S)
+
+
+def runs_of(numbers: Sequence[int], size: int) -> list[range]:
+    """Increasing numbers as ranges of neighbours, each of at most ``size``."""
+    found: list[range] = []
+    for r in numbers:
+        if found and found[-1].stop == r and len(found[-1]) < size:
+            found[-1] = range(found[-1].start, r + 1)
+        else:
+            found.append(range(r, r + 1))
+    return found
+
+
+def share_of_gpu(needed: int | None, has: int | None) -> float:
+    """Ray's ``num_gpus`` of a part: one over how many of its kind fit into a GPU's memory, 1 where that is unknown."""
+    if not needed or not has:
+        return 1.0
+    return 1.0 / min(SMALLEST_SHARE, max(1, has // needed))
