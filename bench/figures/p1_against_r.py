@@ -29,7 +29,7 @@ def draw(groups: Sequence[Group], machines: Machines, name: str = "p1_against_r"
     values = [100 * (group.mean("P@1") or 0.0) for group in shown]
     looks = styles(group.method for group in groups)
     with matplotlib.rc_context(RC):
-        figure, axes = whole_and_top(values)
+        figure, axes = whole_and_top(values, main=values[: len(shown) - len(flats)])
         rows: list[dict[str, Any]] = []
         for i, line in enumerate(curves.all):
             rows += [_row(curves.identity(i), group) for group in line]

@@ -102,7 +102,7 @@ def draw(groups: Sequence[Group], machines: Machines, size: Size, name: str) -> 
     place = {id(g): at for g, at in zip(shown, points, strict=True)}
     bold = [i for i, g in enumerate(shown) if i in front or g in flats]
     with matplotlib.rc_context(RC):
-        figure, axes = whole_and_top(heights, right=0.97)
+        figure, axes = whole_and_top(heights, right=0.97, main=[y for _, y in points])
         for ax in axes:
             for i, line in enumerate(curves.all):
                 at = [place[id(g)] for g in line if id(g) in place]

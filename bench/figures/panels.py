@@ -32,16 +32,25 @@ def stack(heights: Sequence[float], right: float = 0.74, sharex: bool = True) ->
     return figure, axes
 
 
-def whole_and_top(values: Sequence[float], right: float = 0.74) -> tuple[Figure, list[Axes]]:
-    """Axes for percentages: the whole scale and, where they spread widely, below it the top of the same scale."""
+def whole_and_top(
+    values: Sequence[float], right: float = 0.74, main: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Axes for percentages: the whole scale and, where they spread widely, below it the top of the same scale.
+
+    ``main``: those of the values that have more than a level line; where lines alone are at the top of the scale, the
+    second panel shows the top of these.
+    """
+    top, title = max(values), f"The top {NEAR:g} points of the same scale"
+    if main and max(main) < top - NEAR / 2:
+        top, title = max(main), f"The {NEAR:g} points up to the best that is more than a level line"
     if max(values) - min(values) <= ZOOM_FROM:
         figure, axes = stack([3.4], right)
     else:
         figure, axes = stack([2.6, 2.8], right)
         axes[0].set_title("Whole scale")
         axes[0].tick_params(labelbottom=False)
-        axes[1].set_title(f"The top {NEAR:g} points of the same scale")
-        axes[1].set_ylim(max(values) - NEAR, max(values) + 0.1 * NEAR)
+        axes[1].set_title(title)
+        axes[1].set_ylim(top - NEAR, top + 0.1 * NEAR)
     axes[0].set_ylim(0, max(values) * 1.15)
     return figure, axes
 

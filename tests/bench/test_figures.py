@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from bench.errors import InputError
 from bench.figures import Picture, build_figures, write_figures
 from bench.figures.labels import _spread
-from bench.figures.panels import pareto
+from bench.figures.panels import pareto, whole_and_top
 from bench.figures.resolution import line_fit
 from bench.figures.style import BLUE, NAMED, for_bucket_count, for_text, styles
 from bench.frame import load_results, rows_to_frame
@@ -349,3 +349,13 @@ def test_labels_are_spread_apart_in_order() -> None:
     assert np.diff(placed[:3]).tolist() == pytest.approx([10.0, 10.0])
     assert sum(placed[:3]) == pytest.approx(62.0)  # moved as little as can be: their mean stays
     assert _spread([95.0, 99.0], 10.0, low=0.0, high=100.0) == [90.0, 100.0]
+
+
+def test_the_second_panel_shows_more_than_a_level_line() -> None:
+    """A method without a size or R may be far above all that have a place; then those are what is to be seen."""
+    _, axes = whole_and_top([2.0, 30.0, 38.0, 41.0, 56.0], main=[30.0, 38.0, 41.0])
+    assert axes[1].get_ylim() == (31.0, 42.0)
+    assert "level line" in axes[1].get_title()
+    _, axes = whole_and_top([2.0, 30.0, 41.0, 43.0], main=[30.0, 41.0])
+    assert axes[1].get_ylim() == (33.0, 44.0)
+    assert axes[1].get_title() == "The top 10 points of the same scale"

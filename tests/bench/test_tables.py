@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from bench.frame import load_results, rows_to_frame, write_table
 from bench.render import Cell, Head, Table, escape_latex, to_csv, to_latex, to_markdown
 from bench.tables import FORMATS, build_tables, further_tables, render_table, write_tables
 
+ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]
 Make = Callable[..., Rows]
 
@@ -362,3 +364,16 @@ def test_tables_import_no_torch() -> None:
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_reference_tables_compile_and_fit_a_page(tmp_path: Path) -> None:
+    tables = sorted((ROOT / "results" / "reference").glob("*/tables/*.tex"))
+    assert len(tables) > 30
+    start = r"\documentclass{article}\usepackage[margin=2cm]{geometry}\usepackage{booktabs,graphicx}\begin{document}"
+    pages = [rf"\clearpage\input{{{path}}}" for path in tables]
+    (tmp_path / "all.tex").write_text("\n".join([start, *pages, r"\end{document}"]))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
