@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -149,6 +150,28 @@ def test_a_command_that_is_killed_is_gone_on_with(tmp_path: Path, cluster: Any, 
     starts = Counter(told(folder, "started"))
     assert all(starts[run_id] == 1 for run_id in finished)
     assert Counter(told(folder, "finished")) == dict.fromkeys(starts, 1)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_command_that_is_stopped_writes_it_down(tmp_path: Path, cluster: Any) -> None:
+    """Ctrl-C: what goes on is interrupted, on whichever node, and the same command goes on."""
+    folder = tmp_path / "e"
+    write_sweep(folder, SLOW_SWEEP)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    command = start(folder, "--launcher", "ray", "--address", cluster.address)
+    wait_until(lambda: told(folder, "finished") and len(told(folder, "started")) == len(told(folder, "finished")) + 2)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(timeout=60) == 130, (folder / "output.txt").read_text()
+    assert "stopped; what is finished is kept" in (folder / "output.txt").read_text()
+    finished, interrupted = set(told(folder, "finished")), set(told(folder, "interrupted"))
+    assert len(interrupted) == 2
+    assert set(told(folder, "started")) == finished | interrupted
+    statuses = results(folder).set_index("run_id")["status"]
+    assert set(statuses[list(finished)]) == {"ok"}
+    assert set(statuses[list(interrupted)]) == {"interrupted"}
+    assert not list((folder / "results/small/runs").glob(".*"))
 
 
 @needs_ray
