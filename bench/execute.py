@@ -30,7 +30,7 @@ from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
 from bench.failure import Told, failure_record
 from bench.files import is_full, write_atomic
-from bench.fit import Report, fit_classifier, fit_network
+from bench.fit import Report, fit_classifier, fit_network, kept_repetitions
 from bench.memory import available_bytes
 from bench.orders import Orders, Shortfall
 from bench.phases import Phases
@@ -69,8 +69,10 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report, orders: Orders | N
     with measure.Clock(device).running() as load_clock:
         data = load_dataset(spec.dataset, **spec.dataset_overrides)
     phases.note(load_s=load_clock.seconds)
+    if orders.afresh and (kept := kept_repetitions(method, spec, data, device, lambda _: None, folder)):
+        kept.drop()
     fit = fit_classifier if hasattr(method, "fit") else fit_network
-    predictions, rows, whole = fit(method, spec, data, device, report, folder, orders.afresh)
+    predictions, rows, whole = fit(method, spec, data, device, report, folder)
 
     report({"phase": "metrics"})
     by_decile: list[Any] = []

@@ -25,18 +25,11 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def fit_network(
-    method: type,
-    spec: RunSpec,
-    data: Dataset,
-    device: torch.device,
-    report: Report,
-    folder: RunFolder,
-    afresh: bool = False,
+    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
     """Build, warm up, train and predict with an output layer on the shared trunk.
 
     A run that was killed goes on from its checkpoint; from the beginning, and says so, if that cannot be used.
-    ``afresh``: repetitions that were kept are trained again.
     """
 
     def note(text: str) -> None:
@@ -47,8 +40,6 @@ def fit_network(
         return Checkpoints(folder.checkpoint, identity, spec.train, device, note)
 
     at_first, found = random_state(device), checkpoints()
-    if afresh and (kept := kept_repetitions(method, spec, data, device, note, folder)):
-        kept.drop()
     try:
         found.find()
         return _fit_network(method, spec, data, device, report, folder, found)
@@ -204,16 +195,10 @@ def validate(worlds: Worlds, group: Group, data: Dataset) -> dict[str, float]:
 
 
 def fit_classifier(
-    method: type,
-    spec: RunSpec,
-    data: Dataset,
-    device: torch.device,
-    report: Report,
-    folder: RunFolder,
-    afresh: bool = False,
+    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
     """Fit and predict with a classifier that is not a network (`bench.classifier.Classifier`); the same clocks."""
-    del folder, afresh
+    del folder
     settings = spec.train
     split = data.fit if settings.holdout else data.train
     classifier = method(**spec.settings)

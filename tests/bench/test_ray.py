@@ -100,6 +100,11 @@ def told(folder: Path, event: str) -> list[str]:
     return [e["run_id"] for e in Ledger(folder / "results/small/ledger.jsonl").events() if e["event"] == event]
 
 
+def kill_the_worker_above(pid: int) -> None:
+    """Kill the parent of a run's process."""
+    kill(int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]))
+
+
 def wait_until(ready: Any, within_s: float = 120) -> None:
     deadline = time.monotonic() + within_s
     while not ready():
@@ -120,7 +125,7 @@ def test_a_node_that_is_killed_costs_no_more_than_its_runs(
     finished = set(told(folder, "finished"))
     # A worker may outlive its node long enough to finish its run. One that has just begun is killed with it.
     *_, newest = (e for e in Ledger(folder / "results/small/ledger.jsonl").events() if e["event"] == "started")
-    kill(int(Path(f"/proc/{newest['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1]))
+    kill_the_worker_above(newest["pid"])
     cluster.remove_node(nodes[0], allow_graceful=False)
     cluster.add_node(num_cpus=1)
     assert command.wait(timeout=240) == 0, (folder / "output.txt").read_text()
@@ -231,6 +236,14 @@ def write_mach(folder: Path, text: str) -> None:
     (folder / "small.yaml").write_text(MACH + text)
 
 
+def beside_one_machine(root: Path, text: str) -> Path:
+    """The folder of an experiment that one machine has run in the folder ``local`` beside it."""
+    for name in ("local", "ray"):
+        write_mach(root / name, text)
+    machbench("run", "small.yaml", cwd=root / "local")
+    return root / "ray"
+
+
 def assert_same_models(found: Path, expected: Path) -> None:
     """The tables are the same but for what says where and when repetitions were trained."""
     placement = ["repetitions_at_hand", "training_processes", "repetitions_together", "code", "methods.mach.R"]
@@ -256,12 +269,9 @@ def kept(folder: Path) -> list[dict[str, Any]]:
 def test_repetitions_spread_over_nodes_and_are_trained_once(tmp_path: Path, cluster: Any) -> None:
     """Two workers and three runs of one B: what one trains the others do not, and the table is that of one machine."""
     text = "methods:\n  mach: {B: 16, R: [2, 3, 6]}\n"
-    for name in ("local", "ray"):
-        write_mach(tmp_path / name, text)
-    machbench("run", "small.yaml", cwd=tmp_path / "local")
+    folder = beside_one_machine(tmp_path, text)
     for _ in range(2):
         cluster.add_node(num_cpus=1)
-    folder = tmp_path / "ray"
     machbench("run", "small.yaml", "methods.mach.R=2", "--launcher", "ray", "--address", cluster.address, cwd=folder)
     assert [about["together"] for about in kept(folder)] == [1, 1]  # one run, two workers
     assert len({about["process"] for about in kept(folder)}) == 2
@@ -281,16 +291,13 @@ def test_repetitions_spread_over_nodes_and_are_trained_once(tmp_path: Path, clus
 @pytest.mark.slow
 def test_a_killed_node_costs_no_repetition_that_was_trained(tmp_path: Path, cluster: Any) -> None:
     text = "methods:\n  slow: {method: slow.yaml, R: 6, repetitions_at_a_time: 1, epochs: 4}\n"
-    for name in ("local", "ray"):
-        write_mach(tmp_path / name, text)
-    machbench("run", "small.yaml", cwd=tmp_path / "local")
-    folder = tmp_path / "ray"
+    folder = beside_one_machine(tmp_path, text)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     command = start(folder, "--launcher", "ray", "--address", cluster.address)
     wait_until(lambda: len(kept(folder)) >= 2)
     before = {about["repetition"]: about for about in kept(folder)}
     *_, newest = (e for e in Ledger(folder / "results/.repetitions/ledger.jsonl").events() if e["event"] == "started")
-    kill(int(Path(f"/proc/{newest['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1]))
+    kill_the_worker_above(newest["pid"])
     cluster.remove_node(nodes[0], allow_graceful=False)
     cluster.add_node(num_cpus=1)
     assert command.wait(timeout=240) == 0, (folder / "output.txt").read_text()
@@ -322,10 +329,7 @@ def test_repetitions_that_fail_three_times_leave_the_smaller_R(tmp_path: Path, c
 def test_nodes_that_share_no_folder_hand_in_by_a_url(tmp_path: Path, cluster: Any) -> None:
     """Two nodes with folders of their own and an S3 server: the table is that of one machine."""
     text = "methods:\n  mach: {B: 16, R: 4}\n"
-    write_mach(tmp_path / "local", text)
-    machbench("run", "small.yaml", cwd=tmp_path / "local")
-    folder = tmp_path / "ray"
-    write_mach(folder, text)
+    folder = beside_one_machine(tmp_path, text)
     for n in (1, 2):
         cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / f"node{n}")})
     ray = ("--launcher", "ray", "--address", cluster.address, "--exchange", "s3://bench/here")

@@ -16,7 +16,7 @@ import torch
 
 from bench import repetitions
 from bench.data import Dataset, load_dataset
-from bench.execute import derived, method_class, shortened
+from bench.execute import derived, execute, method_class, shortened
 from bench.experiment import unfold
 from bench.fit import fit_network
 from bench.orders import Orders, Shortfall
@@ -87,7 +87,10 @@ def run(
     torch.manual_seed(random.randrange(1000))  # whatever it is
     folder = RunFolder.create(results / "test" / "runs", name, spec, CODE)
     method = method_class(spec.target)
-    ran.predictions, ran.rows, ran.measured = fit_network(method, spec, data, CPU, report, folder, afresh)
+    if afresh:
+        execute(spec, folder, report, Orders(afresh=True))
+    else:
+        ran.predictions, ran.rows, ran.measured = fit_network(method, spec, data, CPU, report, folder)
     shutil.rmtree(results / "test" / ".checkpoints", ignore_errors=True)
     return ran
 
