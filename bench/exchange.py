@@ -63,10 +63,11 @@ class Exchange:
         self._files.makedirs(f"{self._root}/{folder}", exist_ok=True)
         self._files.put_file(str(local), f"{self._root}/{folder}/{local.name}")
 
-    def push_all(self, local: Path, folder: str) -> None:
-        """Copy the files of a folder, those that say that it is complete last."""
+    def push_all(self, local: Path, folder: str, new_only: bool = False) -> None:
+        """Copy the files of a folder, or those whose names are not there; those that say that it is complete last."""
+        there = self.names(folder) if new_only else set()
         for path in sorted(local.iterdir(), key=_when):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.name.startswith(".") and path.name not in there:
                 self.push(path, folder)
 
     def pull(self, name: str, folder: str, local: Path) -> bool:
@@ -82,10 +83,11 @@ class Exchange:
         aside.replace(local / name)
         return True
 
-    def pull_all(self, folder: str, local: Path) -> None:
-        """Copy the files of a folder, those that say that it is complete last."""
+    def pull_all(self, folder: str, local: Path, new_only: bool = False) -> None:
+        """Copy the files of a folder, or those that are not here; those that say that it is complete last."""
         for path in sorted((Path(name) for name in self.names(folder)), key=_when):
-            self.pull(path.name, folder, local)
+            if not (new_only and (local / path.name).exists()):
+                self.pull(path.name, folder, local)
 
     def remove(self, names: Iterable[str], folder: str) -> None:
         """Remove files; those that are not there do not matter."""

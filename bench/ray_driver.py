@@ -211,7 +211,7 @@ class Driver:
         folder = RunFolder(store.runs / f".{run_id}.{os.getpid()}.tmp")
         fetch_folder(exchange, f"{store.root.name}/runs/{run_id}", folder.path)
         for shared in ("env", "data"):
-            exchange.pull_all(shared, store.root.parent / shared)
+            exchange.pull_all(shared, store.root.parent / shared, new_only=True)
         folder.complete()
         status = str(ended.status)
         told = {"status": status, "seconds": round(ended.seconds, 3), "host": ended.host}

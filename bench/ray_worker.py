@@ -126,7 +126,7 @@ def execute(
         _hand_in(exchange, names, weights)
         for folder in ("env", "data"):
             if (store.root.parent / folder).is_dir():
-                exchange.push_all(store.root.parent / folder, folder)
+                exchange.push_all(store.root.parent / folder, folder, new_only=True)
         exchange.push_all(store.runs / run.run_id, f"{store.root.name}/runs/{run.run_id}")
     return ended
 
