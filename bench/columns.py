@@ -185,6 +185,7 @@ COLUMNS: tuple[Column, ...] = (
     _seconds("elapsed_s", "elapsed"),
     _seconds("slowest_repetition_s", "slowest repetition", required=False),
     Column("training_processes", "time", "int", "training processes", required=False),
+    Column("predicting_processes", "time", "int", "predicting processes", required=False),
     Column("repetitions_at_hand", "time", "int", "repetitions trained before", required=False),
     _seconds("step_p50_s", "training step, median", required=False),
     _seconds("step_p95_s", "training step, 95th percentile", required=False),

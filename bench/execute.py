@@ -14,7 +14,9 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +73,17 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report, orders: Orders | N
     phases.note(load_s=load_clock.seconds)
     if orders.afresh and (kept := kept_repetitions(method, spec, data, device, lambda _: None, folder)):
         kept.drop()
-    fit = fit_classifier if hasattr(method, "fit") else fit_network
+    fit = fit_classifier if hasattr(method, "fit") else partial(fit_network, shares=orders.shares)
     predictions, rows, whole = fit(method, spec, data, device, report, folder)
 
     report({"phase": "metrics"})
     by_decile: list[Any] = []
-    if predictions:
+    if predictions and spec.share is None:
         points = evaluated_points(data, settings.evaluate_on)
         for prediction, row in zip(predictions, rows, strict=True):
             row.update(quality_of(prediction.labels, data, points))
         by_decile = [deciles_of(prediction.labels, data, points) for prediction in predictions]
+    if predictions:
         folder.write_predictions(predictions)
     write_passport(folder.path.parents[2], data)
     elapsed = time.perf_counter() - started
@@ -88,7 +91,9 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report, orders: Orders | N
     phases.stop()
     # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
     earlier, trained = whole.pop("earlier", {}), whole.pop("repetitions", [])
-    rows[-1] = with_earlier(rows[-1] | with_own(phases.row(), whole) | {"elapsed_s": elapsed}, earlier)
+    of_shares = whole.pop("peaks_of_shares", {})
+    own = with_highest(phases.row(), of_shares)
+    rows[-1] = with_earlier(rows[-1] | with_own(own, whole) | {"elapsed_s": elapsed}, earlier)
     rows[-1] = with_peaks_of(trained, rows[-1])
     fitted_on = data.fit if settings.holdout else data.train
     sizes = {
@@ -122,6 +127,12 @@ def derived(row: dict[str, Any]) -> dict[str, Any]:
     """A run's own row as one derived from a larger R: without what was measured on the run as a whole."""
     whole = {c.name for c in COLUMNS if c.group in ("memory", "time")} - {"fit_s", "device_seconds"}
     return {name: value for name, value in row.items() if name not in whole}
+
+
+def with_highest(row: dict[str, Any], peaks: Mapping[str, int]) -> dict[str, Any]:
+    """The row with the higher of its own peaks and those of other processes that predicted for it."""
+    found = row | {name: max(peak, row.get(name) or 0) for name, peak in peaks.items()}
+    return found | above_baseline(found)
 
 
 def with_own(row: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from bench.predict import Prediction, Ranking, predict
 from bench.prepare import identity_of as identity_of_data
 from bench.repetitions import Repetitions, names
 from bench.score import evaluated_points
+from bench.shares import LABELS, Gathered, gather, points_of
 from bench.spec import NOTHING, RunSpec, TrainSettings, derive_seed
-from bench.store import REPETITIONS, WEIGHTS, RunFolder
+from bench.store import REPETITIONS, WEIGHTS, RunFolder, Store
 from bench.training_state import random_state, set_random_state
 from bench.worlds import Group, Worlds
 
@@ -25,11 +26,18 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def fit_network(
-    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
+    method: type,
+    spec: RunSpec,
+    data: Dataset,
+    device: torch.device,
+    report: Report,
+    folder: RunFolder,
+    shares: Sequence[str] = (),
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
     """Build, warm up, train and predict with an output layer on the shared trunk.
 
     A run that was killed goes on from its checkpoint; from the beginning, and says so, if that cannot be used.
+    ``shares``: runs that hold its predictions, if any (`bench.shares`).
     """
 
     def note(text: str) -> None:
@@ -42,11 +50,11 @@ def fit_network(
     at_first, found = random_state(device), checkpoints()
     try:
         found.find()
-        return _fit_network(method, spec, data, device, report, folder, found)
+        return _fit_network(method, spec, data, device, report, folder, found, shares)
     except Refused as why:
         note(f"checkpoint not used, the run starts over: {why}")
     set_random_state(device, at_first)
-    return _fit_network(method, spec, data, device, report, folder, checkpoints())
+    return _fit_network(method, spec, data, device, report, folder, checkpoints(), shares)
 
 
 def kept_repetitions(
@@ -68,6 +76,7 @@ def _fit_network(
     report: Report,
     folder: RunFolder,
     checkpoints: Checkpoints,
+    shares: Sequence[str],
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
     settings, done = spec.train, checkpoints.done
     split = data.fit if settings.holdout else data.train
@@ -89,6 +98,8 @@ def _fit_network(
             seeds=seeds,
             **spec.settings,
         ).to(device)
+        if spec.share and spec.share.of == LABELS:
+            layer.rank_only(range(spec.share.start, spec.share.stop))
         worlds = Worlds(layer, split.X.shape[1], settings, spec.seed, device, done.group_size, at_hand)
     report({"phase": "warm up"})
     with measure.Clock(device).running() as warmup_clock:
@@ -129,20 +140,11 @@ def _fit_network(
         return [], [{"fit_s": fit_s[worlds.prefixes[-1]]}], {"earlier": checkpoints.earlier}
 
     report({"phase": "predict"})
-    last = worlds.prefixes[-1:]
-    with torch.no_grad():
-        with measure.Clock(device).running() as predict_clock:
-            whole = predict_points(worlds.topk, data, last, settings, worlds.decoders[:1])
-        # Off the clock: the smaller R, and other ways of decoding, come from the same model in one more pass.
-        several = len(worlds.prefixes) * len(worlds.decoders) > 1
-        prefixes = worlds.prefixes if several else []
-        every = predict_points(worlds.topk_decoders, data, prefixes, settings, worlds.decoders)
+    gathered = _gathered(worlds, data, settings, folder, shares, note) if shares else None
+    predictions, predict_s = _predict(worlds, data, spec, device) if gathered is None else gathered.timed
     rows: list[dict[str, Any]] = []
-    facts = layer.facts() if hasattr(layer, "facts") else [{} for _ in worlds.prefixes]
+    facts = layer.facts() if hasattr(layer, "facts") and spec.share is None else [{} for _ in worlds.prefixes]
     told = dict(zip(worlds.prefixes, facts, strict=True))
-    # The run's own row comes last: all repetitions, decoded in the first way.
-    first = len(worlds.prefixes)
-    predictions = [*every[first:], *every[: first - 1], *whole]
     for prediction in predictions:
         R = prediction.R
         row = told[R] if R is None else {"R": R} | told[R]
@@ -152,7 +154,9 @@ def _fit_network(
     measured = {
         "build_s": build_clock.seconds,
         "warmup_s": warmup_clock.seconds,
-        "predict_s": predict_clock.seconds,
+        "predict_s": predict_s,
+        "predicting_processes": gathered.processes if gathered else None,
+        "peaks_of_shares": gathered.peaks if gathered else {},
         "repetitions_together": worlds.group_size if worlds.prefixes != [None] else None,
         "resumed": done.resumed,
         "earlier": checkpoints.earlier,
@@ -163,20 +167,54 @@ def _fit_network(
     return predictions, rows, measured
 
 
+def _predict(worlds: Worlds, data: Dataset, spec: RunSpec, device: torch.device) -> tuple[list[Prediction], float]:
+    """All rankings, in the order of `_asked`, and the seconds that the last of them took."""
+    last = worlds.prefixes[-1:]
+    with torch.no_grad():
+        with measure.Clock(device).running() as clock:
+            whole = predict_points(worlds.topk, data, last, spec, worlds.decoders[:1])
+        # Off the clock: the smaller R, and other ways of decoding, come from the same model in one more pass.
+        several = len(worlds.prefixes) * len(worlds.decoders) > 1
+        every = predict_points(worlds.topk_decoders, data, worlds.prefixes if several else [], spec, worlds.decoders)
+    first = len(worlds.prefixes)
+    return [*every[first:], *every[: first - 1], *whole], clock.seconds
+
+
+def _asked(worlds: Worlds) -> list[tuple[int | None, str | None]]:
+    """R and decoder of each ranking of a run; its own comes last: all repetitions, decoded in the first way."""
+    first, *others = worlds.decoders
+    return [(R, name) for name in others for R in worlds.prefixes] + [(R, first) for R in worlds.prefixes]
+
+
+def _gathered(
+    worlds: Worlds,
+    data: Dataset,
+    settings: TrainSettings,
+    folder: RunFolder,
+    shares: Sequence[str],
+    note: Callable[[str], None],
+) -> Gathered | None:
+    runs = Store(folder.path.parents[2] / REPETITIONS).runs
+    return gather(runs, shares, _asked(worlds), len(evaluated_points(data, settings.evaluate_on)), note)
+
+
 def predict_points(
     topk: Callable[[Any, list[int | None], int], list[Ranking]],
     data: Dataset,
     prefixes: list[int | None],
-    settings: TrainSettings,
+    spec: RunSpec,
     decoders: Sequence[str | None] = (None,),
 ) -> list[Prediction]:
     """Rankings of the points to evaluate; of test points without the pairs that the dataset leaves out of scoring."""
+    settings = spec.train
 
     def of_prefixes(X: Any, k: int) -> list[Ranking]:
         return topk(X, prefixes, k)
 
-    X = evaluated_points(data, settings.evaluate_on).X
-    left_out = data.test_filter if settings.evaluate_on == "test" else None
+    rows = points_of(spec.share)
+    X = evaluated_points(data, settings.evaluate_on).X[rows]
+    without = data.test_filter if settings.evaluate_on == "test" else None
+    left_out = None if without is None else without[rows]
     return predict(of_prefixes, X, prefixes, settings.top_k, settings.predict_batch, left_out, decoders)
 
 
@@ -213,9 +251,10 @@ def fit_classifier(
         classifier.fit(split.X, split.Y)
     report({"phase": "predict"})
     if not getattr(classifier, "batched", True):
-        settings = replace(settings, predict_batch=max(1, len(evaluated_points(data, settings.evaluate_on))))
+        every = max(1, len(evaluated_points(data, settings.evaluate_on)))
+        spec = replace(spec, train=replace(settings, predict_batch=every))
     with measure.Clock(device).running() as predict_clock:
-        predictions = predict_points(lambda X, _, k: [classifier.topk(X, k)], data, [None], settings)
+        predictions = predict_points(lambda X, _, k: [classifier.topk(X, k)], data, [None], spec)
     times |= {"fit_s": fit_clock.seconds, "predict_s": predict_clock.seconds}
     if hasattr(classifier, "facts"):
         times |= classifier.facts()

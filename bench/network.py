@@ -29,7 +29,9 @@ class OutputLayer(Protocol):
     of a layer of these alone, with all that their training depends on and nothing else, or None where they are not. Its
     repetition i then equals number repetitions[i] of the whole, its attribute ``first`` is the number of its first one
     (of which the encoders' seeds follow), and ``subset`` gives a module whose ``state_dict`` is all that they train.
-    So each can be kept, and trained by another process or on another machine (`bench.repetitions`).
+    So each can be kept, and trained by another process or on another machine (`bench.repetitions`). Where it also has
+    ``rank_only(labels)``, after which it ranks the labels of a range alone, with the scores that they have among all,
+    several processes can share the labels when it predicts (`bench.shares`).
 
     Optional: ``index_bytes()``, the bytes of lookup tables; ``facts()``, more columns of the results, a dict for each R
     (one dict for an ordinary layer); ``feature_lookup(n_features)``, an array [R, n_features] of hashed features, below

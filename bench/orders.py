@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class Orders:
     afresh: bool = False  # train repetitions again that were kept
     begun: float | None = None  # seconds since 1970 when the first repetition of the run was begun elsewhere
     shortfall: Shortfall | None = None
+    shares: Sequence[str] = ()  # runs that hold the run's predictions, each its share, in order (`bench.shares`)
 
     def to_env(self) -> dict[str, str]:
         """As an environment variable."""

@@ -114,7 +114,7 @@ def predict_run(
         if trunk.repetitions is None or shared
         else group_size(settings, trunk.repetitions, n_rows, each, available)
     )
-    evaluated = sizes.n_validation if settings.evaluate_on == "validation" else sizes.n_test
+    evaluated = sizes.n_evaluated(settings.evaluate_on)
     validated = bool(settings.holdout and settings.validate_every and sizes.n_validation)
     run = {
         "n_points": points,

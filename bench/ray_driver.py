@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +21,34 @@ from bench.ledger import end_of
 from bench.orders import Orders, Shortfall
 from bench.plan import PlannedRun
 from bench.progress import Progress
-from bench.ray_worker import Ended, Foreseen, Place, called
+from bench.ray_foresee import foresee, gpu_bytes
+from bench.ray_tasks import Part, Shared, Task, Whole, runs_of, share_of_gpu
+from bench.ray_worker import Ended, Place, called, called_share
+from bench.shares import cut
 from bench.store import REPETITIONS, WEIGHTS, RunFolder, Store, described
 
 ATTEMPTS = 3  # of what a worker or node dies over
 STOP_S = 20.0  # for the runs in progress to write down that they were stopped
-SMALLEST_SHARE = 8  # parts on one GPU at most
-
-
-@dataclass
-class _Whole:
-    """A run with what is foreseen of it; ``began``: when the first of its parts did."""
-
-    run: PlannedRun
-    foreseen: Foreseen
-    began: float | None = None
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Repetitions to be trained for a run."""
-
-    of: _Whole
-    members: range
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.of.foreseen.names[self.members.start : self.members.stop]
+SHARED_FROM = 1e12  # labels to be scored, about a minute of a core: a process of a share takes seconds to start
 
 
 class Driver:
-    """The side of the command: hands tasks out, and tells how they end."""
+    """The side of the command: hands tasks out, and tells how they end.
+
+    ``shared_from``: labels to be scored (points × labels × repetitions) from which on workers share the predictions.
+    """
 
     def __init__(
-        self, ray: Any, ways: Ways, progress: Progress, done: Mapping[str, int], exchange: Exchange | None = None
+        self,
+        ray: Any,
+        ways: Ways,
+        progress: Progress,
+        done: Mapping[str, int],
+        exchange: Exchange | None = None,
+        shared_from: float = SHARED_FROM,
     ) -> None:
         self._ray, self._progress, self._done, self._exchange = ray, progress, done, exchange
+        self._shared_from = shared_from
         self._place = Place(str(Path.cwd()), exchange.url if exchange else None)
         self._ways = replace(ways, force=False)  # a run is begun anew once, not after each death of its node
         self._from_the_beginning = ways.force
@@ -66,8 +59,8 @@ class Driver:
         self._memory = max((node.get("memory", 0.0) for node in self._nodes), default=0.0)
         self._gpus = sum(int(node.get("GPU", 0)) for node in self._nodes)
         self._gpu_bytes: int | None = None
-        self._waiting: dict[Any, _Whole | _Part] = {}  # by what Ray gave for the task
-        self._blocked: list[_Whole] = []  # runs that wait for their parts
+        self._waiting: dict[Any, Task] = {}  # by what Ray gave for the task
+        self._blocked: list[Whole] = []  # runs that wait for their parts
         self._pending: set[str] = set()  # names of the repetitions that parts are training
         self._failed: dict[str, tuple[str, str]] = {}  # status and reason by name
 
@@ -102,31 +95,30 @@ class Driver:
                 if ended is None:  # another command holds it
                     time.sleep(PATIENCE_S)
                     self._submit(task)
-                elif isinstance(task, _Part):
+                elif isinstance(task, Part):
                     self._part_ended(task, ended)
+                elif isinstance(task, Shared):
+                    self._share_ended(task, ended)
                 else:
-                    run_id = task.run.run_id
-                    if self._exchange and ended.status is not None and ended.host:
-                        self._bring_in(self._exchange, run_id, ended)
-                    statuses[run_id] = ended.status
-                    self._progress.ended_on(run_id, ended.host, ended.status, ended.outcome, ended.seconds)
+                    statuses[task.run.run_id] = ended.status
+                    self._run_ended(task, ended)
         except BaseException:
             self._stop(list(self._waiting))
             raise
         return statuses
 
-    def _foresee(self, todo: Sequence[PlannedRun]) -> list[_Whole]:
+    def _foresee(self, todo: Sequence[PlannedRun]) -> list[Whole]:
         """In workers that end with it: what predicts loads torch."""
         once = {"num_cpus": 0, "max_calls": 1}
         if self._gpus:
-            seen = self._ray.remote(**once, num_gpus=1)(ray_worker.gpu_bytes)
+            seen = self._ray.remote(**once, num_gpus=1)(gpu_bytes)
             self._gpu_bytes = self._result(seen.remote())
         self._parts = self._parts_of_a_run(todo)
-        task = self._ray.remote(**once)(ray_worker.foresee)
+        task = self._ray.remote(**once)(foresee)
         threads = [self._cpus_of(run) for run in todo]
         kind = "cuda" if self._gpu_bytes else "cpu"
         found = self._result(task.remote(list(todo), self._place, threads, kind, self._parts))
-        return [_Whole(run, foreseen) for run, foreseen in zip(todo, found, strict=True)]
+        return [Whole(run, foreseen) for run, foreseen in zip(todo, found, strict=True)]
 
     def _parts_of_a_run(self, todo: Sequence[PlannedRun]) -> int:
         """As many as it takes to give every worker something to do."""
@@ -136,7 +128,7 @@ class Driver:
         workers = self._gpus or sum(int(node.get("CPU", 0)) // cpus for node in self._nodes)
         return max(1, -(-workers // len(todo)))
 
-    def _forget(self, wholes: Sequence[_Whole]) -> None:
+    def _forget(self, wholes: Sequence[Whole]) -> None:
         """Checkpoints and kept repetitions of runs that are to be begun anew."""
         for whole in wholes:
             with self._ways.store.claim(whole.run.run_id) as claim:
@@ -148,45 +140,66 @@ class Driver:
             for name in whole.foreseen.names:
                 self._about(name).unlink(missing_ok=True)
 
-    def _hand_out(self, wholes: Sequence[_Whole]) -> None:
+    def _hand_out(self, wholes: Sequence[Whole]) -> None:
         """Runs whole, but for those that share repetitions or are to be cut: of these what is missing, part by part."""
         users = Counter(name for whole in wholes for name in whole.foreseen.names)
         at_hand = self._at_hand(users)
         for whole in wholes:
             names = whole.foreseen.names
             missing = [r for r, name in enumerate(names) if name not in at_hand]
-            if not missing or (self._parts == 1 and all(users[name] == 1 for name in names)):
+            if not missing:
+                self._trained(whole)
+                continue
+            if self._parts == 1 and all(users[name] == 1 for name in names):
                 self._submit(whole)
                 continue
             self._blocked.append(whole)
             size = -(-len(missing) // self._parts)
             for members in runs_of([r for r in missing if names[r] not in self._pending], size):
-                part = _Part(whole, members)
+                part = Part(whole, members)
                 self._pending |= set(part.names)
                 self._submit(part)
 
-    def _submit(self, task: _Whole | _Part) -> None:
-        run, foreseen = (task.run, task.foreseen) if isinstance(task, _Whole) else (task.of.run, task.of.foreseen)
+    def _trained(self, whole: Whole) -> None:
+        """A run whose repetitions are there, or failed: it is submitted, or first shares of its predictions."""
+        known = whole.foreseen
+        to_score = known.n_points * known.n_labels * len(known.names)
+        if self._parts > 1 and to_score >= self._shared_from and not self._shortfall(whole):
+            batch = whole.run.spec.train.predict_batch
+            sizes = (known.n_points, known.n_labels, batch, self._parts)
+            whole.shares = cut(*sizes, known.peak, self._memory, known.by_label)
+        for share in whole.shares:
+            self._submit(Shared(whole, share))
+        if not whole.shares:
+            self._submit(whole)
+
+    def _submit(self, task: Task) -> None:
+        run, foreseen = (task.run, task.foreseen) if isinstance(task, Whole) else (task.of.run, task.of.foreseen)
         cpus = self._cpus_of(run)
         needs: dict[str, float] = {"num_cpus": cpus}
-        predicted = foreseen.peak if isinstance(task, _Whole) else foreseen.part_peak
+        predicted = foreseen.part_peak if isinstance(task, Part) else foreseen.peak
         if predicted is not None:
             # What no node has room for goes to the largest, and becomes a row with what happens there.
             needs["memory"] = min(predicted, self._memory)
         if self._gpus and run.spec.train.device != "cpu":
-            share = 1.0 if isinstance(task, _Whole) else share_of_gpu(foreseen.part_gpu, self._gpu_bytes)
-            needs["num_gpus"] = share
+            part = isinstance(task, Part)
+            needs["num_gpus"] = share_of_gpu(foreseen.part_gpu, self._gpu_bytes) if part else 1.0
         options = {"max_retries": ATTEMPTS - 1, **needs}
         # Nodes that share no folder may have repetitions of their own that are to be trained again.
-        first = isinstance(task, _Part) or task.began is None
+        first = not isinstance(task, Whole) or task.began is None
         ways = replace(self._ways, force=self._from_the_beginning and self._exchange is not None and first)
-        if isinstance(task, _Part):
+        if isinstance(task, Part):
             name = f"{run.run_id}, {called(task.members)}"
             remote = self._ray.remote(ray_worker.train_part).options(name=name, **options)
             reference = remote.remote(run, task.members, ways, self._place, cpus, task.names)
+        elif isinstance(task, Shared):
+            remote = self._ray.remote(ray_worker.predict_share).options(name=f"{run.run_id}, predictions", **options)
+            arguments = (self._ways, self._place, cpus, foreseen.names, self._from_the_beginning)
+            reference = remote.remote(run, task.share, *arguments)
         else:
             kept = replace(run, spec=replace(run.spec, train=replace(run.spec.train, keep_repetitions=True)))
-            orders = Orders(begun=task.began, shortfall=self._shortfall(task))
+            shares = tuple(task.shared[share] for share in task.shares)
+            orders = Orders(begun=task.began, shortfall=self._shortfall(task), shares=shares if all(shares) else ())
             remote = self._ray.remote(ray_worker.execute).options(name=run.run_id, **options)
             done, names = self._done.get(run.run_id, 0), foreseen.names
             reference = remote.remote(kept, done, ways, self._place, cpus, orders, names)
@@ -220,24 +233,44 @@ class Driver:
     def _about(self, name: str) -> Path:
         return self._kept.root / WEIGHTS / f"{name}.json"
 
-    def _part_ended(self, part: _Part, ended: Ended) -> None:
+    def _part_ended(self, part: Part, ended: Ended) -> None:
         """Tell of it, and submit the runs that waited for nothing else."""
-        where = f" on {ended.host}" if ended.host else ""
-        told = f"{part.of.run.run_id}, {called(part.members)}: {ended.status or 'left'}"
-        self._progress.note(f"{told}, {ended.outcome}, {ended.seconds:.1f} s{where}".replace(", , ", ", "))
+        self._tell(part.of, called(part.members), ended)
         self._pending -= set(part.names)
         if ended.status not in ("ok", None):
             failed = (ended.status, f"{called(part.members)}: {ended.outcome}")
             self._failed |= dict.fromkeys(set(part.names) - self._at_hand(part.names), failed)
         for whole in list(self._blocked):
             names = set(whole.foreseen.names)
-            if names & set(part.names) and ended.began:
-                whole.began = min(ended.began, whole.began or ended.began)
+            if names & set(part.names):
+                whole.begin(ended)
             if not names & self._pending:
                 self._blocked.remove(whole)
-                self._submit(whole)
+                self._trained(whole)
 
-    def _shortfall(self, whole: _Whole) -> Shortfall | None:
+    def _share_ended(self, task: Shared, ended: Ended) -> None:
+        """Tell of it, and submit the run if it was the last. Where a share failed, the run predicts all by itself."""
+        self._tell(task.of, called_share(task.share), ended)
+        task.of.begin(ended)
+        task.of.shared[task.share] = ended.run_id if ended.status == "ok" else ""
+        if len(task.of.shared) == len(task.of.shares):
+            self._submit(task.of)
+
+    def _run_ended(self, whole: Whole, ended: Ended) -> None:
+        run_id = whole.run.run_id
+        if self._exchange and ended.status is not None and ended.host:
+            self._bring_in(self._exchange, run_id, ended)
+        if ended.status == "ok":
+            for share in filter(None, whole.shared.values()):
+                shutil.rmtree(self._kept.runs / share, ignore_errors=True)
+        self._progress.ended_on(run_id, ended.host, ended.status, ended.outcome, ended.seconds)
+
+    def _tell(self, whole: Whole, called: str, ended: Ended) -> None:
+        where = f" on {ended.host}" if ended.host else ""
+        told = f"{whole.run.run_id}, {called}: {ended.status or 'left'}"
+        self._progress.note(f"{told}, {ended.outcome}, {ended.seconds:.1f} s{where}".replace(", , ", ", "))
+
+    def _shortfall(self, whole: Whole) -> Shortfall | None:
         """The first repetition of a run that failed."""
         for r, name in enumerate(whole.foreseen.names):
             if name in self._failed:
@@ -251,7 +284,7 @@ class Driver:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, (InputError, OSError)) else error from None
 
-    def _ended(self, reference: Any, task: _Whole | _Part) -> Ended | None:
+    def _ended(self, reference: Any, task: Task) -> Ended | None:
         """How a task ended. A run whose node died again and again gets a row that says so."""
         try:
             found: Ended | None = self._result(reference)
@@ -260,7 +293,7 @@ class Driver:
             raise
         except self._ray.exceptions.RayError as error:
             reason = f"its worker or node died {ATTEMPTS} times: {str(error).strip().splitlines()[0]}"
-        if isinstance(task, _Part):
+        if not isinstance(task, Whole):
             return Ended("crashed", reason, "", 0.0)
         if self._exchange:  # the claim is this command's own
             return self._crashed(task.run, reason)
@@ -286,21 +319,3 @@ class Driver:
             self._ray.cancel(reference, force=False)
         if references:
             self._ray.wait(references, num_returns=len(references), timeout=STOP_S)
-
-
-def runs_of(numbers: Sequence[int], size: int) -> list[range]:
-    """Increasing numbers as ranges of neighbours, each of at most ``size``."""
-    found: list[range] = []
-    for r in numbers:
-        if found and found[-1].stop == r and len(found[-1]) < size:
-            found[-1] = range(found[-1].start, r + 1)
-        else:
-            found.append(range(r, r + 1))
-    return found
-
-
-def share_of_gpu(needed: int | None, has: int | None) -> float:
-    """Ray's ``num_gpus`` of a part: one over how many of its kind fit into a GPU's memory, 1 where that is unknown."""
-    if not needed or not has:
-        return 1.0
-    return 1.0 / min(SMALLEST_SHARE, max(1, has // needed))

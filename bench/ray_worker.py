@@ -17,18 +17,19 @@ from rich.console import Console
 
 from bench import environment
 from bench.errors import InputError
-from bench.exchange import Exchange
+from bench.exchange import Exchange, fetch_folder
 from bench.launch import Ways, take
 from bench.orders import Orders
 from bench.paths import cache_root
 from bench.plan import PlannedRun
 from bench.prepare import Named, prepare
 from bench.progress import Progress
-from bench.spec import NOTHING, RunSpec
+from bench.run_folder import RunFolder, status_of
+from bench.shares import share_spec
+from bench.spec import NOTHING, RunSpec, Share
 from bench.store import REPETITIONS, WEIGHTS, Store
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-GPU_CONTEXT = 10**9  # bytes that a process takes of a GPU beside what is predicted
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,6 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Foreseen:
-    """Of a run: predicted bytes of it and of a part of it, of that also on a GPU, and names of its repetitions.
-
-    None is not known; no names where the repetitions are not independent, or there are none.
-    """
-
-    peak: int | None = None
-    part_peak: int | None = None
-    part_gpu: int | None = None
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Ended:
     """``status`` of what a worker did, None where the code is another on its node; what to tell; place and time."""
 
@@ -85,6 +73,7 @@ class Ended:
     host: str
     seconds: float
     began: float = 0.0  # seconds since 1970
+    run_id: str = ""  # of a piece of a run
 
 
 class Voice(Progress):
@@ -121,6 +110,8 @@ def execute(
         return _take(run, done, ways, Voice(run.run_id), orders)
     exchange, weights = Exchange(place.exchange), store.root.parent / REPETITIONS / WEIGHTS
     _fetch(exchange, names, weights)
+    for share in orders.shares:
+        fetch_run(exchange, Store(weights.parent), share)
     ended = _take(run, store.ledger.times_done()[run.run_id], replace(ways, store=store), Voice(run.run_id), orders)
     if ended is not None and ended.status is not None:
         _hand_in(exchange, names, weights)
@@ -135,21 +126,54 @@ def train_part(
     run: PlannedRun, members: range, ways: Ways, place: Place, cpus: int, names: tuple[str, ...]
 ) -> Ended | None:
     """Train some repetitions of a run, of these names, and keep them; None where another process does."""
-    store = _arrive(place, cpus, ways.store)
+    return _take_piece(run, part_spec(run.spec, members), called(members), ways, place, cpus, names)
+
+
+def predict_share(
+    run: PlannedRun, share: Share, ways: Ways, place: Place, cpus: int, names: tuple[str, ...], afresh: bool
+) -> Ended | None:
+    """Predict a share of a run from its kept repetitions, unless that was done before and may be used (not afresh)."""
+    return _take_piece(run, share_spec(run.spec, share), called_share(share), ways, place, cpus, names, not afresh)
+
+
+def _take_piece(
+    run: PlannedRun,
+    spec: RunSpec,
+    called: str,
+    ways: Ways,
+    place: Place,
+    cpus: int,
+    names: tuple[str, ...],
+    use_earlier: bool = False,
+) -> Ended | None:
+    """Execute a piece of a run as a run of its own among the kept repetitions."""
+    results = _arrive(place, cpus, ways.store).root.parent
     data = _check_data(run)
-    repetitions = store.root.parent / REPETITIONS
-    spec = part_spec(run.spec, members)
-    part = PlannedRun(spec.run_id(run.code, data.identity), spec, None, run.code, spec.asked(data.fingerprint))
-    store = Store(repetitions)
-    done = store.ledger.times_done()[part.run_id]
-    voice = Voice(f"{run.run_id}, {called(members)}")
+    store, voice = Store(results / REPETITIONS), Voice(f"{run.run_id}, {called}")
+    piece = PlannedRun(spec.run_id(run.code, data.identity), spec, None, run.code, spec.asked(data.fingerprint))
     exchange = Exchange(place.exchange) if place.exchange else None
     if exchange:
-        _fetch(exchange, names, repetitions / WEIGHTS)
-    ended = _take(part, done, replace(ways, store=store), voice, Orders())
+        _fetch(exchange, names, store.root / WEIGHTS)
+        if use_earlier:
+            fetch_run(exchange, store, piece.run_id)
+    if use_earlier and status_of(store.runs / piece.run_id) == "ok":
+        return Ended("ok", "done before", socket.gethostname(), 0.0, run_id=piece.run_id)
+    done = store.ledger.times_done()[piece.run_id]
+    ended = _take(piece, done, replace(ways, store=store), voice, Orders())
     if exchange and ended is not None:
-        _hand_in(exchange, names, repetitions / WEIGHTS)
-    return ended
+        _hand_in(exchange, names, store.root / WEIGHTS)
+        if spec.share and ended.status == "ok":
+            exchange.push_all(store.runs / piece.run_id, f"{REPETITIONS}/runs/{piece.run_id}")
+    return None if ended is None else replace(ended, run_id=piece.run_id)
+
+
+def fetch_run(exchange: Exchange, store: Store, run_id: str) -> None:
+    """A run that is at the URL and not here."""
+    if not (store.runs / run_id).exists():
+        folder = RunFolder(store.runs / f".{run_id}.{os.getpid()}.tmp")
+        fetch_folder(exchange, f"{store.root.name}/runs/{run_id}", folder.path)
+        if (folder.path / "record.json").exists():
+            folder.complete()
 
 
 def _fetch(exchange: Exchange, names: tuple[str, ...], weights: Path) -> None:
@@ -172,7 +196,7 @@ def _hand_in(exchange: Exchange, names: tuple[str, ...], weights: Path) -> None:
 
 def part_spec(spec: RunSpec, members: range) -> RunSpec:
     """The spec that trains these repetitions of a run, and predicts nothing."""
-    settings = _method(spec).part(members, **spec.settings)
+    settings = method_of(spec).part(members, **spec.settings)
     train = replace(spec.train, evaluate_on=NOTHING, validate_every=0, keep_repetitions=True)
     return replace(spec, settings=settings, train=train)
 
@@ -182,46 +206,13 @@ def called(members: range) -> str:
     return f"repetitions {members.start}-{members[-1]}" if len(members) > 1 else f"repetition {members.start}"
 
 
-def foresee(runs: list[PlannedRun], place: Place, threads: list[int], device: str, parts: int) -> list[Foreseen]:
-    """What is to be known of runs before they are placed, each to be cut into so many parts if it can be."""
-    place.enter()
-    import torch
-
-    from bench.execute import predict_here
-    from bench.repetitions import names
-
-    found = []
-    for run, n_threads in zip(runs, threads, strict=True):
-        spec, method = run.spec, _method(run.spec)
-        kind = "cpu" if spec.train.device == "cpu" else device
-        try:
-            peak = predict_here(method, spec, torch.device("cpu")).peak_bytes
-            known: tuple[str, ...] = ()
-            if hasattr(method, "part"):
-                total = method.encoders(**spec.settings)["repetitions"]
-                identity = _data_here(spec.dataset, json.dumps(dict(spec.dataset_overrides))).identity
-                known = tuple(names(method, spec, run.code, identity, kind, n_threads, total) or ())
-            if not known:
-                found.append(Foreseen(peak))
-                continue
-            part = part_spec(spec, range(-(-len(known) // parts)))
-            predicted = predict_here(method, part, torch.device("cpu"))
-            on_gpu = ("weights", "gradients", "optimiser", "activations")
-            gpu = sum(predicted.bytes[name] for name in on_gpu) + GPU_CONTEXT if predicted.bytes else None
-            found.append(Foreseen(peak, predicted.peak_bytes, gpu, known))
-        except ValueError:  # the run itself will say what is wrong
-            found.append(Foreseen())
-    return found
+def called_share(share: Share) -> str:
+    """A share of the predictions in words."""
+    return f"{share.of} {share.start:,} to {share.stop - 1:,} to predict"
 
 
-def gpu_bytes() -> int | None:
-    """Memory of the GPU that this worker was given; None where torch sees none."""
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-
-
-def _method(spec: RunSpec) -> Any:
+def method_of(spec: RunSpec) -> Any:
+    """The class of a run's method."""
     from bench.execute import method_class
 
     return method_class(spec.target)
@@ -252,16 +243,20 @@ def _use(cpus: int) -> None:
     environment.describe.cache_clear()
 
 
+def data_here(spec: RunSpec) -> Named:
+    """The dataset of a run on this node, which is built first where it is not there."""
+    return _named(spec.dataset, json.dumps(dict(spec.dataset_overrides)))
+
+
 @cache
-def _data_here(dataset: str, overrides: str) -> Named:
-    """A dataset on this node, which is built first where it is not there."""
+def _named(dataset: str, overrides: str) -> Named:
     (named,) = prepare([(dataset, json.loads(overrides))], lambda name: print(f"building dataset {name} (once a node)"))
     return named
 
 
 def _check_data(run: PlannedRun) -> Named:
     """InputError where a node has other data under the name than the command."""
-    found = _data_here(run.spec.dataset, json.dumps(dict(run.spec.dataset_overrides)))
+    found = data_here(run.spec)
     if run.spec.asked(found.fingerprint) != run.asked:
         raise InputError(
             f"node {socket.gethostname()}: dataset {run.spec.dataset}: found other data (fingerprint "

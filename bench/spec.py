@@ -74,6 +74,15 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a run predicts of another one, whose predictions several processes share: some points, or some labels."""
+
+    of: str  # points: some of them ranked among all labels; labels: all points ranked among some of these
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """One run, completely: what travels to the executing process."""
 
@@ -85,11 +94,14 @@ class RunSpec:
     dataset_overrides: Mapping[str, Any]
     seed: int
     swept: Mapping[str, Any] = field(default_factory=dict)  # dotted key -> value; names columns, not part of identity
+    share: Share | None = None  # None: all of it
 
     def canonical(self) -> str:
         """JSON that two equal runs share byte for byte."""
         content = asdict(self)
         del content["swept"]
+        if self.share is None:
+            del content["share"]
         for name in ("checkpoint_every_s", "keep_repetitions"):  # what is written down does not change a run
             del content["train"][name]
         if self.train.evaluate_on == "test":  # runs made before there was a choice keep their names
@@ -120,6 +132,8 @@ class RunSpec:
         """From what `to_json` gives, also with the hashes that a run's spec.json adds."""
         content = {key: value for key, value in json.loads(text).items() if key not in ("code", "asked")}
         content["train"] = TrainSettings(**content["train"])
+        if content.get("share"):
+            content["share"] = Share(**content["share"])
         return cls(**content)
 
 

@@ -153,6 +153,10 @@ class MachOutput(nn.Module):
         shared = {"encoder_trained_by": self.R} if self.share_encoder else {}
         return [{"unresolved_pairs": int(pairs)} | shared for pairs in unresolved_pairs(self.lookup)]
 
+    def rank_only(self, labels: range) -> None:
+        """Rank these labels alone from now on, with the scores that they have among all of them; training needs all."""
+        self._ranker = BucketRanker(self.lookup[:, labels.start : labels.stop].copy(), self.B, labels.start)
+
     def subset(self, repetitions: range) -> MachSubset:
         """The layer seen by the encoders of some repetitions; parameters are shared with this one."""
         return MachSubset(self, repetitions)

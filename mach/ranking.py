@@ -20,10 +20,13 @@ SLICE_BYTES = 256 * 2**20  # bucket scores of the points that are decoded togeth
 
 
 class BucketRanker:
-    """Decodes with lookup [R, n_labels] of buckets 0..B−1; keeps what decoding prepares from one call to the next."""
+    """Decodes with lookup [R, n_labels] of buckets 0..B−1; keeps what decoding prepares from one call to the next.
 
-    def __init__(self, lookup: npt.NDArray[np.integer], B: int) -> None:
-        self.lookup, self.B = lookup, B
+    ``first``: id of the label that the first column of the lookup belongs to.
+    """
+
+    def __init__(self, lookup: npt.NDArray[np.integer], B: int, first: int = 0) -> None:
+        self.lookup, self.B, self.first = lookup, B, first
         self._decoders: dict[range, Decoder] = {}
         self._on_device: dict[torch.device, Tensor] = {}
 
@@ -49,10 +52,12 @@ class BucketRanker:
             found = [logits(at, points).float() for at in range(len(repetitions))]
             for name in estimators:
                 parts[name].append(self._decode(found, loss, k, list(prefixes), repetitions, name))
-        return {
-            name: (np.concatenate([s for s, _ in ranked], 1), np.concatenate([labels for _, labels in ranked], 1))
-            for name, ranked in parts.items()
-        }
+        joined = {name: [np.concatenate(arrays, 1) for arrays in zip(*of, strict=True)] for name, of in parts.items()}
+        return {name: (scores, self._named(labels)) for name, (scores, labels) in joined.items()}
+
+    def _named(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Columns of the lookup as label ids; −1 stays."""
+        return np.where(labels < 0, labels, labels + np.int32(self.first)) if self.first else labels
 
     def _decode(
         self, logits: list[Tensor], loss: str, k: int, prefixes: list[int], repetitions: range, name: str

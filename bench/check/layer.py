@@ -168,6 +168,25 @@ def parts(subject: Subject) -> str:
     return f"repetitions {members.start} to {members[-1]} alone equal those of the whole"
 
 
+def labels_apart(subject: Subject) -> str:
+    """After ``rank_only`` a layer ranks the labels of a range alone, with the scores that they have among all."""
+    if not hasattr(subject.target, "rank_only"):
+        raise DoesNotApply("no method rank_only")
+    layer, hidden, K = subject.build(), subject.activations(), subject.n_labels
+    with torch.no_grad():
+        scores, labels = layer.topk(hidden, K)
+        members = range(K // 3, K)
+        layer.rank_only(members)
+        found = well_formed(layer.topk(hidden, len(members)), N_POINTS, len(members), K)
+    mine = labels >= members.start
+    for at, (right_scores, right_labels) in enumerate(zip(scores, labels, strict=True)):
+        right = right_scores[mine[at]], right_labels[mine[at]]
+        _same(
+            [array[at] for array in found], right, f"labels {members.start} to {K - 1} alone and among all, point {at}"
+        )
+    return f"labels {members.start} to {K - 1} alone rank as among all {K}"
+
+
 def facts(subject: Subject) -> str:
     """``facts`` is a list with a dict for each number of repetitions; ``index_bytes`` is a number of bytes."""
     layer = subject.layer
@@ -184,7 +203,7 @@ def facts(subject: Subject) -> str:
 
 LAYER_CHECKS: tuple[Check, ...] = (
     *(parameter_count, loss, loss_without_labels, loss_of_one_point, gradients),
-    *(topk, topk_of_one_point, topk_of_all, ties, prefixes, parts, facts),
+    *(topk, topk_of_one_point, topk_of_all, ties, prefixes, parts, labels_apart, facts),
 )
 
 

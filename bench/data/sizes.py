@@ -38,6 +38,10 @@ class DataSizes:
         """Points of train that are not held out."""
         return self.n_train - self.n_validation
 
+    def n_evaluated(self, on: str) -> int:
+        """Points that are predicted for a run that is evaluated on ``test`` or ``validation``."""
+        return self.n_validation if on == "validation" else self.n_test
+
     def matrix_bytes(self, points: int) -> int:
         """X and Y of so many points as CSR: an id and a value an entry, and 4 bytes a point for each."""
         return round(points * (8 * (self.features_per_point + self.labels_per_point) + 8))

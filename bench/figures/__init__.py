@@ -11,6 +11,7 @@ import pandas as pd
 from bench.errors import unknown_name
 from bench.figures import (
     against_labels,
+    against_workers,
     by_frequency,
     learning_curves,
     p1_against_b,
@@ -60,6 +61,7 @@ def _ways_to_draw(groups: list[Group], machines: Machines, runs: Path) -> dict[s
             f"learning_curves{tail}": partial(learning_curves.draw, here, machines, runs),
             f"head_torso_tail{tail}": partial(by_frequency.draw, here, machines),
             f"parameter_split{tail}": partial(parameter_split.draw, here, machines),
+            f"wall_time_against_workers{tail}": partial(against_workers.draw, here, machines),
         }
     if groups:
         draw["cost_against_labels"] = partial(against_labels.draw_cost, groups, machines)

@@ -1,16 +1,21 @@
-"""Repetitions of one MACH run, a thread each, on one worker and on several: behind `machbench speed cluster`."""
+"""One MACH run, a thread each worker, on one and on several: behind `machbench speed cluster`.
+
+Its repetitions are trained by all workers; in another run, whose repetitions are at hand, all workers predict.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -26,11 +31,15 @@ from bench.store import REPETITIONS, WEIGHTS, Store
 
 ROUNDS = 3
 R = 16
-LOCAL = "the launcher of one machine"
-EXPERIMENT = {
-    "dataset": {"name": "amazon670k-style", "scale": 0.05},
-    "train": {"hidden": 128, "epochs": 16, "batch_size": 256, "threads": 1, "validate_every": 0},
-    "methods": {"mach": {"B": 2000, "R": R, "keep_repetitions": True}},
+PREDICTED_FROM = 1e11  # labels to be scored: more than the first run has, fewer than the second
+TRAIN = {"hidden": 128, "epochs": 16, "batch_size": 256, "threads": 1, "validate_every": 0}
+METHODS = {"mach": {"B": 2000, "R": R, "keep_repetitions": True}}
+TRAINED = {"dataset": {"name": "amazon670k-style", "scale": 0.05}, "train": TRAIN, "methods": METHODS}
+# As many labels as Amazon-670K has, few training points, which are not what is measured.
+PREDICTED = {
+    "dataset": {"name": "amazon670k-style", "n_train": 5000, "n_test": 20000, "n_features": 20000},
+    "train": {**TRAIN, "epochs": 1},
+    "methods": METHODS,
 }
 
 
@@ -52,57 +61,74 @@ def cluster() -> list[Row]:
         import ray  # noqa: F401
     except ImportError as error:
         raise NotImplementedError(f"Ray is not installed: {error}") from None
-    workers = [2**n for n in range(8) if 2**n <= len(os.sched_getaffinity(0))]
-    names = {LOCAL: 0} | {f"Ray, {n} worker{'s' * (n > 1)}": n for n in workers}
-    taken: dict[str, list[Took]] = {name: [] for name in names}
+    counts = [2**n for n in range(8) if 2**n <= len(os.sched_getaffinity(0))]
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        trained = _rounds(Path(one), TRAINED, counts, keep=False)
+        predicted = _rounds(Path(other), PREDICTED, counts, keep=True)
+    return _rows("cluster", trained, R) + _rows("cluster, predictions", predicted, None)
+
+
+def _rounds(folder: Path, experiment: dict[str, Any], counts: list[int], keep: bool) -> dict[int, list[Took]]:
+    """By number of workers, 0 for the local launcher. ``keep``: train once, then only predict."""
+    (folder / "cluster.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(experiment)))
+    taken: dict[int, list[Took]] = {n: [] for n in (0, *counts)}
     qualities = set()
+    if keep:
+        _run(folder, 0, keep)
     for _ in range(ROUNDS):
-        for name, n in names.items():
-            took, quality = _run(n)
-            taken[name].append(took)
+        for n, of in taken.items():
+            took, quality = _run(folder, n, keep)
+            of.append(took)
             qualities.add(quality)
     if len(qualities) > 1:
         raise RuntimeError(f"speed cluster: P@1 {sorted(qualities)}; expected the same whatever trained it")
-    walls = {name: statistics.median(took.wall_s for took in of) for name, of in taken.items()}
-    training = {name: statistics.median(took.training_s for took in of) for name, of in taken.items()}
-    one = f"Ray, {workers[0]} worker"
+    return taken
+
+
+def _rows(what: str, taken: dict[int, list[Took]], per: int | None) -> list[Row]:
+    """``per``: repetitions over which the seconds that one worker takes more than the local launcher are told."""
+    walls = {n: statistics.median(took.wall_s for took in of) for n, of in taken.items()}
+    training = {n: statistics.median(took.training_s for took in of) for n, of in taken.items()}
     rows = []
-    for name, n in names.items():
-        more = (walls[name] - walls[LOCAL]) / R
-        notes = {0: f"{R} repetitions", 1: f"{more:.2f} s a repetition more than one machine's launcher"}
-        faster = f"{walls[one] / walls[name]:.2f}x one worker, training alone {training[one] / training[name]:.2f}x"
+    for n, of in taken.items():
+        more = walls[n] - walls[0]
+        note = f"{R} repetitions"
+        if n == 1:
+            each = f"{more / per:.2f} s a repetition" if per else f"{more:.1f} s"
+            note = f"{each} more than one machine's launcher"
+        elif n > 1:
+            alone = f", training alone {training[1] / training[n]:.2f}x" if per else ""
+            note = f"{walls[1] / walls[n]:.2f}x one worker{alone}"
         rows.append(
             {
-                "what": "cluster",
-                "variant": name,
-                "median_s": walls[name],
-                "ratio": walls[LOCAL] / walls[name],
-                "note": notes.get(n, faster),
-                "repeats_s": [took.wall_s for took in taken[name]],
-                "training_s": [took.training_s for took in taken[name]],
+                "what": what,
+                "variant": f"Ray, {n} worker{'s' * (n > 1)}" if n else "the launcher of one machine",
+                "median_s": walls[n],
+                "ratio": walls[0] / walls[n],
+                "note": note,
+                "repeats_s": [took.wall_s for took in of],
+                "training_s": [took.training_s for took in of],
             }
         )
     return rows
 
 
-def _run(workers: int) -> tuple[Took, float]:
-    """Train and predict in a folder of its own, on so many workers (0: by the local launcher); and the P@1."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "cluster.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(EXPERIMENT)))
-        experiment = load_experiment(str(folder / "cluster.yaml"))
-        store = Store(folder / "results" / "cluster")
-        (run,) = plan(experiment, store, lambda _: None)
-        ways = Ways(store, experiment, force=False, skip_unfit=False)
-        wall = _timed(run, ways, workers)
-        record = store.record(run.run_id)
-        if record is None or record["status"] != "ok":
-            raise RuntimeError(f"speed cluster: {record and record.get('reason')}; expected the run to be done")
-        by_process: defaultdict[str, float] = defaultdict(float)
-        for path in (store.root.parent / REPETITIONS / WEIGHTS).glob("*.json"):
-            about = json.loads(path.read_text())
-            by_process[about["process"]] += about["seconds"]
-        return Took(wall, max(by_process.values())), float(record["rows"][-1]["P@1"])
+def _run(folder: Path, workers: int, keep: bool) -> tuple[Took, float]:
+    """Do what is not at hand on so many workers (0: by the local launcher); and the P@1."""
+    experiment = load_experiment(str(folder / "cluster.yaml"))
+    store = Store(folder / "results" / "cluster")
+    shutil.rmtree(store.root if keep else store.root.parent, ignore_errors=True)
+    (run,) = plan(experiment, store, lambda _: None)
+    ways = Ways(store, experiment, force=False, skip_unfit=False)
+    wall = _timed(run, ways, workers)
+    record = store.record(run.run_id)
+    if record is None or record["status"] != "ok":
+        raise RuntimeError(f"speed cluster: {record and record.get('reason')}; expected the run to be done")
+    by_process: defaultdict[str, float] = defaultdict(float)
+    for path in (store.root.parent / REPETITIONS / WEIGHTS).glob("*.json"):
+        about = json.loads(path.read_text())
+        by_process[about["process"]] += about["seconds"]
+    return Took(wall, max(by_process.values())), float(record["rows"][-1]["P@1"])
 
 
 def _timed(run: PlannedRun, ways: Ways, workers: int) -> float:
@@ -114,7 +140,7 @@ def _timed(run: PlannedRun, ways: Ways, workers: int) -> float:
     ray = connect(None, workers)
     try:
         started = time.perf_counter()
-        Driver(ray, ways, quiet, {}).work_off([run])
+        Driver(ray, ways, quiet, {}, shared_from=PREDICTED_FROM).work_off([run])
         return time.perf_counter() - started
     finally:
         ray.shutdown()

@@ -146,7 +146,7 @@ def test_a_sound_method_passes_and_is_told_what_does_not_apply(
     outcomes = check(tmp_path, monkeypatch, code, f"sound_{len(code)}")
     status = {name: outcome.status for name, outcome in outcomes.items()}
     absent = {name for name, found in status.items() if found == DOES_NOT_APPLY}
-    assert absent == ({"prefixes", "parts", "facts"} if code == LAYER else {"facts", "resumes"})
+    assert absent == ({"prefixes", "parts", "labels_apart", "facts"} if code == LAYER else {"facts", "resumes"})
     assert {found for name, found in status.items() if name not in absent} == {PASSED}
 
 
@@ -254,16 +254,17 @@ def test_emptied_rows_hold_nothing_and_the_others_what_they_held() -> None:
 
 
 BROKEN_PARTS = {
-    "number": ('"first": first + repetitions.start', '"first": first', "attribute first 0"),
-    "size": ('"R": len(repetitions)', '"R": 1', "a part of 1 repetitions"),
-    "settings": ('if name != "estimator"', 'if name != "B"', "kernel of repetition 1 apart"),
-    "loss": ('if name != "estimator"', 'if name != "loss"', "expected"),
+    "number": ("parts", '"first": first + repetitions.start', '"first": first', "attribute first 0"),
+    "size": ("parts", '"R": len(repetitions)', '"R": 1', "a part of 1 repetitions"),
+    "settings": ("parts", 'if name != "estimator"', 'if name != "B"', "kernel of repetition 1 apart"),
+    "loss": ("parts", 'if name != "estimator"', 'if name != "loss"', "expected"),
+    "labels": ("labels_apart", "self.B, labels.start)", "self.B)", "alone and among all, point 0"),
 }
 
 
 @pytest.mark.parametrize("fault", BROKEN_PARTS)
 def test_a_part_that_is_not_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    before, after, says = BROKEN_PARTS[fault]
+    check, before, after, says = BROKEN_PARTS[fault]
     source = (ROOT / "mach" / "output.py").read_text()
     assert before in source
     source = source.replace(before, after).replace(
@@ -274,6 +275,6 @@ def test_a_part_that_is_not_of_the_whole(tmp_path: Path, monkeypatch: pytest.Mon
     settings = "{B: 16, R: 3, loss: softmax, hash: universal, bias: zero, estimator: logit_sum}"
     (tmp_path / f"{name}.yaml").write_text(f"target: {name}.MachOutput\nsettings: {settings}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    outcome = next(found for found in check_method(str(tmp_path / f"{name}.yaml")) if found.check == "parts")
+    outcome = next(found for found in check_method(str(tmp_path / f"{name}.yaml")) if found.check == check)
     assert outcome.status == FAILED
     assert says in outcome.detail

@@ -31,6 +31,7 @@ NAMES = [
     "p1_against_peak_memory",
     "learning_curves",
     "parameter_split",
+    "wall_time_against_workers",
 ]
 K, N_FEATURES = 46_881, 24_082  # as in conftest.py
 NOT_DRAWN = ["head_torso_tail", "cost_against_labels", "decode_time_against_labels"]
@@ -287,7 +288,7 @@ def test_several_datasets_get_a_set_each(rows: Rows) -> None:
     names = [p.name for p in build_figures(rows_to_frame(rows + other))]
     assert "p1_against_r_made-up" in names
     assert "p1_against_r_other-one" in names
-    assert len(names) == len(set(names)) == 2 * 9 + 2
+    assert len(names) == len(set(names)) == 2 * 10 + 2
 
 
 def test_one_figure_is_drawn_as_among_all(drawn: tuple[Path, Rows], tmp_path: Path) -> None:
