@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,10 @@ def fit_network(
     def note(text: str) -> None:
         report({"note": text})
 
+    def attempt(checkpoints: Checkpoints) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
+        with ExitStack() as held:
+            return _fit_network(method, spec, data, device, report, folder, checkpoints, shares, held)
+
     def checkpoints() -> Checkpoints:
         identity = identity_of(folder.run_id, spec, data)
         return Checkpoints(folder.checkpoint, identity, spec.train, device, note)
@@ -50,11 +55,11 @@ def fit_network(
     at_first, found = random_state(device), checkpoints()
     try:
         found.find()
-        return _fit_network(method, spec, data, device, report, folder, found, shares)
+        return attempt(found)
     except Refused as why:
         note(f"checkpoint not used, the run starts over: {why}")
     set_random_state(device, at_first)
-    return _fit_network(method, spec, data, device, report, folder, checkpoints(), shares)
+    return attempt(checkpoints())
 
 
 def kept_repetitions(
@@ -77,6 +82,7 @@ def _fit_network(
     folder: RunFolder,
     checkpoints: Checkpoints,
     shares: Sequence[str],
+    held: ExitStack,
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
     settings, done = spec.train, checkpoints.done
     split = data.fit if settings.holdout else data.train
@@ -85,7 +91,7 @@ def _fit_network(
         report({"note": text})
 
     kept = kept_repetitions(method, spec, data, device, note, folder)
-    at_hand = kept.find(done.at_hand if done.resumed else None) if kept else []
+    at_hand = held.enter_context(kept.alone(done.at_hand if done.resumed else None)) if kept else []
     if done.resumed and at_hand != done.at_hand:
         raise Refused(f"repetitions at hand: found {at_hand}; expected {done.at_hand}, which were when it was written")
     report({"phase": "build"})

@@ -12,13 +12,14 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import environment, measure
+from bench.claims import held, hold
 from bench.columns import MEMORIES, above_baseline
 from bench.files import write_atomic
 from bench.spec import RunSpec
@@ -37,6 +38,7 @@ NOT_ASKED = (
     "device",  # the one that it comes to is asked
     "threads",
 )
+CLAIMS = ".claims"  # beside the weights: locks of what is being trained
 ROOM = 0.1  # share of the disk that stays free
 
 
@@ -105,6 +107,7 @@ class Repetitions:
         """note: told of what is damaged or could not be written."""
         self.folder, self.names, self._note = folder, names, note
         self.trained: dict[int, Trained] = {}
+        self._held: dict[int, ExitStack] = {}
 
     def find(self, among: Iterable[int] | None = None) -> list[int]:
         """Numbers of the repetitions at hand (of those ``among``), in order; damaged ones are removed."""
@@ -122,6 +125,35 @@ class Repetitions:
                 self.drop([r])
         return sorted(self.trained)
 
+    @contextmanager
+    def alone(self, among: Iterable[int] | None = None) -> Iterator[list[int]]:
+        """Hold those that are not at hand, each until it is kept, so that nobody else trains them; yields as `find`.
+
+        What another process is training is waited for. All take them in the same order, so none waits in a circle.
+        """
+        try:
+            missing = set(range(len(self.names))) - set(self.find(among))
+            for r in sorted(missing, key=lambda r: self.names[r]):
+                self._hold(r)
+                if among is None and r in self.find([r]):
+                    self._release(r)
+            yield sorted(self.trained)
+        finally:
+            for r in list(self._held):
+                self._release(r)
+
+    def _hold(self, r: int) -> None:
+        lock = self.folder.parent / CLAIMS / self.names[r]
+        if held(lock):
+            self._note(f"repetition {r} is being trained by another process; waits for it")
+        self._held[r] = ExitStack()
+        with suppress(OSError):  # a full disk: what is trained will not be kept either
+            self._held[r].enter_context(hold(lock, wait=True))
+
+    def _release(self, r: int) -> None:
+        if r in self._held:
+            self._held.pop(r).close()
+
     def load(self, worlds: Worlds) -> None:
         """Set the repetitions that are not to be trained. ValueError or OSError where a file does not fit them."""
         for group in worlds.groups:
@@ -136,6 +168,7 @@ class Repetitions:
         for r in _numbers(group):
             if r in self.find([r]):  # by an earlier attempt at the run, or by another run in the meantime
                 self.trained[r] = replace(self.trained[r], at_hand=False)
+                self._release(r)
                 continue
             tensors = worlds.world(r)
             n_bytes = sum(tensor.nbytes for tensor in tensors.values())
@@ -157,6 +190,7 @@ class Repetitions:
             )
             write_atomic(self._about(r), json.dumps(asdict(about), indent=1) + "\n")
             self.trained[r] = about
+            self._release(r)
 
     def drop(self, repetitions: Iterable[int] | None = None) -> None:
         """Forget repetitions (None: all of the run's)."""

@@ -174,8 +174,8 @@ def test_figure_and_report_of_a_sweep_load_no_torch(sweep: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     drawn = {path.stem for path in (sweep / "figures").glob("*.png")}
-    assert len(drawn) == 9
-    assert (sweep / "report.html").read_text().count("<svg") == 9
+    assert len(drawn) == 10
+    assert (sweep / "report.html").read_text().count("<svg") == 10
 
 
 def test_a_sweep_is_bold_on_the_front_and_faint_behind(pictures: dict[str, Picture]) -> None:
@@ -267,7 +267,7 @@ def test_sizes_of_a_dataset_are_pictured_apart(over_k: dict[str, Picture]) -> No
     names = list(over_k)
     assert "p1_against_r_made-up-n-labels-10000" in names
     assert "cost_against_labels" in names
-    assert len(names) == 5 * 9 + 2
+    assert len(names) == 5 * 10 + 2
 
 
 def test_what_is_said_of_sizes_of_a_dataset_is_said_apart() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 import torch
 
 from bench import repetitions
+from bench.claims import held
 from bench.data import Dataset, load_dataset
 from bench.execute import derived, execute, method_class, shortened
 from bench.experiment import unfold
@@ -313,3 +317,65 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
 def test_what_a_derived_row_has() -> None:
     row = {"R": 2, "P@1": 0.5, "params_total": 7, "fit_s": 1.0, "peak_host_bytes": 9, "elapsed_s": 3.0, "resumed": 1}
     assert derived(row) == {"R": 2, "P@1": 0.5, "params_total": 7, "fit_s": 1.0}
+
+
+def test_a_repetition_is_not_trained_by_two_at_once(tmp_path: Path, data: Dataset) -> None:
+    """Both ask for the same three; the one that comes later waits, and trains what the other has not."""
+    first = run_apart(tmp_path, spec_of(R=2))
+    wait_for_a_claim(tmp_path)
+    second = run(tmp_path, spec_of(R=3), data, name="second")
+    assert first.wait(timeout=60) == 0
+    assert any("is being trained by another process; waits for it" in note for note in second.notes)
+    assert set(second.trained) == {"2-2"}
+    assert_same(second, run(tmp_path / "alone", spec_of(R=3), data))
+
+
+def test_what_another_process_did_not_finish_is_trained(tmp_path: Path, data: Dataset) -> None:
+    first = run_apart(tmp_path, spec_of(R=2))
+    wait_for_a_claim(tmp_path)
+    first.kill()
+    second = run(tmp_path, spec_of(R=2), data, name="second")
+    assert first.wait(timeout=60) != 0
+    assert set(second.trained) == {"0-1"}
+    assert not any(held(lock) for lock in (tmp_path / REPETITIONS / ".claims").iterdir())
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import torch
+from bench.data import load_dataset
+from bench.execute import method_class
+from bench.fit import fit_network
+from bench.spec import RunSpec
+from bench.store import RunFolder
+
+torch.set_num_threads(1)
+spec = RunSpec.from_json(sys.stdin.read())
+folder = RunFolder.create(Path(sys.argv[1]), "first", spec, "code")
+
+
+def report(event):
+    if "train_loss" in event:
+        time.sleep(2)
+
+
+fit_network(method_class(spec.target), spec, load_dataset("tiny"), torch.device("cpu"), report, folder)
+"""
+
+
+def run_apart(results: Path, spec: RunSpec) -> subprocess.Popen[str]:
+    """A run in a process of its own that rests two seconds after each epoch."""
+    arguments = [sys.executable, "-c", SLOW, str(results / "test" / "runs")]
+    apart = subprocess.Popen(arguments, stdin=subprocess.PIPE, text=True)
+    assert apart.stdin is not None
+    apart.stdin.write(spec.to_json())
+    apart.stdin.close()
+    return apart
+
+
+def wait_for_a_claim(results: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not any(held(lock) for lock in (results / REPETITIONS / ".claims").glob("*")):
+        assert time.monotonic() < deadline, "nothing was held"
+        time.sleep(0.05)

@@ -70,7 +70,7 @@ def test_page_is_whole_and_asks_nothing_of_the_network(written: Path) -> None:
     page = Page(text)
     assert written.name == "report.html"
     assert len(page.ids) == len(set(page.ids)), "ids are unique although several pictures share the page"
-    assert page.tags.count("svg") == 8
+    assert page.tags.count("svg") == 9
     for address in page.addresses:
         assert address.startswith("#"), address
         assert address[1:] in page.ids, address
