@@ -73,5 +73,6 @@ def connect(address: str | None, cores: int | None = None) -> Any:
             runtime_env={"env_vars": passed_on},
         )
     except (ConnectionError, ValueError) as error:
-        raise InputError(f"--address {address}: no Ray cluster there: {error}") from error
+        token = "" if "RAY_AUTH_MODE" in os.environ else "; a cluster that asks for a token: RAY_AUTH_MODE=token"
+        raise InputError(f"--address {address}: no Ray cluster there: {error}{token}") from error
     return ray
