@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)   ## run experiment `quickstart` and show where its results are
 	$(BIN)/machbench run quickstart
 
-test: $(STAMP)   ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)   ## run the tests, the files shared by two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)   ## ruff (style and format) and mypy (types)
 	$(BIN)/ruff check .

@@ -65,8 +65,9 @@ def connect(address: str | None, cores: int | None = None) -> Any:
     passed_on = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     passed_on["PYTHONPATH"] = search_path()
     try:
+        # Left to itself Ray would join whatever cluster `ray start` has last been told of on this machine.
         ray.init(
-            address=address,
+            address=address or os.environ.get("RAY_ADDRESS") or "local",
             num_cpus=cores,
             logging_level="ERROR",
             log_to_driver=cores is None,

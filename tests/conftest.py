@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 from bench.environment import THREADS
 
 # Before torch is imported: as runs have it, see bench.environment.
 for name, value in THREADS.items():
     os.environ.setdefault(name, value)
+
+# Several processes share the machine, and a first call compiles: how long an example takes says nothing.
+settings.register_profile("machbench", deadline=None)
+settings.load_profile("machbench")

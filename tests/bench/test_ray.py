@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ from sweep import N, kill, start, untimed, write_sweep
 from test_exchange import needs_s3, s3_server
 from test_run import machbench, results
 
+from bench.errors import InputError
 from bench.ledger import Ledger
+from bench.on_ray import connect
 from bench.ray_driver import runs_of, share_of_gpu
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -380,6 +383,42 @@ def test_parts_share_a_gpu_by_what_they_need() -> None:
     assert share_of_gpu(10**9, 80 * 10**9) == 1 / 8
     assert share_of_gpu(90 * 10**9, 80 * 10**9) == 1.0
     assert share_of_gpu(None, 80 * 10**9) == share_of_gpu(10**9, None) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "expected"),
+    [(None, None, "local"), (None, "head:1", "head:1"), ("other:2", "head:1", "other:2"), ("auto", None, "auto")],
+)
+def test_a_cluster_is_started_unless_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, variable: str | None, expected: str
+) -> None:
+    """Whatever cluster somebody has left behind on this machine."""
+    asked = []
+    stub: Any = types.ModuleType("ray")
+    stub.init = lambda **how: asked.append(how["address"])
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    connect(address)
+    assert asked == [expected]
+
+
+def test_a_cluster_that_does_not_answer_may_want_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at head:1")
+
+    stub: Any = types.ModuleType("ray")
+    stub.init = refuse
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(
+        InputError, match="no Ray cluster there: Failed .*; a cluster that asks for a token: RAY_AUTH_MODE"
+    ):
+        connect("head:1")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(InputError, match="at head:1$"):
+        connect("head:1")
 
 
 def test_the_launcher_loads_no_ray_unless_asked_for() -> None:
