@@ -413,11 +413,11 @@ def test_a_cluster_that_does_not_answer_may_want_a_token(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "ray", stub)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with pytest.raises(
-        InputError, match="no Ray cluster there: Failed .*; a cluster that asks for a token: RAY_AUTH_MODE"
+        InputError, match=r"no Ray cluster there: Failed .*; a cluster that asks for a token: RAY_AUTH_MODE"
     ):
         connect("head:1")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    with pytest.raises(InputError, match="at head:1$"):
+    with pytest.raises(InputError, match=r"at head:1$"):
         connect("head:1")
 
 
