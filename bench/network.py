@@ -33,13 +33,15 @@ class OutputLayer(Protocol):
     ``rank_only(labels)``, after which it ranks the labels of a range alone, with the scores that they have among all,
     several processes can share the labels when it predicts (`bench.shares`).
 
-    Optional: ``index_bytes()``, the bytes of lookup tables; ``facts()``, more columns of the results, a dict for each R
-    (one dict for an ordinary layer); ``feature_lookup(n_features)``, an array [R, n_features] of hashed features, below
-    the attribute ``feature_hash``, that each encoder shall see in place of the features, or None; ``precisions``, the
-    names of the precisions that it knows beside fp32, of which its attribute ``precision`` is then set to the run's;
-    ``tell``, None or a function that the loss shall call with the name of each part of its work and its seconds;
-    ``lookup``, the array of its hash tables, whose hash a checkpoint keeps. What changes in training is in the layer's
-    ``state_dict``: random streams of its own by ``get_extra_state`` and ``set_extra_state``, as JSON or a tensor.
+    Optional: ``warm_up(k)``, called before any clock runs, which has all compiled that ranking may choose by the number
+    of points or by their scores; ``index_bytes()``, the bytes of lookup tables; ``facts()``, more columns of the
+    results, a dict for each R (one dict for an ordinary layer); ``feature_lookup(n_features)``, an array
+    [R, n_features] of hashed features, below the attribute ``feature_hash``, that each encoder shall see in place of
+    the features, or None; ``precisions``, the names of the precisions that it knows beside fp32, of which its attribute
+    ``precision`` is then set to the run's; ``tell``, None or a function that the loss shall call with the name of each
+    part of its work and its seconds; ``lookup``, the array of its hash tables, whose hash a checkpoint keeps. What
+    changes in training is in the layer's ``state_dict``: random streams of its own by ``get_extra_state`` and
+    ``set_extra_state``, as JSON or a tensor.
 
     What a run will take is predicted from static methods, without building the layer: ``parameter_count(n_labels=,
     hidden=, **settings)``; ``cost(n_labels=, hidden=, run=, **settings)``, bytes by purpose and operations of a step

@@ -135,6 +135,8 @@ class Worlds:
         if self.settings.evaluate_on != NOTHING:
             with torch.no_grad():
                 self.topk(X[some][:2], self.prefixes, self.settings.top_k)
+                if hasattr(self.layer, "warm_up"):
+                    self.layer.warm_up(self.settings.top_k)
 
     def world(self, r: int) -> dict[str, torch.Tensor]:
         """All that repetition r trains, by name, as views: its encoder, and its share of the layer."""

@@ -153,6 +153,11 @@ class MachOutput(nn.Module):
         shared = {"encoder_trained_by": self.R} if self.share_encoder else {}
         return [{"unresolved_pairs": int(pairs)} | shared for pairs in unresolved_pairs(self.lookup)]
 
+    def warm_up(self, k: int) -> None:
+        """Have all compiled that ranking needs on the host, whichever way it will choose."""
+        if not self.kernel.is_cuda:
+            self._ranker.warm_up(k, self.decoders)
+
     def rank_only(self, labels: range) -> None:
         """Rank these labels alone from now on, with the scores that they have among all of them; training needs all."""
         self._ranker = BucketRanker(self.lookup[:, labels.start : labels.stop].copy(), self.B, labels.start)

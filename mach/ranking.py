@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mach.decode import Decoder
+from mach.dense import FIRST_PART, SAMPLE
 from mach.estimators import ESTIMATORS
 from mach.gpu import top_k_prefixes_device
+from mach.lanes import AT_ONCE
 from mach.vectors import LINE
 
 Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
@@ -54,6 +56,18 @@ class BucketRanker:
                 parts[name].append(self._decode(found, loss, k, list(prefixes), repetitions, name))
         joined = {name: [np.concatenate(arrays, 1) for arrays in zip(*of, strict=True)] for name, of in parts.items()}
         return {name: (scores, self._named(labels)) for name, (scores, labels) in joined.items()}
+
+    def warm_up(self, k: int, estimators: Sequence[str]) -> None:
+        """Run every kernel that ranking on the host may choose, on few labels, so that none is compiled later on."""
+        R, K = min(AT_ONCE, len(self.lookup)), self.lookup.shape[1]
+        some = np.ascontiguousarray(self.lookup[:R, : min(K, FIRST_PART * (max(SAMPLE, 8 * k) + 1))])
+        scores = np.random.default_rng(0).random((2 * LINE, R, self.B), dtype=np.float32)
+        decoder = Decoder(some, self.B)
+        for name in estimators:
+            for method in ("dense", "pruned") if ESTIMATORS[name].exact else ("auto",):
+                for points in (1, LINE, 2 * LINE, 2 * LINE):  # the last twice: half bytes, then bytes
+                    for prefixes in ([R], list(range(1, R + 1))):
+                        decoder.top_k_prefixes(scores[:points], k, prefixes, estimator=name, method=method)
 
     def _named(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Columns of the lookup as label ids; −1 stays."""
