@@ -195,7 +195,8 @@ def foresee(runs: list[PlannedRun], place: Place, threads: list[int], device: st
         spec, method = run.spec, _method(run.spec)
         kind = "cpu" if spec.train.device == "cpu" else device
         try:
-            peak = predict_here(method, spec, torch.device("cpu")).peak_bytes
+            whole = predict_here(method, spec, torch.device("cpu"))
+            peak = None if whole.peak_bytes is None else whole.peak_bytes * whole.processes
             known: tuple[str, ...] = ()
             if hasattr(method, "part"):
                 total = method.encoders(**spec.settings)["repetitions"]
