@@ -36,7 +36,7 @@ from bench.memory import available_bytes
 from bench.orders import Orders, Shortfall
 from bench.phases import Phases
 from bench.prediction import EMPTY, Prediction, predict_run, process_bytes
-from bench.ranks import processes_of
+from bench.ranks import Ranks, processes_of
 from bench.repetitions import with_peaks_of
 from bench.score import deciles_of, evaluated_points, quality_of
 from bench.share import pick_device, set_threads
@@ -248,6 +248,7 @@ def main(path: str) -> int:
             status, reason = "interrupted", "stopped by the user"
         record = failed(status, reason)
     folder.write_record(record | {"attempt": orders.attempt})
+    Ranks.end_process(0)
     return 0
 
 

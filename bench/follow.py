@@ -83,6 +83,7 @@ def main(path: str, place: Place) -> int:
         told = {"failed": asdict(Failure(status, reason, isinstance(error, ConnectionError)))}
     sys.stderr.flush()
     print(json.dumps(told), file=pipe, flush=True)
+    Ranks.end_process(1)
     return 0 if "row" in told else 1
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -103,6 +104,13 @@ class Ranks:
         """The default group is over."""
         if self._store is not None:
             dist.destroy_process_group()
+
+    @staticmethod
+    def end_process(code: int) -> None:
+        """End this process at once if it has not left its group: what is left of that may wait for the others."""
+        if dist.is_initialized():
+            sys.stderr.flush()
+            os._exit(code)
 
     def exchange(self, value: Any) -> list[Any]:
         """What each process tells, in the order of ranks; all call this, in the same order.
