@@ -112,6 +112,7 @@ def _fit_network(
         folder.write_curve(curve)
 
     def after_epoch(group: Group, epoch: int, mean_loss: float, seconds: float) -> None:
+        checkpoints.ranks.compare(group.network.encoder)
         point = {"repetitions": group.label, "epoch": epoch, "fit_s": seconds, "train_loss": mean_loss}
         if settings.holdout and settings.validate_every and epoch % settings.validate_every == 0:
             point |= validate(worlds, group, data)

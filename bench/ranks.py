@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from bench.errors import InputError
 
@@ -126,6 +127,21 @@ class Ranks:
             return [json.loads(told) for told in self._store.multi_get(keys)]
         except RuntimeError as error:
             raise ConnectionError(f"exchange with the other processes: {error}") from error
+
+    def compare(self, module: nn.Module) -> None:
+        """RuntimeError, in all processes, unless a module of float32 parameters has the same bits in all of them.
+
+        Compared by a sum of the bits of each parameter.
+        """
+        if self._store is None:
+            return
+        own = [int(p.detach().view(torch.int32).sum(dtype=torch.int64)) for p in module.parameters()]
+        found = self.exchange(own)
+        if differing := [rank for rank, sums in enumerate(found) if sums != found[0]]:
+            ranks = ", ".join(map(str, differing))
+            raise RuntimeError(
+                f"copies of the trunk: found other bits in processes {ranks}; expected those of process 0"
+            )
 
     def objection(self, why: str | None) -> str | None:
         """Why this process, or if it has no reason the first that has one, cannot go on; None where all can."""

@@ -61,6 +61,24 @@ def test_what_one_objects_to_all_hear() -> None:
     assert (ALONE.objection("no"), ALONE.objection(None)) == ("no", None)
 
 
+def test_copies_of_the_trunk_are_compared_bit_for_bit() -> None:
+    def work(ranks: Ranks, weight: float) -> str:
+        module = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            module.weight.fill_(1.0)
+            module.bias.fill_(weight if ranks.rank == 1 else 1.0)
+        try:
+            ranks.compare(module)
+        except RuntimeError as error:
+            return str(error)
+        return "same"
+
+    assert in_ranks(3, lambda ranks: work(ranks, 1.0)) == ["same"] * 3
+    expected = "copies of the trunk: found other bits in processes 1; expected those of process 0"
+    assert in_ranks(3, lambda ranks: work(ranks, 1.0 + 2**-23)) == [expected] * 3
+    ALONE.compare(torch.nn.Linear(2, 2).double())
+
+
 def test_where_to_meet_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
