@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from baselines.product import product
+from baselines.shards import Shards
 from baselines.workers import workers
 
 Update = Callable[[str, slice, Tensor], None]  # (parameter's name, rows, their gradient)
@@ -49,13 +50,20 @@ class Positives:
         low, high = np.searchsorted(self.by_label, [chunk.start, chunk.stop])
         return slice(int(low), int(high))
 
+    def of_rows(self, rows: slice) -> Positives:
+        """The pairs of these labels alone, labels counted from the first; ``counts`` stay those of all labels."""
+        here = self.within(rows)
+        by_label = self.by_label[here] - rows.start
+        return Positives(self.points[here], self.labels[here] - rows.start, self.counts, by_label)
+
 
 class LabelStep:
     """Products and hand-overs of one step; what the loss makes of the logits is the layer's.
 
     hidden [N, H], weight [K, H], bias [K]. dtype: of the matrix products. learn: gradients are wanted too. With
     ``update`` each chunk's gradient goes there, once the gradient of hidden has been taken from the old weights;
-    without it into grad_weight and grad_bias.
+    without it into grad_weight and grad_bias. Where labels are divided over processes (``shards``), K and the positives
+    are those of this process; points, and the number of labels of each, are the same in all.
     """
 
     def __init__(
@@ -68,7 +76,9 @@ class LabelStep:
         dtype: torch.dtype,
         update: Update | None,
         learn: bool,
+        shards: Shards,
     ) -> None:
+        self.shards = shards
         self.weight, self.bias, self.positives = weight, bias, positives
         self.learn, self.update = learn, update if learn else None
         self.compiled = hidden.device.type == "cpu" and hidden.dtype == torch.float32
@@ -121,8 +131,9 @@ class LabelStep:
             self._grad_hidden += pull
 
     def gradients(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Of hidden [N, H], and of weight and bias where nobody else has taken them."""
-        return self._grad_hidden.T.to(self.type).contiguous(), self.grad_weight, self.grad_bias
+        """Of hidden [N, H], from the labels of all shards; and of weight and bias where nobody else has taken them."""
+        grad_hidden = self.shards.sum_large(self._grad_hidden)
+        return grad_hidden.T.to(self.type).contiguous(), self.grad_weight, self.grad_bias
 
 
 Loss = Callable[[LabelStep], Tensor]  # → scalar
@@ -143,9 +154,10 @@ class ChunkedLoss(torch.autograd.Function):
         dtype: torch.dtype,
         update: Update | None,
         learn: bool,
+        shards: Shards,
     ) -> Tensor:
         tensors = (hidden.detach(), weight.detach(), bias.detach())
-        step = LabelStep(*tensors, positives, label_chunk, dtype, update, learn)
+        step = LabelStep(*tensors, positives, label_chunk, dtype, update, learn, shards)
         value = loss(step)
         ctx.in_place = step.update is not None
         ctx.gradients = step.gradients() if learn else None
@@ -161,4 +173,4 @@ class ChunkedLoss(torch.autograd.Function):
                     f"the loss was scaled by {float(grad_outputs[0])}; expected 1, because its labels are updated"
                 )
             gradients = [gradient if gradient is None else gradient.mul_(grad_outputs[0]) for gradient in gradients]
-        return (*gradients, None, None, None, None, None, None)
+        return (*gradients, *[None] * 7)

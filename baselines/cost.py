@@ -28,13 +28,15 @@ def dense_cost(
     label_chunk: int,
     passes: int,
     weight_bytes: int = FLOAT_BYTES,
+    shards: int = 1,
 ) -> dict[str, float]:
     """A linear layer over all labels, worked through and updated in chunks: no gradient of its weights exists.
 
     keep_bytes: logits up to this size are kept. passes: products over all labels in a step where they are not.
-    weight_bytes: 4, or 2 for weights in bfloat16.
+    weight_bytes: 4, or 2 for weights in bfloat16. shards: processes over which the labels are divided.
     """
-    N, K, threads = run["batch_size"], n_labels, min(run["threads"], math.ceil(n_labels / label_chunk))
+    N, K = run["batch_size"], math.ceil(n_labels / shards)
+    threads = min(run["threads"], math.ceil(K / label_chunk))
     logits = FLOAT_BYTES * N * K
     kept = logits <= keep_bytes
     # A thread has a chunk's logits and one product's result; hidden's gradient is added up in double precision.
@@ -44,9 +46,10 @@ def dense_cost(
         "weights_bytes": K * (hidden * weight_bytes + FLOAT_BYTES),
         "gradients_bytes": 0,
         "optimiser_bytes": 2 * FLOAT_BYTES * parameters,
-        "activations_bytes": (logits if kept else 0) + chunk + 8 * N * hidden,
+        # To exchange hidden's gradient takes it twice more.
+        "activations_bytes": (logits if kept else 0) + chunk + 8 * N * hidden * (1 if shards == 1 else 3),
         "index_bytes": 0,
-        "build_bytes": PRIOR_BYTES * K + (hidden * K * FLOAT_BYTES if weight_bytes < FLOAT_BYTES else 0),
+        "build_bytes": PRIOR_BYTES * n_labels + (hidden * K * FLOAT_BYTES if weight_bytes < FLOAT_BYTES else 0),
         "predict_bytes": ranking_bytes(K, run["predict_batch"], RANK_CHUNK),
         "step_flops": 2 * (passes - kept) * N * K * hidden,
         "step_bytes": FLOAT_BYTES * (6 * parameters + 4 * N * K),

@@ -6,6 +6,7 @@ it has its gradient. Neither the batch × labels logits nor the labels × hidden
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import scipy.sparse as sp
@@ -64,7 +65,7 @@ def _softmax(step: LabelStep) -> Tensor:
     n_points, points = len(step.points), step.positives.points
     labelled = (step.positives.counts > 0).double()
     share = (1.0 / step.positives.counts.double())[points]
-    loss = (totals.log_sum * labelled).sum() - (share * totals.positive).sum()
+    loss = (totals.log_sum * labelled).sum() - step.shards.sum((share * totals.positive).sum())
     if step.learn:
         probability = (totals.positive - totals.log_sum[points]).exp()
         totals.take_gradient(labelled / n_points, (probability - share) / n_points)
@@ -76,10 +77,10 @@ def _decoupled(step: LabelStep) -> Tensor:
     n_points, points = len(step.points), step.positives.points
     share = (1.0 / step.positives.counts.double())[points]
     ahead = totals.positive - totals.log_sum[points]  # of a positive before all negatives together
-    loss = -(share * F.logsigmoid(ahead)).sum()  # softplus would be linear from 20 on
+    loss = step.shards.sum(-(share * F.logsigmoid(ahead)).sum())  # softplus would be linear from 20 on
     if step.learn:
         pull = share * (-ahead).sigmoid() / n_points
-        factor = torch.zeros_like(totals.log_sum).index_add_(0, points, pull)
+        factor = step.shards.sum(torch.zeros_like(totals.log_sum).index_add_(0, points, pull))
         totals.take_gradient(factor, -pull)
     return loss / n_points
 
@@ -87,7 +88,8 @@ def _decoupled(step: LabelStep) -> Tensor:
 class _Totals:
     """The first pass: log Σ exp(logits) of each point, float64 [N], and the logits of the positives, float64 [P].
 
-    Sums within a chunk are in the type of hidden, those over chunks in double precision.
+    Sums within a chunk are in the type of hidden, those over chunks and shards in double precision. The sums are over
+    the labels of all shards, the positives those of this one.
     """
 
     def __init__(self, step: LabelStep, negatives_only: bool) -> None:
@@ -100,6 +102,7 @@ class _Totals:
         self.log_sum = torch.full((len(step.points),), -torch.inf, dtype=torch.float64, device=device)
         for part in step.each(lambda chunk: self._first(chunk, positive)):
             torch.logaddexp(self.log_sum, part.double(), out=self.log_sum)
+        self.log_sum = reduce(torch.logaddexp, step.shards.gather(self.log_sum))
         self.positive = positive.double()
 
     def _first(self, chunk: slice, positive: Tensor) -> Tensor:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from baselines.chunked import ChunkedLoss, Loss, Positives, Update
 from baselines.cost import dense_cost
 from baselines.product import PRECISIONS
-from baselines.topk import RunningTopK
+from baselines.shards import Shards, check_shards
+from baselines.topk import RunningTopK, merge_topk
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
+DRAWN = 65536  # rows drawn at a time on the way to those of a shard
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -25,7 +27,9 @@ class LinearOverLabels(nn.Module):
 
     weights ``bf16``: the weight is kept in bfloat16; the optimiser rounds it stochastically, because an update smaller
     than half a unit in the last place would otherwise be lost. bias ``prior`` starts a label at its frequency in train
-    by `label_prior`, ``zero`` at 0. label_chunk: labels worked on at a time. ValueError for anything else.
+    by `label_prior`, ``zero`` at 0. label_chunk: labels worked on at a time. shards: processes over which the labels
+    are divided (`baselines.shards`); each has some rows of weight and bias, which start as those of the undivided layer
+    do, and loss and top-k are the same in all. ValueError for anything else.
     """
 
     chunked = ("weight", "bias")
@@ -43,6 +47,7 @@ class LinearOverLabels(nn.Module):
         bias: str = "prior",
         label_chunk: int = 2048,
         weights: str = "fp32",
+        shards: int = 1,
     ) -> None:
         super().__init__()
         if bias not in ("prior", "zero"):
@@ -53,17 +58,28 @@ class LinearOverLabels(nn.Module):
             raise ValueError(f"label_chunk must be at least 1, got {label_chunk}")
         generator = torch.Generator().manual_seed(seeds["initialisation"])
         bound = 1.0 / math.sqrt(hidden)
-        weight = torch.empty(n_labels, hidden).uniform_(-bound, bound, generator=generator)
+        self.shards = Shards.of(shards)
+        self.rows = self.shards.rows(n_labels)
+        self.offset = self.rows.start  # of the rows here within the whole layer
+        n_rows = self.rows.stop - self.rows.start
+        self.elsewhere = self.parameter_count(n_labels=n_labels - n_rows, hidden=hidden)
+        weight = uniform_rows(self.rows, hidden, bound, generator)
         self.weight = nn.Parameter(weight.to(WEIGHTS[weights]))
-        self.bias = nn.Parameter(label_prior(train_labels, self.prior_of) if bias == "prior" else torch.zeros(n_labels))
+        prior = label_prior(train_labels, self.prior_of)[self.rows].clone() if bias == "prior" else torch.zeros(n_rows)
+        self.bias = nn.Parameter(prior)
         self.label_chunk = label_chunk
         self.precision = "fp32"
         self.update: Update | None = None
 
     @staticmethod
     def parameter_count(*, n_labels: int, hidden: int, **_: object) -> int:
-        """K·(H + 1)."""
+        """K·(H + 1), of all shards together."""
         return n_labels * (hidden + 1)
+
+    @staticmethod
+    def processes(*, shards: int = 1, **_: object) -> int:
+        """One for each shard."""
+        return check_shards(shards)
 
     @classmethod
     def cost(
@@ -74,9 +90,10 @@ class LinearOverLabels(nn.Module):
         run: Mapping[str, float],
         label_chunk: int = 2048,
         weights: str = "fp32",
+        shards: int = 1,
         **_: object,
     ) -> dict[str, float]:
-        """Bytes and operations of a run, see `baselines.cost`."""
+        """Bytes and operations of a run, see `baselines.cost`; with shards of one process, that with most labels."""
         return dense_cost(
             n_labels=n_labels,
             hidden=hidden,
@@ -85,18 +102,36 @@ class LinearOverLabels(nn.Module):
             label_chunk=label_chunk,
             passes=cls.passes,
             weight_bytes=WEIGHTS[weights].itemsize,
+            shards=check_shards(shards, n_labels),
         )
 
     def loss_by(self, loss: Loss, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """The loss that ``loss`` works out chunk by chunk, for autograd. Without gradients nothing is updated."""
-        positives = Positives.of(labels, hidden.device)
-        settings = (self.label_chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled())
+        positives = Positives.of(labels, hidden.device).of_rows(self.rows)
+        settings = (self.label_chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
         value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, *settings)
         return value
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Exact top-k logits: (scores [N, k], labels [N, k])."""
-        return linear_topk(hidden, self.weight, self.bias, k)
+        scores, labels = linear_topk(hidden, self.weight, self.bias, k)
+        if self.shards.count == 1:
+            return scores, labels
+        labels[labels >= 0] += self.offset
+        lists = [
+            np.concatenate(
+                [part.cpu().numpy() for part in self.shards.gather(torch.from_numpy(own).to(hidden.device))], 1
+            )
+            for own in (scores, labels)
+        ]
+        return merge_topk(lists[0], lists[1], k)
+
+
+def uniform_rows(rows: slice, width: int, bound: float, generator: torch.Generator) -> Tensor:
+    """Some rows of a matrix drawn from U(−bound, bound) row by row; those before them are drawn and dropped."""
+    for low in range(0, rows.start, DRAWN):
+        torch.empty(min(DRAWN, rows.start - low), width).uniform_(-bound, bound, generator=generator)
+    return torch.empty(rows.stop - rows.start, width).uniform_(-bound, bound, generator=generator)
 
 
 def linear_topk(

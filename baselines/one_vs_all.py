@@ -64,4 +64,4 @@ def _bce(step: LabelStep) -> Tensor:
         total += loss
         if pull is not None:
             step.add(pull)
-    return total / n_points
+    return step.shards.sum(total) / n_points

@@ -21,6 +21,17 @@ class RunningTopK:
         _feed(np.ascontiguousarray(tile), first_label, self.scores, self.labels)
 
 
+def merge_topk(
+    scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], k: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """The best k of several lists that lie side by side, scores and labels [N, M]; ties go to the lowest label id.
+
+    Lists are best first, with lower labels in the lists further left; −inf and −1 where one has fewer labels.
+    """
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, best, 1), np.take_along_axis(labels, best, 1)
+
+
 @numba.njit(parallel=True, cache=True)
 def _feed(tile, first_label, scores, labels):  # type: ignore[no-untyped-def]
     k = scores.shape[1]

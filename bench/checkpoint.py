@@ -19,6 +19,7 @@ from bench.data import Dataset
 from bench.files import write_atomic
 from bench.measure import Clock
 from bench.optim import Optimiser
+from bench.ranks import ALONE, Ranks
 from bench.spec import RunSpec, TrainSettings
 from bench.tensor_file import TensorFile, sha256_of, write_tensors
 from bench.training_state import (
@@ -75,8 +76,14 @@ class Checkpoints:
         settings: TrainSettings,
         device: torch.device,
         note: Callable[[str], None],
+        ranks: Ranks = ALONE,
     ) -> None:
-        """identity: what must be equal for a checkpoint to be of this run. note: told why one was not written."""
+        """identity: what must be equal for a checkpoint to be of this run. note: told why one was not written.
+
+        ranks: the processes of the run, each of which has a checkpoint of its part, of the same epoch as the others'.
+        They find, restore and write together; what one refuses, all do.
+        """
+        self.ranks = ranks
         self.folder, self.identity, self.settings = folder, dict(identity), settings
         self.device, self.note = device, note
         self.done = Done()
@@ -87,10 +94,28 @@ class Checkpoints:
         self._speed = FIRST_SPEED
 
     def find(self) -> None:
-        """Take up what an earlier attempt left, if it left anything. Refused when it is damaged or of another run."""
+        """Take up what an earlier attempt left, if it left anything.
+
+        Refused when it is damaged or of another run, or when the processes of the run have none of the same epoch.
+        """
+        refused, found = None, Done()
+        try:
+            found = self._find() or found
+        except Refused as error:
+            refused = error
+        if why := self.ranks.objection(None if refused is None else str(refused)):
+            raise refused or Refused(why)
+        at = self.ranks.exchange([len(found.finished), found.epoch])
+        if any(other != at[0] for other in at):
+            raise Refused(f"checkpoints of the processes: found [groups, epochs] {at}; expected the same of all")
+        if found.epoch or found.finished:
+            self.earlier = {"elapsed_s": found.elapsed_s, **found.peaks}
+            self.done = replace(found, resumed=found.resumed + 1)
+
+    def _find(self) -> Done | None:
         path = self.folder / INDEX
         if not path.exists():
-            return
+            return None
         try:
             index = json.loads(path.read_text())
             for key, expected in {"format": FORMAT, **self.identity}.items():
@@ -103,8 +128,7 @@ class Checkpoints:
             self._files, self._tables = index["files"], index["tables"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Refused(f"{INDEX}: {type(error).__name__}: {error}") from error
-        self.earlier = {"elapsed_s": done.elapsed_s, **done.peaks}
-        self.done = replace(done, resumed=done.resumed + 1)
+        return done
 
     def restore(self, worlds: Worlds, at_hand: list[int]) -> None:
         """Set networks and random states to what was found. Refused when hash tables or shapes differ."""
@@ -112,7 +136,7 @@ class Checkpoints:
         self.done.group_size, self.done.at_hand = worlds.group_size, at_hand
         if self._tables is None:
             return
-        with refusing():
+        with refusing(self.ranks):
             if (found := tables_digest(worlds)) != self._tables:
                 raise ValueError(f"hash tables: found SHA-256 {self._tables[:8]}; expected {found[:8]} as made now")
             for at in range(len(self.done.finished)):
@@ -127,19 +151,24 @@ class Checkpoints:
         return GroupKeeper(self, clock)
 
     def write_if_due(self, optimiser: Optimiser) -> None:
-        """Write a checkpoint, unless it would take too much of the time since the last; a failure is only told."""
-        waited = time.perf_counter() - self._last
-        if waited < self.settings.checkpoint_every_s:
+        """Write a checkpoint, unless it would take too much of the time since the last; a failure is only told.
+
+        The first process decides for all, and no index is renamed into place before all have written their files.
+        """
+        started, every = time.perf_counter(), self.settings.checkpoint_every_s
+        waited = started - self._last
+        if not self.ranks.exchange(waited >= every)[0]:
             return
-        started, n_bytes = time.perf_counter(), 0
-        try:
-            state = self._state(optimiser)
-            n_bytes = sum(tensor.nbytes for tensors, _ in state.values() for tensor in tensors.values())
-            if self.settings.checkpoint_every_s and waited * SHARE < n_bytes / self._speed:
-                return
-            self._write(state)
-        except Exception as error:  # whatever it is, the run can do without
-            self.note(f"checkpoint not written: {type(error).__name__}: {error}")
+        state: dict[str, State] = {}
+        why = _failure_of(lambda: state.update(self._state(optimiser)))
+        n_bytes = sum(tensor.nbytes for tensors, _ in state.values() for tensor in tensors.values())
+        if self.ranks.exchange(bool(every) and waited * SHARE < n_bytes / self._speed)[0]:
+            return
+        written: dict[str, str] = {}
+        why = why or _failure_of(lambda: written.update(self._write_files(state)))
+        why = self.ranks.objection(why) or _failure_of(lambda: self._write_index(written))
+        if why:
+            self.note(f"checkpoint not written: {why}")
         self._prune()
         self._last = time.perf_counter()
         self._speed = max(n_bytes, 1) / (self._last - started)
@@ -155,13 +184,18 @@ class Checkpoints:
         tensors, values = ({k: v for part in parts for k, v in part[i].items()} for i in (0, 1))
         return {**state, self.position: (tensors, values)}
 
-    def _write(self, state: Mapping[str, State]) -> None:
+    def _write_files(self, state: Mapping[str, State]) -> dict[str, str]:
+        """SHA-256 by name."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        written = {name: write_tensors(self.folder / name, *content) for name, content in state.items()}
+        return {name: write_tensors(self.folder / name, *content) for name, content in state.items()}
+
+    def _write_index(self, written: Mapping[str, str]) -> None:
         if self._tables is None:
             self._tables = tables_digest(self._worlds)
         finished = [_finished(at) for at in range(len(self.done.finished))]
-        files = {name: digest for name, digest in (self._files | written).items() if name in (*finished, self.position)}
+        files = {
+            name: digest for name, digest in {**self._files, **written}.items() if name in (*finished, self.position)
+        }
         now = {"peak_host_bytes": measure.peak_host_bytes(), **measure.gpu_peaks(self.device)}
         spent = self.earlier.get("elapsed_s", 0.0) + time.perf_counter() - self._started
         done = replace(self.done, elapsed_s=spent, peaks=highest(now, self.earlier))
@@ -173,7 +207,7 @@ class Checkpoints:
         """Remove what the index does not name: earlier checkpoints, and files of one that failed."""
         with suppress(OSError):
             for path in self.folder.iterdir():
-                if path.name not in (INDEX, *self._files):
+                if path.name not in (INDEX, *self._files) and path.is_file():  # those of other ranks lie in folders
                     path.unlink(missing_ok=True)
 
     @property
@@ -194,7 +228,7 @@ class GroupKeeper:
         self.clock.seconds = done.fit_s
         if not done.epoch or done.train_loss is None:
             return 0, math.nan
-        with refusing():
+        with refusing(self.checkpoints.ranks):
             load_optimiser(optimiser, TensorFile(self.checkpoints.folder / self.checkpoints.position))
         return done.epoch, done.train_loss
 
@@ -211,13 +245,25 @@ def _finished(at: int) -> str:
     return f"group-{at}.safetensors"
 
 
+def _failure_of(work: Callable[[], None]) -> str | None:
+    """What went wrong, whatever it is: a run can do without a checkpoint. None where nothing did."""
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 @contextmanager
-def refusing() -> Iterator[None]:
-    """Whatever does not fit becomes Refused."""
+def refusing(ranks: Ranks = ALONE) -> Iterator[None]:
+    """Whatever does not fit becomes Refused, in all processes."""
+    cause = None
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise Refused(f"{type(error).__name__}: {error}") from error
+        cause = error
+    if why := ranks.objection(None if cause is None else f"{type(cause).__name__}: {cause}"):
+        raise Refused(why) from cause
 
 
 def highest(now: Mapping[str, int | None], earlier: Mapping[str, Any]) -> dict[str, int | None]:

@@ -1,6 +1,6 @@
 """The process of one run from its first moment: it ends with the process that started it, however that ends.
 
-    python -m bench.child RUN_DIR     (see `bench.execute`)
+    python -m bench.child RUN_DIR     (see `bench.execute`, and `bench.follow` for others of a run in several processes)
 
 Nothing heavy is imported before that is settled: a launcher killed while its child still loads torch leaves no orphan.
 """
@@ -41,9 +41,15 @@ def die_with_parent() -> None:
 def main(path: str) -> int:
     """Execute the run in a folder. Exit status NO_ROOM where not even its failure could be written."""
     die_with_parent()
-    from bench.execute import main as execute
+    from bench.ranks import Place
 
     try:
+        if place := Place.from_env(os.environ):
+            from bench.follow import main as follow
+
+            return follow(path, place)
+        from bench.execute import main as execute
+
         return execute(path)
     except OSError as error:
         if not is_full(error):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from bench.errors import InputError
 
-ENTRY = "bench.execute"
+ENTRIES = ("bench.execute", "bench.follow")
 
 
 def code_hash(target: str) -> str:
-    """Hex digest over the sources reached by imports from the executing module and from a method's class.
+    """Hex digest over the sources reached by imports from the executing modules and from a method's class.
 
     Only modules of the harness's packages and of the method's own top-level package count; nothing is imported.
     Raises InputError when the target's module cannot be found, or a source is no Python.
@@ -23,7 +23,7 @@ def code_hash(target: str) -> str:
     module = target.rpartition(".")[0]
     packages = {"bench", module.partition(".")[0]}
     sources: dict[str, Path] = {}
-    waiting = [ENTRY, module]
+    waiting = [*ENTRIES, module]
     while waiting:
         name = waiting.pop()
         path = _source(name)

@@ -5,7 +5,7 @@ One ordered list, read by the writer of the table, by the checks on reading it, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -203,3 +203,12 @@ def above_baseline(row: Mapping[str, Any]) -> dict[str, int]:
         if peak is not None and baseline is not None:
             found[f"peak_{kind}_above_baseline_bytes"] = max(0, peak - baseline)
     return found
+
+
+def with_highest(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A run's own row with the highest peaks of all its processes: what there must be where each of them works."""
+    derived = above_baseline(row)
+    found = {name: value for name, value in row.items() if name not in derived}
+    for name in [name for name in found if name.startswith("peak_")]:
+        found[name] = max((v for v in (found[name], *(o.get(name) for o in others)) if v is not None), default=None)
+    return found | above_baseline(found)

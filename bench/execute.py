@@ -14,67 +14,73 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
 
 from bench import measure
 from bench.checkpoint import with_earlier
 from bench.code import find_users_own
-from bench.columns import COLUMNS, above_baseline
+from bench.columns import COLUMNS, above_baseline, with_highest
 from bench.data import Dataset, load_dataset
 from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
 from bench.failure import Told, failure_record
 from bench.files import is_full, write_atomic
 from bench.fit import Report, fit_classifier, fit_network, kept_repetitions
+from bench.followers import Fail, FailedElsewhere, processes
 from bench.memory import available_bytes
 from bench.orders import Orders, Shortfall
 from bench.phases import Phases
 from bench.prediction import EMPTY, Prediction, predict_run, process_bytes
+from bench.ranks import Ranks, processes_of
 from bench.repetitions import with_peaks_of
+from bench.resources import pick_device, set_threads
 from bench.score import deciles_of, evaluated_points, quality_of
 from bench.spec import RunSpec
 from bench.store import RunFolder, described
 from bench.train import Diverged
 
 
-def execute(spec: RunSpec, folder: RunFolder, report: Report, orders: Orders | None = None) -> dict[str, Any]:
+def execute(
+    spec: RunSpec, folder: RunFolder, report: Report, orders: Orders | None = None, fail: Fail | None = None
+) -> dict[str, Any]:
     """Run a spec, write its curve and predictions, and return its record. Exceptions are the caller's to classify.
 
     Where the orders say so and more host memory is predicted than is allowed or free, nothing is loaded, and the record
-    says so.
+    says so. ``fail``: see `bench.followers.processes`.
     """
     orders = orders or Orders()
     if orders.shortfall:
         return shortened(spec, folder, report, orders, orders.shortfall)
     started = time.perf_counter() - (0.0 if orders.begun is None else max(0.0, time.time() - orders.begun))
     settings = spec.train
-    device = pick_device(settings.device)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-        numba.set_num_threads(min(settings.threads, numba.get_num_threads()))
+    method = method_class(spec.target)
+    world_size = processes_of(method, spec.settings)
+    device = pick_device(settings.device, 0, world_size)
+    set_threads(settings.threads, world_size)
     phases = Phases(device, report)
     report = phases.report  # from here on: peaks of each phase
-    method = method_class(spec.target)
     predicted = predict_here(method, spec, device)
     phases.note(**predicted_columns(predicted))
     if orders.skip_above is not None and (why := predicted.unfit(available_bytes(device), orders.skip_above)):
         return skipped_record(spec, predicted, why)
 
     report({"phase": "load"})
-    with measure.Clock(device).running() as load_clock:
-        data = load_dataset(spec.dataset, **spec.dataset_overrides)
-    phases.note(load_s=load_clock.seconds)
-    if orders.afresh and (kept := kept_repetitions(method, spec, data, device, lambda _: None, folder)):
-        kept.drop()
-    fit = fit_classifier if hasattr(method, "fit") else partial(fit_network, shares=orders.shares)
-    predictions, rows, whole = fit(method, spec, data, device, report, folder)
+    with processes(folder.path, world_size, fail) as (ranks, rows_of_others):
+        with measure.Clock(device).running() as load_clock:
+            data = load_dataset(spec.dataset, **spec.dataset_overrides)
+        phases.note(load_s=load_clock.seconds)
+        if orders.afresh and (kept := kept_repetitions(method, spec, data, device, lambda _: None, folder)):
+            kept.drop()
+        ranks.join(device)
+        fit = fit_classifier if hasattr(method, "fit") else partial(fit_network, shares=orders.shares, ranks=ranks)
+        predictions, rows, whole = fit(method, spec, data, device, report, folder)
+        ranks.leave()
+        others = rows_of_others()
 
     report({"phase": "metrics"})
     by_decile: list[Any] = []
@@ -92,8 +98,8 @@ def execute(spec: RunSpec, folder: RunFolder, report: Report, orders: Orders | N
     # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
     earlier, trained = whole.pop("earlier", {}), whole.pop("repetitions", [])
     of_shares = whole.pop("peaks_of_shares", {})
-    own = with_highest(phases.row(), of_shares)
-    rows[-1] = with_earlier(rows[-1] | with_own(own, whole) | {"elapsed_s": elapsed}, earlier)
+    rows[-1] = with_earlier(rows[-1] | with_own(phases.row(), whole) | {"elapsed_s": elapsed}, earlier)
+    rows[-1] = with_highest(rows[-1], [*others, of_shares])
     rows[-1] = with_peaks_of(trained, rows[-1])
     fitted_on = data.fit if settings.holdout else data.train
     sizes = {
@@ -129,12 +135,6 @@ def derived(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in whole}
 
 
-def with_highest(row: dict[str, Any], peaks: Mapping[str, int]) -> dict[str, Any]:
-    """The row with the higher of its own peaks and those of other processes that predicted for it."""
-    found = row | {name: max(peak, row.get(name) or 0) for name, peak in peaks.items()}
-    return found | above_baseline(found)
-
-
 def with_own(row: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The row with a method's own numbers; memory that it measured in another process goes in place of this one's."""
     if own.get("peak_host_bytes") is not None:
@@ -151,7 +151,7 @@ def predict_here(method: type, spec: RunSpec, device: torch.device) -> Predictio
     if not hasattr(method, "cost"):
         return EMPTY
     sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
-    known = (process_bytes(), available_bytes(device), torch.get_num_threads())
+    known = (process_bytes(), available_bytes(device), torch.get_num_threads())  # threads are this process's own
     predicted = predict_run(method, spec, sizes, *known)
     return predicted if device.type == "cpu" else replace(predicted, peak_bytes=None)
 
@@ -184,13 +184,6 @@ def write_passport(results: Path, data: Dataset) -> None:
         write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` takes a GPU when there is one. InputError when a GPU is asked for and none is there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device: found cuda; expected cpu or auto, because torch sees no GPU here")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def method_class(target: str) -> type:
     """The class behind a dotted path. InputError when there is none."""
     find_users_own()
@@ -208,6 +201,8 @@ def classify(error: BaseException) -> tuple[str, str]:
     """Status and reason of a run that ended with an exception."""
     text = str(error).strip() or type(error).__name__
     reason = text.splitlines()[0]
+    if isinstance(error, FailedElsewhere):
+        return error.status, reason
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "oom_device", reason
     # torch reports a failed host allocation as a plain RuntimeError
@@ -237,8 +232,14 @@ def main(path: str) -> int:
         shown = {name: value for name, value in event.items() if name != "measured"}  # the record has that
         print(json.dumps(shown), file=sys.stderr, flush=True)
 
+    def failed(status: str, reason: str) -> dict[str, Any]:
+        return failure_record(spec, status, reason, told, measure.peak_host_bytes(), folder.path / "log.txt")
+
+    def fail(status: str, reason: str) -> None:
+        folder.write_record(failed(status, reason) | {"attempt": orders.attempt})
+
     try:
-        record = execute(spec, folder, report, orders)
+        record = execute(spec, folder, report, orders, fail)
     except BaseException as error:  # a failure is a result, whatever it is
         traceback.print_exc()
         if is_full(error):  # no result of this run: it is to go on once there is room
@@ -247,8 +248,9 @@ def main(path: str) -> int:
         status, reason = classify(error)
         if isinstance(error, KeyboardInterrupt):
             status, reason = "interrupted", "stopped by the user"
-        record = failure_record(spec, status, reason, told, measure.peak_host_bytes(), folder.path / "log.txt")
+        record = failed(status, reason)
     folder.write_record(record | {"attempt": orders.attempt})
+    Ranks.end_process(0)
     return 0
 
 

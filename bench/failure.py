@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def failure_record(
         "phases": told.phases,
         "log_tail": last_lines(log),
     }
+
+
+def death(code: int, short: bool = False) -> str:
+    """How a process without a record ended, from its exit status as of `subprocess`; short: known to lack memory."""
+    if short:
+        return "killed by the kernel, which was out of memory"
+    if code == -signal.SIGKILL:
+        return "killed by signal 9; the kernel does that when memory runs out"
+    return f"killed by signal {-code}" if code < 0 else f"exit status {code} without a record; see log.txt"
 
 
 def last_lines(log: Path) -> list[str]:

@@ -15,6 +15,7 @@ from bench.data import Dataset
 from bench.metrics import evaluate
 from bench.predict import Prediction, Ranking, predict
 from bench.prepare import identity_of as identity_of_data
+from bench.ranks import ALONE, Ranks
 from bench.repetitions import Repetitions, names
 from bench.score import evaluated_points
 from bench.shares import LABELS, Gathered, gather, points_of
@@ -34,8 +35,9 @@ def fit_network(
     report: Report,
     folder: RunFolder,
     shares: Sequence[str] = (),
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
-    """Build, warm up, train and predict with an output layer on the shared trunk.
+    """Build, warm up, train and predict with an output layer on the shared trunk; in all processes of the run at once.
 
     A run that was killed goes on from its checkpoint; from the beginning, and says so, if that cannot be used.
     ``shares``: runs that hold its predictions, if any (`bench.shares`).
@@ -50,7 +52,7 @@ def fit_network(
 
     def checkpoints() -> Checkpoints:
         identity = identity_of(folder.run_id, spec, data)
-        return Checkpoints(folder.checkpoint, identity, spec.train, device, note)
+        return Checkpoints(folder.checkpoint, identity, spec.train, device, note, ranks)
 
     at_first, found = random_state(device), checkpoints()
     try:
@@ -84,7 +86,7 @@ def _fit_network(
     shares: Sequence[str],
     held: ExitStack,
 ) -> tuple[list[Prediction], list[dict[str, Any]], dict[str, Any]]:
-    settings, done = spec.train, checkpoints.done
+    settings, done, world_size = spec.train, checkpoints.done, checkpoints.ranks.world_size
     split = data.fit if settings.holdout else data.train
 
     def note(text: str) -> None:
@@ -122,6 +124,7 @@ def _fit_network(
         folder.write_curve(curve)
 
     def after_epoch(group: Group, epoch: int, mean_loss: float, seconds: float) -> None:
+        checkpoints.ranks.compare(group.network.encoder)
         point = {"repetitions": group.label, "epoch": epoch, "fit_s": seconds, "train_loss": mean_loss}
         if settings.holdout and settings.validate_every and epoch % settings.validate_every == 0:
             point |= validate(worlds, group, data)
@@ -156,7 +159,9 @@ def _fit_network(
         row = told[R] if R is None else {"R": R} | told[R]
         if prediction.decoder:
             row = row | {"decoder": prediction.decoder}
-        rows.append(row | worlds.parameters(R) | {"fit_s": fit_s.get(R), "device_seconds": fit_s.get(R)})
+        seconds = fit_s.get(R)
+        times = {"fit_s": seconds, "device_seconds": None if seconds is None else seconds * world_size}
+        rows.append(row | worlds.parameters(R) | times)
     measured = {
         "build_s": build_clock.seconds,
         "warmup_s": warmup_clock.seconds,
@@ -164,6 +169,7 @@ def _fit_network(
         "predicting_processes": gathered.processes if gathered else None,
         "peaks_of_shares": gathered.peaks if gathered else {},
         "repetitions_together": worlds.group_size if worlds.prefixes != [None] else None,
+        "training_processes": world_size if world_size > 1 else None,
         "resumed": done.resumed,
         "earlier": checkpoints.earlier,
         "examples_per_s": settings.epochs * split.X.shape[0] / fit_s[worlds.prefixes[-1]],

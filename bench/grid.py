@@ -21,7 +21,9 @@ from bench.plan import answered
 from bench.precision import has_bf16
 from bench.prediction import EMPTY, Prediction, predict_run, process_bytes
 from bench.prepare import identity_of
+from bench.ranks import processes_of
 from bench.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
+from bench.resources import threads_each
 from bench.spec import RunSpec
 from bench.store import UNSETTLED, Store
 from bench.units import in_units
@@ -83,8 +85,9 @@ class Planner:
 
     def predict(self, spec: RunSpec) -> Prediction:
         """InputError where a class or a dataset is unknown, ValueError for settings that make no sense."""
-        threads = spec.train.threads or self.threads
-        return predict_run(method_class(spec.target), spec, self.sizes(spec), self.process, self.available, threads)
+        method = method_class(spec.target)
+        threads = threads_each(spec.train.threads or self.threads, processes_of(method, spec.settings))
+        return predict_run(method, spec, self.sizes(spec), self.process, self.available, threads)
 
     def seconds(self, spec: RunSpec, predicted: Prediction) -> tuple[float | None, str]:
         """Seconds of training, and where they are from."""
@@ -104,8 +107,8 @@ class Planner:
 
     def plan(self, spec: RunSpec, record: Mapping[str, Any] | None) -> Planned:
         """One run of the grid."""
-        reason = self.unsupported(spec)
         try:
+            reason = self.unsupported(spec)
             predicted = self.predict(spec)
         except InputError:
             raise
@@ -139,6 +142,9 @@ class Planner:
             return "device cuda: torch sees no GPU here"
         if hasattr(method, "fit"):
             return ""
+        wanted, found = processes_of(method, spec.settings), torch.cuda.device_count()
+        if train.device != "cpu" and 0 < found < wanted:
+            return f"GPUs: found {found}; expected {wanted}, one for each process of the run"
         if train.precision not in getattr(method, "precisions", ("fp32",)):
             return f"precision {train.precision}: {method.__name__} offers fp32 only"
         if train.precision == "bf16" and not has_bf16(CPU):

@@ -35,7 +35,7 @@ class InPlaceAdam(torch.optim.Optimizer):
         eps: float = 1e-8,
         seed: int = 0,
     ) -> None:
-        self.layer = layer
+        self.layer, self.offset = layer, int(getattr(layer, "offset", 0))
         self.seed, self.steps = seed, 0
         self.parameters: dict[str, nn.Parameter] = {name: getattr(layer, name) for name in layer.chunked}
         super().__init__(self.parameters.values(), {"lr": lr, "betas": betas, "eps": eps})
@@ -57,7 +57,7 @@ class InPlaceAdam(torch.optim.Optimizer):
         parameter = self.parameters[name]
         state = self.state[parameter]
         weight, mean, square = (t.detach()[rows] for t in (parameter, state["mean"], state["square"]))
-        first = rows.start * (parameter.numel() // len(parameter))
+        first = (rows.start + self.offset) * (parameter.numel() // len(parameter))
         numbers = _numbers(self.steps + 1, self.param_groups[0])
         key = self._keys[name]
         if weight.is_cuda or gradient.dtype != torch.float32:

@@ -53,6 +53,15 @@ class OutputLayer(Protocol):
     by which the loss hands over the gradient of some rows and has them updated at once (`bench.in_place`): after it has
     taken the gradient of hidden from the old rows, each row once a loss, and only where gradients are enabled. Autograd
     then gets none for these parameters. Where ``update`` is None, it gets them as ever.
+
+    An ordinary layer may be spread over processes: its static method ``processes(**settings)`` says over how many the
+    run is to be executed, each with a part of the layer and the whole trunk, on a GPU of its own if there are any. When
+    the layer is built, the processes form torch.distributed's default group. All see the same batches, and call
+    ``loss`` and ``topk`` at the same time; both must return the same in all, and the gradient of hidden must be equal
+    bit for bit, for this is all that keeps the copies of the trunk together. ``parameter_count`` is of the whole layer,
+    ``cost`` of one process, and the attribute ``elsewhere`` the number of parameters that others hold. The attribute
+    ``offset``, if there is one, is what the first row of ``chunked`` parameters is called in the whole, of which
+    stochastic rounding depends.
     """
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from bench import measure
 from bench.data.sizes import DataSizes
 from bench.memory import group_size
+from bench.ranks import processes_of
 from bench.spec import NOTHING, RunSpec
 from bench.units import in_units
 
@@ -27,7 +28,10 @@ NAMES = ("weights", "gradients", "optimiser", "activations", "index", "decoding"
 
 @dataclass(frozen=True)
 class Prediction:
-    """Counts are exact; bytes are None where the layer does not tell its share, and for methods that are no layers."""
+    """Counts are exact; bytes are None where the layer does not tell its share, and for methods that are no layers.
+
+    Bytes are of one process, operations and memory traffic of all ``processes`` of the run together.
+    """
 
     parameters: dict[str, int] | None
     bytes: dict[str, int] | None  # weights, gradients, optimiser, activations, index, data, process
@@ -35,6 +39,7 @@ class Prediction:
     step_flops: float | None
     step_bytes: float | None
     n_steps: int
+    processes: int = 1
 
     def largest(self) -> str:
         """The purpose that takes most bytes, in words."""
@@ -43,10 +48,12 @@ class Prediction:
 
     def unfit(self, available: float | None, limit: float | None) -> str:
         """Why the peak is more than the free bytes or than a limit; empty where it is not, or not known."""
+        needed = None if self.peak_bytes is None else self.peak_bytes * self.processes
         for count, name in ((available, "{} free"), (limit, "memory limit {}")):
-            if self.peak_bytes is not None and count is not None and self.peak_bytes > count:
+            if needed is not None and count is not None and needed > count:
                 have = name.format(in_units(count))
-                return f"needs {in_units(self.peak_bytes)}, {have}; largest part {self.largest()}"
+                spread = f" in {self.processes} processes" if self.processes > 1 else ""
+                return f"needs {in_units(needed)}{spread}, {have}; largest part {self.largest()}"
         return ""
 
 
@@ -97,7 +104,8 @@ def predict_run(
     """The prediction of a run with a method's class on data of those sizes.
 
     process: resident bytes of a process that has loaded everything but data. available: bytes free for the run, which
-    decide how many repetitions are trained at a time. ValueError where settings make no sense to the layer.
+    decide how many repetitions are trained at a time. threads: of a process, where the run takes several. ValueError
+    where settings make no sense to the layer.
     """
     settings = spec.train
     points = sizes.n_fit if settings.holdout else sizes.n_train
@@ -148,13 +156,15 @@ def predict_run(
         "process": process + KERNELS_BYTES,
     }
     flops, moved = trunk_operations(trunk, spec, sizes, run)
+    processes = processes_of(method, spec.settings)
     return Prediction(
         parameters,
         shown,
         round(peak) if settings.device != "cuda" else None,
-        told["step_flops"] + flops,
-        told["step_bytes"] + moved,
+        processes * (told["step_flops"] + flops),
+        processes * (told["step_bytes"] + moved),
         n_steps,
+        processes,
     )
 
 

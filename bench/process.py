@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.child import NO_ROOM, python
 from bench.experiment import Experiment
-from bench.failure import Told, failure_record
+from bench.failure import Told, death, failure_record
 from bench.files import is_full
 from bench.ledger import end_of
 from bench.limits import MemoryWatch
@@ -66,7 +66,7 @@ def run_one(
             elif expired.is_set():
                 failure = ("timeout", f"killed at the limit of {experiment.time_limit_s:g} s")
             else:
-                failure = ("crashed", _death(code))
+                failure = ("crashed", death(code))
             _write_failure(folder, run, *failure, told, memory.peak, attempt)
         record = json.loads((folder.path / "record.json").read_text())
         status, reason = str(record["status"]), record.get("reason")
@@ -164,9 +164,3 @@ def _write_failure(
 ) -> None:
     record = failure_record(run.spec, status, reason, told, peak, folder.path / "log.txt")
     folder.write_record(record | {"attempt": attempt})
-
-
-def _death(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "killed by signal 9; the kernel does that when memory runs out"
-    return f"killed by signal {-code}" if code < 0 else f"exit status {code} without a record; see log.txt"

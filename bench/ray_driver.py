@@ -57,7 +57,8 @@ class Driver:
         cores = [int(node["CPU"]) for node in self._nodes if node.get("CPU", 0) >= 1] or [1]
         self._cpus, self._most = min(cores), max(cores)
         self._memory = max((node.get("memory", 0.0) for node in self._nodes), default=0.0)
-        self._gpus = sum(int(node.get("GPU", 0)) for node in self._nodes)
+        gpus = [int(node.get("GPU", 0)) for node in self._nodes]
+        self._gpus, self._most_gpus = sum(gpus), max(gpus, default=0)
         self._gpu_bytes: int | None = None
         self._waiting: dict[Any, Task] = {}  # by what Ray gave for the task
         self._blocked: list[Whole] = []  # runs that wait for their parts
@@ -83,6 +84,10 @@ class Driver:
 
     def _work_off(self, todo: Sequence[PlannedRun]) -> dict[str, str | None]:
         wholes = self._foresee(todo)
+        for whole in wholes:  # as with threads
+            if self._gpus_of(whole) > max(1, self._most_gpus):
+                found = f"{whole.run.run_id}: found {whole.foreseen.processes} processes with a GPU each"
+                raise InputError(f"{found}; expected at most {self._most_gpus}, the GPUs of the largest node")
         if self._from_the_beginning:
             self._forget(wholes)
         statuses: dict[str, str | None] = {}
@@ -181,9 +186,9 @@ class Driver:
         if predicted is not None:
             # What no node has room for goes to the largest, and becomes a row with what happens there.
             needs["memory"] = min(predicted, self._memory)
-        if self._gpus and run.spec.train.device != "cpu":
+        if whole_gpus := self._gpus_of(task if isinstance(task, Whole) else task.of):
             part = isinstance(task, Part)
-            needs["num_gpus"] = share_of_gpu(foreseen.part_gpu, self._gpu_bytes) if part else 1.0
+            needs["num_gpus"] = share_of_gpu(foreseen.part_gpu, self._gpu_bytes) if part else whole_gpus
         options = {"max_retries": ATTEMPTS - 1, **needs}
         # Nodes that share no folder may have repetitions of their own that are to be trained again.
         first = not isinstance(task, Whole) or task.began is None
@@ -207,6 +212,10 @@ class Driver:
                 told = {"shared": described(run.spec), "asked": run.asked}
                 self._ways.store.ledger.append("started", run.run_id, attempt="elsewhere", **told)
         self._waiting[reference] = task
+
+    def _gpus_of(self, whole: Whole) -> int:
+        """One for each process of a run, where it is to use them and there are any."""
+        return whole.foreseen.processes if self._gpus and whole.run.spec.train.device != "cpu" else 0
 
     def _cpus_of(self, run: PlannedRun) -> int:
         return run.spec.train.threads or self._cpus

@@ -15,7 +15,7 @@ class Foreseen:
     """Of a run: predicted bytes of it and of a part of it, of that also on a GPU, and names of its repetitions.
 
     None is not known; no names where the repetitions are not independent, or there are none. Of its predictions: their
-    points, their labels, and whether they can be shared by label.
+    points, their labels, and whether they can be shared by label. And the processes that a run takes (`bench.ranks`).
     """
 
     peak: int | None = None
@@ -25,6 +25,7 @@ class Foreseen:
     n_points: int = 0
     n_labels: int = 0
     by_label: bool = False
+    processes: int = 1
 
 
 def foresee(runs: list[PlannedRun], place: Place, threads: list[int], device: str, parts: int) -> list[Foreseen]:
@@ -34,6 +35,7 @@ def foresee(runs: list[PlannedRun], place: Place, threads: list[int], device: st
 
     from bench.data.sizes import dataset_sizes
     from bench.execute import predict_here
+    from bench.ranks import processes_of
     from bench.repetitions import names
 
     found = []
@@ -41,14 +43,15 @@ def foresee(runs: list[PlannedRun], place: Place, threads: list[int], device: st
         spec, method = run.spec, method_of(run.spec)
         kind = "cpu" if spec.train.device == "cpu" else device
         try:
-            peak = predict_here(method, spec, torch.device("cpu")).peak_bytes
+            whole = predict_here(method, spec, torch.device("cpu"))
+            peak = None if whole.peak_bytes is None else whole.peak_bytes * whole.processes
             known: tuple[str, ...] = ()
             if hasattr(method, "part"):
                 total = method.encoders(**spec.settings)["repetitions"]
                 identity = data_here(spec).identity
                 known = tuple(names(method, spec, run.code, identity, kind, n_threads, total) or ())
             if not known:
-                found.append(Foreseen(peak))
+                found.append(Foreseen(peak, processes=processes_of(method, spec.settings)))
                 continue
             part = part_spec(spec, range(-(-len(known) // parts)))
             predicted = predict_here(method, part, torch.device("cpu"))

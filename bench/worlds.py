@@ -112,7 +112,7 @@ class Worlds:
         n_hidden = sum(_size(encoder) for encoder in encoders) - n_input
         if not self.shared:
             n_input, n_hidden = n_input * share // worlds, n_hidden * share // worlds
-        n_output = _size(self.layer) * share // worlds
+        n_output = (_size(self.layer) + getattr(self.layer, "elsewhere", 0)) * share // worlds
         index = self._lookup_bytes + (self.layer.index_bytes() if hasattr(self.layer, "index_bytes") else 0)
         total = n_input + n_hidden + n_output
         return {

@@ -394,13 +394,15 @@ def test_checkpoints_take_a_share_of_the_time_at_most(
 
     written: list[float] = []
 
-    def write(*_: Any) -> None:
+    def write(*_: Any) -> dict[str, str]:
         nonlocal now
         written.append(now)
         now += 19.0
+        return {}
 
     monkeypatch.setattr(checkpoint.time, "perf_counter", reading)
-    monkeypatch.setattr(Checkpoints, "_write", write)
+    monkeypatch.setattr(Checkpoints, "_write_files", write)
+    monkeypatch.setattr(Checkpoints, "_write_index", lambda *_: None)
     spec = spec_of("full_softmax", epochs=12, checkpoint_every_s=30.0)
     folder = RunFolder.create(tmp_path / "test" / "runs", "run", spec)
 

@@ -201,6 +201,23 @@ def test_a_run_whose_node_dies_every_time_is_a_row(tmp_path: Path, cluster: Any)
     assert "its worker or node died 3 times" in table.loc["killer", "reason"]
 
 
+@needs_ray
+@pytest.mark.slow
+def test_a_run_of_several_processes_goes_where_each_has_a_gpu(tmp_path: Path, cluster: Any) -> None:
+    """GPUs that Ray counts and torch does not see: where they are asked for is the same."""
+    (tmp_path / "small.yaml").write_text(
+        "dataset: tiny\ntrain: {epochs: 1, threads: 2}\nmethods:\n  full_softmax: {shards: 2}\n"
+    )
+    cluster.add_node(num_cpus=2, num_gpus=1)
+    ray = ("--launcher", "ray", "--address", cluster.address)
+    refused = machbench("run", "small.yaml", *ray, cwd=tmp_path, check=2)
+    assert "found 2 processes with a GPU each; expected at most 1, the GPUs of the largest node" in refused.stderr
+    cluster.add_node(num_cpus=2, num_gpus=2)
+    machbench("run", "small.yaml", *ray, cwd=tmp_path)
+    (row,) = results(tmp_path).to_dict("records")
+    assert (row["status"], row["device"], row["training_processes"]) == ("ok", "cpu", 2)
+
+
 MACH = "dataset: tiny\ntrain: {hidden: 16, epochs: 2, batch_size: 512, threads: 1, validate_every: 0}\n"
 OWN = """
 import os

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.data import load_dataset
-from bench.execute import execute, with_highest
+from bench.execute import execute
 from bench.experiment import unfold
 from bench.fit import predict_points
 from bench.orders import Orders
@@ -235,13 +235,3 @@ def test_a_share_is_another_run_and_its_spec_survives_json() -> None:
     assert share.run_id("code", "data") != share_spec(spec, Share(LABELS, 0, 150)).run_id("code", "data")
     assert replace(spec, share=None).canonical() == spec.canonical()
     assert "share" not in json.loads(spec.canonical())
-
-
-def test_a_run_has_the_highest_peaks_of_all_that_predicted_for_it() -> None:
-    row = {"peak_host_bytes": 5, "baseline_host_bytes": 1, "peak_host_predict_bytes": 3}
-    found = with_highest(row, {"peak_host_bytes": 9, "peak_host_fit_bytes": 2, "peak_host_predict_bytes": 1})
-    assert found["peak_host_bytes"] == 9
-    assert found["peak_host_predict_bytes"] == 3
-    assert found["peak_host_fit_bytes"] == 2
-    assert found["peak_host_above_baseline_bytes"] == 8
-    assert with_highest(row, {}) == row | {"peak_host_above_baseline_bytes": 4}

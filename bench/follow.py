@@ -1,0 +1,94 @@
+"""A process beside the first of a run: the same work on another part of the output layer, and no results.
+
+    python -m bench.child RUN_DIR     (with its `Place` in the environment, see `bench.followers`)
+
+Standard output gets one JSON line at the end: ``row``, the columns that were measured, or ``failed``, how it failed.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.checkpoint import with_earlier
+from bench.data import load_dataset
+from bench.execute import classify, method_class
+from bench.fit import fit_network
+from bench.followers import Failure
+from bench.phases import Phases
+from bench.predict import Prediction
+from bench.ranks import Place, Ranks
+from bench.resources import pick_device, set_threads
+from bench.spec import RunSpec
+from bench.store import RunFolder
+
+
+class FollowersFolder(RunFolder):
+    """The run's folder for a process that writes no results. It has a checkpoint of its own."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        super().__init__(path)
+        self._rank = rank
+
+    @property
+    def checkpoint(self) -> Path:
+        return super().checkpoint / f"rank-{self._rank}"
+
+    def write_curve(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The first process does."""
+
+    def write_predictions(self, predictions: Sequence[Prediction]) -> None:
+        """The first process does."""
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """The first process does."""
+
+
+def follow(spec: RunSpec, folder: RunFolder, place: Place) -> dict[str, Any]:
+    """Do this process's part of a run; what was measured of it, as columns."""
+    started = time.perf_counter()
+    device = pick_device(spec.train.device, place.rank, place.world_size)
+    set_threads(spec.train.threads, place.world_size)
+    ranks = Ranks.at(place)
+    phases = Phases(device, _print)
+    phases.report({"phase": "load"})
+    data = load_dataset(spec.dataset, **spec.dataset_overrides)
+    ranks.join(device)
+    _, _, measured = fit_network(method_class(spec.target), spec, data, device, phases.report, folder, ranks=ranks)
+    phases.report({"phase": "write"})
+    phases.stop()
+    ranks.leave()
+    return with_earlier(phases.row() | {"elapsed_s": time.perf_counter() - started}, measured["earlier"])
+
+
+def main(path: str, place: Place) -> int:
+    """Exit status 1 for a failure, which is told."""
+    pipe = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    faulthandler.enable()
+    folder = FollowersFolder(Path(path), place.rank)
+    try:
+        told: dict[str, Any] = {"row": follow(folder.spec(), folder, place)}
+    except BaseException as error:  # a failure is a result, whatever it is
+        traceback.print_exc()
+        status, reason = classify(error)
+        told = {"failed": asdict(Failure(status, reason, isinstance(error, ConnectionError)))}
+    sys.stderr.flush()
+    print(json.dumps(told), file=pipe, flush=True)
+    Ranks.end_process(1)
+    return 0 if "row" in told else 1
+
+
+def _print(event: dict[str, Any]) -> None:
+    """Into the log, but for epochs, of which the first process tells the same."""
+    if "train_loss" not in event:
+        shown = {name: value for name, value in event.items() if name != "measured"}
+        print(json.dumps(shown), file=sys.stderr, flush=True)

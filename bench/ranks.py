@@ -1,0 +1,153 @@
+"""The processes of one run, each of which executes it with a part of the output layer (torch.distributed).
+
+A layer says how many by ``processes`` (`bench.network.OutputLayer`). The first, rank 0, is the process of any run; it
+starts the others (`bench.followers`), which do the same work (`bench.follow`) and write no results. All train a copy
+of the trunk on the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from bench.errors import InputError
+
+RANK = "MACHBENCH_RANK"  # environment variable of every process of a run but the first: its `Place`
+PATIENCE = timedelta(minutes=30)  # of a process with the others; one that has ended is noticed at once
+
+
+def processes_of(method: type, settings: Mapping[str, Any]) -> int:
+    """Processes that a run with a method's class takes. ValueError where the settings make no sense to the layer."""
+    return int(method.processes(**settings)) if hasattr(method, "processes") else 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of how many, and the host:port where they meet: that of the first process's store."""
+
+    rank: int
+    world_size: int
+    address: str
+
+    def to_env(self) -> dict[str, str]:
+        """As an environment variable."""
+        return {RANK: json.dumps(asdict(self))}
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Place | None:
+        """What `to_env` gave; None for the first process of a run."""
+        return cls(**json.loads(env[RANK])) if RANK in env else None
+
+
+class Ranks:
+    """The processes of a run, seen from one of them. A process that is alone exchanges nothing.
+
+    What is exchanged here is JSON, through the store where the processes met; tensors are the layer's to exchange,
+    through torch.distributed's default group, which exists from `join` to `leave`.
+    """
+
+    def __init__(self, rank: int = 0, world_size: int = 1, store: dist.Store | None = None) -> None:
+        self.rank, self.world_size, self._store = rank, world_size, store
+        self._exchanges = 0
+
+    @classmethod
+    def lead(cls, world_size: int) -> tuple[Ranks, str]:
+        """Rank 0, and the address where the others find it.
+
+        On this machine, at a port that the kernel chooses, unless MASTER_ADDR and MASTER_PORT say otherwise. InputError
+        where nobody can be met there.
+        """
+        host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "0")
+        try:
+            listener = socket.create_server((host, int(port)))
+        except (ValueError, OverflowError, OSError) as error:
+            expected = "expected an address and a free port of this machine"
+            raise InputError(f"MASTER_ADDR, MASTER_PORT: found {host}:{port}; {expected} ({error})") from error
+        chosen = listener.getsockname()[1]
+        descriptor = listener.detach()  # the store's from now on: torch's own would listen to every network
+        store = dist.TCPStore(host, chosen, world_size, True, PATIENCE, False, master_listen_fd=descriptor)
+        return cls(0, world_size, store), f"{host}:{chosen}"
+
+    @classmethod
+    def at(cls, place: Place) -> Ranks:
+        """Another rank, which knows the address from its `Place`."""
+        host, _, port = place.address.rpartition(":")
+        store = dist.TCPStore(host, int(port), place.world_size, False, PATIENCE, False)
+        return cls(place.rank, place.world_size, store)
+
+    def join(self, device: torch.device) -> None:
+        """Form torch.distributed's default group; returns when all have joined. NCCL between GPUs, gloo otherwise."""
+        if self._store is None:
+            return
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=dist.PrefixStore("group", self._store),
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=PATIENCE,
+            device_id=device if on_gpu else None,
+        )
+
+    def leave(self) -> None:
+        """The default group is over."""
+        if self._store is not None:
+            dist.destroy_process_group()
+
+    @staticmethod
+    def end_process(code: int) -> None:
+        """End this process at once if it has not left its group: what is left of that may wait for the others."""
+        if dist.is_initialized():
+            sys.stderr.flush()
+            os._exit(code)
+
+    def exchange(self, value: Any) -> list[Any]:
+        """What each process tells, in the order of ranks; all call this, in the same order.
+
+        ConnectionError where the store is gone, or when another does not tell for PATIENCE.
+        """
+        if self._store is None:
+            return [value]
+        self._exchanges += 1
+        keys = [f"{self._exchanges}/{rank}" for rank in range(self.world_size)]
+        try:
+            self._store.set(keys[self.rank], json.dumps(value))
+            return [json.loads(told) for told in self._store.multi_get(keys)]
+        except RuntimeError as error:
+            raise ConnectionError(f"exchange with the other processes: {error}") from error
+
+    def compare(self, module: nn.Module) -> None:
+        """RuntimeError, in all processes, unless a module of float32 parameters has the same bits in all of them.
+
+        Compared by a sum of the bits of each parameter.
+        """
+        if self._store is None:
+            return
+        own = [int(p.detach().view(torch.int32).sum(dtype=torch.int64)) for p in module.parameters()]
+        found = self.exchange(own)
+        if differing := [rank for rank, sums in enumerate(found) if sums != found[0]]:
+            ranks = ", ".join(map(str, differing))
+            raise RuntimeError(
+                f"copies of the trunk: found other bits in processes {ranks}; expected those of process 0"
+            )
+
+    def objection(self, why: str | None) -> str | None:
+        """Why this process, or if it has no reason the first that has one, cannot go on; None where all can."""
+        told = self.exchange(why)
+        others = (f"process {rank} of {self.world_size}: {text}" for rank, text in enumerate(told) if text is not None)
+        return why if why is not None else next(others, None)
+
+
+ALONE = Ranks()
