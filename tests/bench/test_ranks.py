@@ -356,8 +356,13 @@ def write(folder: Path, ranks: Ranks, every: tuple[float, float], failing: int |
 
 
 def test_the_first_process_decides_when_all_write(tmp_path: Path) -> None:
+    """And removes what is old, but not what others keep in folders beside its own files."""
     written = [INDEX, "group-0-epoch-1.safetensors"]
-    assert in_ranks(2, lambda ranks: write(tmp_path / "now", ranks, (0.0, 1e9), None)) == [written] * 2
+    (tmp_path / "now" / "0" / "rank-1").mkdir(parents=True)
+    for at in range(9):
+        (tmp_path / "now" / "0" / f"group-{at}-epoch-0.safetensors").touch()
+    found = in_ranks(2, lambda ranks: write(tmp_path / "now", ranks, (0.0, 1e9), None))
+    assert found == [[*written, "rank-1"], written]
     assert in_ranks(2, lambda ranks: write(tmp_path / "later", ranks, (1e9, 0.0), None)) == [[], []]
 
 
