@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import shard_pool
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shard_pool import HIDDEN, KINDS, Pool, labels_of
 
@@ -49,6 +49,7 @@ def together(parts: list[list[Any]], at: int) -> np.ndarray:
     scale=st.sampled_from([1.0, 30.0]),
     seed=st.integers(0, 99),
 )
+@example(shards=2, n_points=1, n_labels=22, label_chunk=1000, share=0.0, scale=30.0, seed=24)
 def test_loss_and_gradients_equal_the_undivided(
     pool: Pool,
     kind: str,
@@ -68,7 +69,8 @@ def test_loss_and_gradients_equal_the_undivided(
     parts = pool.ask(shards, with_settings, "gradients", arguments, {"label_chunk": label_chunk, "shards": shards})
     for at in (0, 1, 4):
         assert_same_bits([part[at] for part in parts])
-    rtol, atol = (1e-9, 1e-11) if dtype == "float64" else (1e-4, 1e-5)
+    # A probability near 1, less 1, has the rounding error of its logit, which grows with hidden.
+    rtol, atol = (1e-9, 1e-11) if dtype == "float64" else (1e-4, 1e-5 * scale)
     found = [parts[0][0], parts[0][1], together(parts, 2), together(parts, 3), parts[0][4]]
     for mine, right in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, right, rtol=rtol, atol=atol, equal_nan=False)
