@@ -203,7 +203,7 @@ def _raise_cuts(cut, best, value, listed, theta, n_labels, B):  # type: ignore[n
 @numba.njit(cache=True)
 def _collect(by_bucket, starts, bucket, value, listed, cut, margin, tally, candidates):  # type: ignore[no-untyped-def]
     """Labels whose opened buckets reach the margin → candidates; returns how many (more than fit: too many)."""
-    R, n_labels = by_bucket.shape
+    R, n_labels = len(listed), by_bucket.shape[1]
     scale = MARGIN_UNITS / margin
     enough = MARGIN_UNITS - 1
     count = passed = 0
