@@ -273,8 +273,11 @@ def test_followers_are_killed_in_the_end(scripts: Callable[..., None], tmp_path:
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if state == "Z":
             return
         time.sleep(0.01)
     raise AssertionError("still alive")
