@@ -76,6 +76,18 @@ def test_the_readmes_table_is_the_reference_result() -> None:
         assert quality == [f"{100 * row[name]:.2f}" for name in ("P@1", "P@3", "P@5")]
 
 
+def test_the_readmes_table_of_a_million_labels_is_the_reference_result() -> None:
+    table = load_results(ROOT / "results" / "reference" / "scaling_in_k")
+    own = table[table["derived_from"].isna() & (table["n_labels"] == 1_000_000)]
+    lines = README[README.index("| at 1,000,000 labels |") :].splitlines()[2:]
+    shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[: len(own)]]
+    assert not lines[len(own)].startswith("|")
+    for cells, row in zip(shown, own.to_dict("records"), strict=True):
+        B = "" if pd.isna(row["B"]) else f", B = {int(row['B']):,}"
+        numbers = [f"{row['params_output'] / 1e6:.2f} M", f"{row['peak_host_bytes'] / 1e6:,.0f}", f"{row['fit_s']:.1f}"]
+        assert cells == [row["method"] + B, *numbers, f"{1e3 * row['predict_s'] / row['n_test']:.2f}"]
+
+
 def test_the_reproductions_table_is_the_reference_result() -> None:
     text = (ROOT / "docs" / "reproduction.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "± " in line]

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from test_ray import assert_same_models, beside_one_machine, kept, needs_ray
+from test_ray import assert_same_models, beside_one_machine, kept, needs_ray, wait_until
 from test_run import machbench
 
 HEAD, NODES = "10.213.87.1", ("10.213.87.2", "10.213.87.3")
@@ -50,7 +50,11 @@ def namespaces(stack: ExitStack) -> list[str]:
 
 
 def begin(stack: ExitStack, command: tuple[str, ...], log: Path) -> None:
-    """Start a node; with the stack it and all that it has started are killed."""
+    """Start a node, and wait for it; with the stack it and all that it has started are killed.
+
+    One after the other, because two that start at once would choose the same names of sockets in the folder that they
+    share here, and because the command looks at its beginning how many there are.
+    """
     with log.open("w") as output:
         node = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | AUTH
@@ -66,6 +70,7 @@ def begin(stack: ExitStack, command: tuple[str, ...], log: Path) -> None:
         node.wait()
 
     stack.callback(end)
+    wait_until(lambda: "Ray runtime started" in log.read_text())
 
 
 @pytest.fixture
