@@ -87,7 +87,9 @@ def test_each_phase_has_a_peak_of_its_own(told: list[dict[str, Any]]) -> None:
     phases.report({"phase": "predict"})
     row = phases.row()
     peaks = {name: row[f"peak_host_{name}_bytes"] for name in ("load", "build", "warmup", "fit")}
-    assert peaks["build"] > peaks["fit"] + 60 * MIB > peaks["warmup"] + 100 * MIB
+    # Half of what lies between the blocks: meanwhile the process may give back what earlier tests have taken.
+    assert peaks["build"] > peaks["fit"] + 40 * MIB
+    assert peaks["fit"] > peaks["warmup"] + 30 * MIB
     assert row["peak_host_bytes"] == max(ended["peak_host_bytes"] for ended in phases.ended.values())
     assert row["peak_host_above_baseline_bytes"] == row["peak_host_bytes"] - row["baseline_host_bytes"]
     assert "peak_host_predict_bytes" not in row  # it has not ended
