@@ -17,7 +17,7 @@ import traceback
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -215,12 +215,17 @@ def classify(error: BaseException) -> tuple[str, str]:
     return "crashed", f"{type(error).__name__}: {reason}"
 
 
-def main(path: str) -> int:
-    """Execute the spec in a run folder; the folder gets a record whatever happens short of a kill."""
-    # The pipe gets JSON lines only; what libraries print goes to the log.
+def take_output() -> TextIO:
+    """The pipe to the launching process, for JSON lines only: what libraries print goes to the log from now on."""
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     faulthandler.enable()  # a crash in compiled code leaves its place in the log
+    return pipe
+
+
+def main(path: str) -> int:
+    """Execute the spec in a run folder; the folder gets a record whatever happens short of a kill."""
+    pipe = take_output()
     folder = RunFolder(Path(path))
     spec = folder.spec()
     orders = Orders.from_env(os.environ)

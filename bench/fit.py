@@ -150,7 +150,10 @@ def _fit_network(
 
     report({"phase": "predict"})
     gathered = _gathered(worlds, data, settings, folder, shares, note) if shares else None
-    predictions, predict_s = _predict(worlds, data, spec, device) if gathered is None else gathered.timed
+    if gathered is None:
+        predictions, predict_s = _predict(worlds, data, spec, device)
+    else:
+        predictions, predict_s = gathered.predictions, gathered.predict_s
     rows: list[dict[str, Any]] = []
     facts = layer.facts() if hasattr(layer, "facts") and spec.share is None else [{} for _ in worlds.prefixes]
     told = dict(zip(worlds.prefixes, facts, strict=True))

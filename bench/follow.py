@@ -7,9 +7,7 @@ Standard output gets one JSON line at the end: ``row``, the columns that were me
 
 from __future__ import annotations
 
-import faulthandler
 import json
-import os
 import sys
 import time
 import traceback
@@ -20,7 +18,7 @@ from typing import Any
 
 from bench.checkpoint import with_earlier
 from bench.data import load_dataset
-from bench.execute import classify, method_class
+from bench.execute import classify, method_class, take_output
 from bench.fit import fit_network
 from bench.followers import Failure
 from bench.phases import Phases
@@ -71,9 +69,7 @@ def follow(spec: RunSpec, folder: RunFolder, place: Place) -> dict[str, Any]:
 
 def main(path: str, place: Place) -> int:
     """Exit status 1 for a failure, which is told."""
-    pipe = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    faulthandler.enable()
+    pipe = take_output()
     folder = FollowersFolder(Path(path), place.rank)
     try:
         told: dict[str, Any] = {"row": follow(folder.spec(), folder, place)}

@@ -69,11 +69,6 @@ class Gathered:
     peaks: dict[str, int]
     processes: int
 
-    @property
-    def timed(self) -> tuple[list[Prediction], float]:
-        """Predictions and seconds, as a process that has made all of them tells them."""
-        return self.predictions, self.predict_s
-
 
 def gather(
     runs: Path,
