@@ -86,20 +86,27 @@ class Ranks:
         return cls(place.rank, place.world_size, store)
 
     def join(self, device: torch.device) -> None:
-        """Form torch.distributed's default group; returns when all have joined. NCCL between GPUs, gloo otherwise."""
+        """Form torch.distributed's default group; returns when all have joined. NCCL between GPUs, gloo otherwise.
+
+        ConnectionError where that fails, as it does once another process has ended.
+        """
         if self._store is None:
             return
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(device)
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            store=dist.PrefixStore("group", self._store),
-            rank=self.rank,
-            world_size=self.world_size,
-            timeout=PATIENCE,
-            device_id=device if on_gpu else None,
-        )
+        try:
+            dist.init_process_group(
+                "nccl" if on_gpu else "gloo",
+                store=dist.PrefixStore("group", self._store),
+                rank=self.rank,
+                world_size=self.world_size,
+                timeout=PATIENCE,
+                device_id=device if on_gpu else None,
+            )
+        except RuntimeError as error:
+            raise ConnectionError(f"joining the other processes: {error}") from error
+        self.exchange("joined")  # gloo returns before the others are connected, whom leaving now would fail
 
     def leave(self) -> None:
         """The default group is over."""

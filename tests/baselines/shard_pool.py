@@ -22,6 +22,7 @@ from baselines.linear import LinearOverLabels
 from baselines.one_vs_all import OneVsAll
 from baselines.shards import Shards
 from bench.optim import Optimiser
+from bench.ranks import Ranks
 
 SEEDS = {"hashing": 1, "initialisation": 2, "sampling": 3}
 KINDS: dict[str, tuple[type[LinearOverLabels], dict[str, Any]]] = {
@@ -69,12 +70,14 @@ def serve(rank: int, pipe: Connection, folder: str) -> None:
         asked, world_size, work, arguments = pipe.recv()
         try:
             store = dist.FileStore(os.path.join(folder, str(asked)), world_size)  # noqa: PTH118 - it takes a string
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+            ranks = Ranks(rank, world_size, store)
+            ranks.join(torch.device("cpu"))
             pipe.send((True, work(*arguments)))
+            ranks.leave()
         except Exception:
             pipe.send((False, f"rank {rank}: {traceback.format_exc()}"))
-        finally:
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
 def build(kind: str, labels: sp.csr_matrix, **settings: Any) -> LinearOverLabels:

@@ -62,6 +62,32 @@ def test_what_one_objects_to_all_hear() -> None:
     assert (ALONE.objection("no"), ALONE.objection(None)) == ("no", None)
 
 
+def test_none_goes_on_before_all_have_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to leave would otherwise close connections that others are still making."""
+    connected = []
+
+    def slow_in_the_first(*_: Any, rank: int, **__: Any) -> None:
+        time.sleep(0.0 if rank else 0.5)
+        connected.append(rank)
+
+    def work(ranks: Ranks) -> int:
+        ranks.join(CPU)
+        return len(connected)
+
+    monkeypatch.setattr("bench.ranks.dist.init_process_group", slow_in_the_first)
+    assert in_ranks(3, work) == [3, 3, 3]
+
+
+def test_a_failure_to_join_is_put_down_to_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Gloo connectFullMesh failed: connection closed by peer")
+
+    monkeypatch.setattr("bench.ranks.dist.init_process_group", fails)
+    ranks, _ = Ranks.lead(1)
+    with pytest.raises(ConnectionError, match=r"joining the other processes: .*closed by peer"):
+        ranks.join(CPU)
+
+
 def test_copies_of_the_trunk_are_compared_bit_for_bit() -> None:
     def work(ranks: Ranks, weight: float) -> str:
         module = torch.nn.Linear(2, 2)
