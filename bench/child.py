@@ -41,7 +41,7 @@ def die_with_parent() -> None:
 def main(path: str) -> int:
     """Execute the run in a folder. Exit status NO_ROOM where not even its failure could be written."""
     die_with_parent()
-    from bench.ranks import Place
+    from bench.follower import Place
 
     try:
         if place := Place.from_env(os.environ):

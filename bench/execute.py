@@ -38,7 +38,7 @@ from bench.phases import Phases
 from bench.prediction import EMPTY, Prediction, predict_run, process_bytes
 from bench.ranks import Ranks, processes_of
 from bench.repetitions import with_peaks_of
-from bench.resources import pick_device, set_threads
+from bench.resources import take_share
 from bench.score import deciles_of, evaluated_points, quality_of
 from bench.spec import RunSpec
 from bench.store import RunFolder, described
@@ -60,8 +60,7 @@ def execute(
     settings = spec.train
     method = method_class(spec.target)
     world_size = processes_of(method, spec.settings)
-    device = pick_device(settings.device, 0, world_size)
-    set_threads(settings.threads, world_size)
+    device = take_share(settings, 0, world_size, orders.meeting.threads if orders.meeting else 0)
     phases = Phases(device, report)
     report = phases.report  # from here on: peaks of each phase
     predicted = predict_here(method, spec, device)
@@ -70,7 +69,7 @@ def execute(
         return skipped_record(spec, predicted, why)
 
     report({"phase": "load"})
-    with processes(folder.path, world_size, fail) as (ranks, rows_of_others):
+    with processes(folder.path, world_size, fail, orders.meeting) as (ranks, rows_of_others):
         with measure.Clock(device).running() as load_clock:
             data = load_dataset(spec.dataset, **spec.dataset_overrides)
         phases.note(load_s=load_clock.seconds)

@@ -1,8 +1,8 @@
 """A process beside the first of a run: the same work on another part of the output layer, and no results.
 
-    python -m bench.child RUN_DIR     (with its `Place` in the environment, see `bench.followers`)
+    python -m bench.child RUN_DIR     (with its `Place` in the environment, see `bench.follower`)
 
-Standard output gets one JSON line at the end: ``row``, the columns that were measured, or ``failed``, how it failed.
+Standard output gets one JSON line at the end, its `Outcome`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from bench.checkpoint import with_earlier
 from bench.data import load_dataset
 from bench.execute import classify, method_class, take_output
 from bench.fit import fit_network
-from bench.followers import Failure
+from bench.follower import Failure, Outcome, Place
 from bench.phases import Phases
 from bench.predict import Prediction
-from bench.ranks import Place, Ranks
-from bench.resources import pick_device, set_threads
+from bench.ranks import Ranks
+from bench.resources import take_share
 from bench.spec import RunSpec
 from bench.store import RunFolder
 
@@ -53,8 +53,7 @@ class FollowersFolder(RunFolder):
 def follow(spec: RunSpec, folder: RunFolder, place: Place) -> dict[str, Any]:
     """Do this process's part of a run; what was measured of it, as columns."""
     started = time.perf_counter()
-    device = pick_device(spec.train.device, place.rank, place.world_size)
-    set_threads(spec.train.threads, place.world_size)
+    device = take_share(spec.train, place.rank, place.world_size, place.threads)
     ranks = Ranks.at(place)
     phases = Phases(device, _print)
     phases.report({"phase": "load"})
@@ -72,15 +71,15 @@ def main(path: str, place: Place) -> int:
     pipe = take_output()
     folder = FollowersFolder(Path(path), place.rank)
     try:
-        told: dict[str, Any] = {"row": follow(folder.spec(), folder, place)}
+        outcome = Outcome(row=follow(folder.spec(), folder, place))
     except BaseException as error:  # a failure is a result, whatever it is
         traceback.print_exc()
         status, reason = classify(error)
-        told = {"failed": asdict(Failure(status, reason, isinstance(error, ConnectionError)))}
+        outcome = Outcome(failure=Failure(status, reason, isinstance(error, ConnectionError)))
     sys.stderr.flush()
-    print(json.dumps(told), file=pipe, flush=True)
+    print(json.dumps(asdict(outcome)), file=pipe, flush=True)
     Ranks.end_process(1)
-    return 0 if "row" in told else 1
+    return 0 if outcome.failure is None else 1
 
 
 def _print(event: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.meeting import Meeting
+
 ORDERS = "MACHBENCH_ORDERS"  # environment variable of the process that executes a run
 
 
@@ -29,6 +31,7 @@ class Orders:
     begun: float | None = None  # seconds since 1970 when the first repetition of the run was begun elsewhere
     shortfall: Shortfall | None = None
     shares: Sequence[str] = ()  # runs that hold the run's predictions, each its share, in order (`bench.shares`)
+    meeting: Meeting | None = None  # where the other processes of the run are not this one's to start
 
     def to_env(self) -> dict[str, str]:
         """As an environment variable."""
@@ -40,4 +43,6 @@ class Orders:
         content: dict[str, Any] = json.loads(env.get(ORDERS, "{}"))
         if content.get("shortfall"):
             content["shortfall"] = Shortfall(**content["shortfall"])
+        if content.get("meeting"):
+            content["meeting"] = Meeting(**content["meeting"])
         return cls(**content)

@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -21,8 +20,9 @@ import torch.distributed as dist
 from torch import nn
 
 from bench.errors import InputError
+from bench.follower import Place
+from bench.interfaces import address_towards, interface_of
 
-RANK = "MACHBENCH_RANK"  # environment variable of every process of a run but the first: its `Place`
 PATIENCE = timedelta(minutes=30)  # of a process with the others; one that has ended is noticed at once
 
 
@@ -31,43 +31,29 @@ def processes_of(method: type, settings: Mapping[str, Any]) -> int:
     return int(method.processes(**settings)) if hasattr(method, "processes") else 1
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which process of how many, and the host:port where they meet: that of the first process's store."""
-
-    rank: int
-    world_size: int
-    address: str
-
-    def to_env(self) -> dict[str, str]:
-        """As an environment variable."""
-        return {RANK: json.dumps(asdict(self))}
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Place | None:
-        """What `to_env` gave; None for the first process of a run."""
-        return cls(**json.loads(env[RANK])) if RANK in env else None
-
-
 class Ranks:
     """The processes of a run, seen from one of them. A process that is alone exchanges nothing.
 
     What is exchanged here is JSON, through the store where the processes met; tensors are the layer's to exchange,
-    through torch.distributed's default group, which exists from `join` to `leave`.
+    through torch.distributed's default group, which exists from `join` to `leave`. ``host``: address of this machine
+    by which processes on others reach it; None where all are on this one.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, store: dist.Store | None = None) -> None:
-        self.rank, self.world_size, self._store = rank, world_size, store
+    def __init__(
+        self, rank: int = 0, world_size: int = 1, store: dist.Store | None = None, host: str | None = None
+    ) -> None:
+        self.rank, self.world_size, self._store, self._host = rank, world_size, store, host
         self._exchanges = 0
 
     @classmethod
-    def lead(cls, world_size: int) -> tuple[Ranks, str]:
+    def lead(cls, world_size: int, host: str | None = None) -> tuple[Ranks, str]:
         """Rank 0, and the address where the others find it.
 
-        On this machine, at a port that the kernel chooses, unless MASTER_ADDR and MASTER_PORT say otherwise. InputError
-        where nobody can be met there.
+        On this machine, by its address ``host`` or for itself alone, at a port that the kernel chooses, unless
+        MASTER_ADDR and MASTER_PORT say otherwise. InputError where nobody can be met there.
         """
-        host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "0")
+        given, host = host, os.environ.get("MASTER_ADDR", host or "127.0.0.1")
+        port = os.environ.get("MASTER_PORT", "0")
         try:
             listener = socket.create_server((host, int(port)))
         except (ValueError, OverflowError, OSError) as error:
@@ -76,14 +62,15 @@ class Ranks:
         chosen = listener.getsockname()[1]
         descriptor = listener.detach()  # the store's from now on: torch's own would listen to every network
         store = dist.TCPStore(host, chosen, world_size, True, PATIENCE, False, master_listen_fd=descriptor)
-        return cls(0, world_size, store), f"{host}:{chosen}"
+        return cls(0, world_size, store, given), f"{host}:{chosen}"
 
     @classmethod
     def at(cls, place: Place) -> Ranks:
         """Another rank, which knows the address from its `Place`."""
         host, _, port = place.address.rpartition(":")
         store = dist.TCPStore(host, int(port), place.world_size, False, PATIENCE, False)
-        return cls(place.rank, place.world_size, store)
+        own = address_towards(host, int(port)) if place.threads else None
+        return cls(place.rank, place.world_size, store, own)
 
     def join(self, device: torch.device) -> None:
         """Form torch.distributed's default group; returns when all have joined. NCCL between GPUs, gloo otherwise.
@@ -95,6 +82,9 @@ class Ranks:
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(device)
+            device = torch.device("cuda", torch.cuda.current_device())
+        if self._host and (interface := interface_of(self._host)):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)  # else that of this host's name, often a loopback
         try:
             dist.init_process_group(
                 "nccl" if on_gpu else "gloo",

@@ -22,6 +22,7 @@ from bench.orders import Orders, Shortfall
 from bench.plan import PlannedRun
 from bench.progress import Progress
 from bench.ray_foresee import foresee, gpu_bytes
+from bench.ray_ranks import bundle, execute_in_bundles, options_of, room_for
 from bench.ray_tasks import Part, Shared, Task, Whole, runs_of, share_of_gpu
 from bench.ray_worker import Ended, Place, called, called_share
 from bench.shares import cut
@@ -61,16 +62,13 @@ class Driver:
         self._gpus, self._most_gpus = sum(gpus), max(gpus, default=0)
         self._gpu_bytes: int | None = None
         self._waiting: dict[Any, Task] = {}  # by what Ray gave for the task
+        self._groups: dict[Any, Any] = {}  # placement groups of such tasks, where they have one
         self._blocked: list[Whole] = []  # runs that wait for their parts
         self._pending: set[str] = set()  # names of the repetitions that parts are training
         self._failed: dict[str, tuple[str, str]] = {}  # status and reason by name
 
     def work_off(self, todo: Sequence[PlannedRun]) -> dict[str, str | None]:
         """See `RayCluster`."""
-        for run in todo:  # Ray would wait for ever for a node that has as many
-            if run.spec.train.threads > self._most:
-                asked = f"{run.run_id}, key train.threads: found {run.spec.train.threads}"
-                raise InputError(f"{asked}; expected at most {self._most}, the cores of the largest node")
         if self._kept.root.is_dir():
             self._kept.sweep_up()
         if self._exchange:
@@ -84,10 +82,8 @@ class Driver:
 
     def _work_off(self, todo: Sequence[PlannedRun]) -> dict[str, str | None]:
         wholes = self._foresee(todo)
-        for whole in wholes:  # as with threads
-            if self._gpus_of(whole) > max(1, self._most_gpus):
-                found = f"{whole.run.run_id}: found {whole.foreseen.processes} processes with a GPU each"
-                raise InputError(f"{found}; expected at most {self._most_gpus}, the GPUs of the largest node")
+        for whole in wholes:
+            self._divide(whole)
         if self._from_the_beginning:
             self._forget(wholes)
         statuses: dict[str, str | None] = {}
@@ -96,6 +92,8 @@ class Driver:
             while self._waiting:
                 (ready,), _ = self._ray.wait(list(self._waiting), num_returns=1)
                 task = self._waiting.pop(ready)
+                if group := self._groups.pop(ready, None):
+                    self._ray.util.remove_placement_group(group)
                 ended = self._ended(ready, task)
                 if ended is None:  # another command holds it
                     time.sleep(PATIENCE_S)
@@ -111,6 +109,26 @@ class Driver:
             self._stop(list(self._waiting))
             raise
         return statuses
+
+    def _divide(self, whole: Whole) -> None:
+        """Have a run's processes placed one by one where no node has room for all.
+
+        InputError where Ray would wait for ever for a node, or nodes, with so many cores or GPUs.
+        """
+        run, count, peak = whole.run, whole.foreseen.processes, whole.foreseen.peak
+        threads, gpus = run.spec.train.threads, self._gpus_of(whole)
+        cores = max(1, self._cpus // self._most_gpus) if gpus else self._cpus
+        each = bundle(run, count, peak, cores, gpus // count)
+        room = room_for(self._nodes, each)
+        together = {"CPU": self._cpus_of(run), "GPU": gpus, "memory": peak or 0}
+        if 1 < count <= room and not room_for(self._nodes, together):
+            whole.bundle = each
+        elif threads > self._most:
+            asked = f"{run.run_id}, key train.threads: found {threads}"
+            raise InputError(f"{asked}; expected at most {self._most}, the cores of the largest node")
+        elif gpus > max(1, self._most_gpus):
+            found = f"{run.run_id}: found {count} processes with a GPU each"
+            raise InputError(f"{found}; expected at most {max(room, self._most_gpus)}, for which the cluster has room")
 
     def _foresee(self, todo: Sequence[PlannedRun]) -> list[Whole]:
         """In workers that end with it: what predicts loads torch."""
@@ -205,13 +223,28 @@ class Driver:
             kept = replace(run, spec=replace(run.spec, train=replace(run.spec.train, keep_repetitions=True)))
             shares = tuple(task.shared[share] for share in task.shares)
             orders = Orders(begun=task.began, shortfall=self._shortfall(task), shares=shares if all(shares) else ())
-            remote = self._ray.remote(ray_worker.execute).options(name=run.run_id, **options)
             done, names = self._done.get(run.run_id, 0), foreseen.names
-            reference = remote.remote(kept, done, ways, self._place, cpus, orders, names)
+            if task.bundle:
+                reference = self._submit_in_bundles(task, kept, (done, ways, self._place, task.bundle, orders, names))
+            else:
+                remote = self._ray.remote(ray_worker.execute).options(name=run.run_id, **options)
+                reference = remote.remote(kept, done, ways, self._place, cpus, orders, names)
             if self._exchange:  # the ledger of the worker is on its machine
                 told = {"shared": described(run.spec), "asked": run.asked}
                 self._ways.store.ledger.append("started", run.run_id, attempt="elsewhere", **told)
         self._waiting[reference] = task
+
+    def _submit_in_bundles(self, task: Whole, kept: PlannedRun, arguments: tuple[Any, ...]) -> Any:
+        """A bundle for each process, near each other if it can be; the task of the run is in the first."""
+        assert task.bundle
+        util = self._ray.util
+        group = util.placement_group([task.bundle] * task.foreseen.processes, strategy="PACK")
+        where = util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, 0)
+        options = {"max_retries": ATTEMPTS - 1, "scheduling_strategy": where, **options_of(task.bundle)}
+        remote = self._ray.remote(execute_in_bundles).options(name=kept.run_id, **options)
+        reference = remote.remote(kept, *arguments)
+        self._groups[reference] = group
+        return reference
 
     def _gpus_of(self, whole: Whole) -> int:
         """One for each process of a run, where it is to use them and there are any."""

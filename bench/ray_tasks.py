@@ -17,6 +17,7 @@ SMALLEST_SHARE = 8  # parts on one GPU at most
 class Whole:
     """A run with what is foreseen of it; ``began``: when the first piece of it did.
 
+    ``bundle``: resources of each of its processes, where they are placed one by one (`bench.ray_ranks`).
     ``shares``: of its predictions, where several workers make them; ``shared``: the runs that hold those that are
     made, empty names where they failed.
     """
@@ -24,6 +25,7 @@ class Whole:
     run: PlannedRun
     foreseen: Foreseen
     began: float | None = None
+    bundle: dict[str, float] | None = None
     shares: list[Share] = field(default_factory=list)
     shared: dict[Share, str] = field(default_factory=dict)
 

@@ -104,8 +104,8 @@ def execute(
 
     ``names``: of its repetitions, which are fetched where they come by an exchange.
     """
-    store = _arrive(place, cpus, ways.store)
-    _check_data(run)
+    store = arrive(place, cpus, ways.store)
+    check_data(run)
     if place.exchange is None:
         return _take(run, done, ways, Voice(run.run_id), orders)
     exchange, weights = Exchange(place.exchange), store.root.parent / REPETITIONS / WEIGHTS
@@ -147,8 +147,8 @@ def _take_piece(
     use_earlier: bool = False,
 ) -> Ended | None:
     """Execute a piece of a run as a run of its own among the kept repetitions."""
-    results = _arrive(place, cpus, ways.store).root.parent
-    data = _check_data(run)
+    results = arrive(place, cpus, ways.store).root.parent
+    data = check_data(run)
     store, voice = Store(results / REPETITIONS), Voice(f"{run.run_id}, {called}")
     piece = PlannedRun(spec.run_id(run.code, data.identity), spec, None, run.code, spec.asked(data.fingerprint))
     exchange = Exchange(place.exchange) if place.exchange else None
@@ -226,7 +226,8 @@ def _take(run: PlannedRun, done: int, ways: Ways, voice: Voice, orders: Orders) 
     return Ended(taken.status, voice.outcome, socket.gethostname(), time.monotonic() - started, began)
 
 
-def _arrive(place: Place, cpus: int, of: Store) -> Store:
+def arrive(place: Place, cpus: int, of: Store) -> Store:
+    """Work in the place with so many threads, and tell of this node; the results of an experiment as it has them."""
     place.enter()
     _use(cpus)
     store = place.store(of)
@@ -254,7 +255,7 @@ def _named(dataset: str, overrides: str) -> Named:
     return named
 
 
-def _check_data(run: PlannedRun) -> Named:
+def check_data(run: PlannedRun) -> Named:
     """InputError where a node has other data under the name than the command."""
     found = data_here(run.spec)
     if run.spec.asked(found.fingerprint) != run.asked:

@@ -6,6 +6,7 @@ import numba
 import torch
 
 from bench.errors import InputError
+from bench.spec import TrainSettings
 
 
 def threads_each(total: int, processes: int) -> int:
@@ -19,6 +20,20 @@ def set_threads(asked: int, processes: int) -> None:
         each = threads_each(asked or torch.get_num_threads(), processes)
         torch.set_num_threads(each)
         numba.set_num_threads(min(each, numba.get_num_threads()))
+
+
+def take_share(train: TrainSettings, rank: int, world_size: int, threads: int = 0) -> torch.device:
+    """Let a process of a run use its threads, and the device that is its own. InputError as `pick_device` raises it.
+
+    ``threads``: of a process that was given threads and a GPU of its own, and sees no other GPU; 0: the processes of
+    the run share those of the machine.
+    """
+    device = pick_device(train.device) if threads else pick_device(train.device, rank, world_size)
+    if threads:
+        set_threads(threads, 1)
+    else:
+        set_threads(train.threads, world_size)
+    return device
 
 
 def pick_device(name: str, rank: int = 0, world_size: int = 1) -> torch.device:

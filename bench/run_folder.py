@@ -30,10 +30,16 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, runs: Path, run_id: str, spec: RunSpec, code: str = "", asked: str = "") -> RunFolder:
-        """A fresh folder under a temporary name, holding spec.json with the hash of the code and of what is asked."""
+    def create(
+        cls, runs: Path, run_id: str, spec: RunSpec, code: str = "", asked: str = "", process: str | None = None
+    ) -> RunFolder:
+        """A fresh folder under a temporary name, holding spec.json with the hash of the code and of what is asked.
+
+        ``process``: its name among those that have a folder of the run at the same time, without dots; default its
+        number.
+        """
         content = {**json.loads(spec.to_json()), "code": code, "asked": asked}
-        return cls._create(runs, run_id, json.dumps(content, sort_keys=True, indent=1))
+        return cls._create(runs, run_id, json.dumps(content, sort_keys=True, indent=1), process)
 
     @classmethod
     def create_foreign(cls, runs: Path, run_id: str, origin: Mapping[str, str]) -> RunFolder:
@@ -41,8 +47,8 @@ class RunFolder:
         return cls._create(runs, run_id, json.dumps({"foreign": dict(origin)}, indent=1) + "\n")
 
     @classmethod
-    def _create(cls, runs: Path, run_id: str, spec: str) -> RunFolder:
-        path = runs / f".{run_id}.{os.getpid()}.tmp"
+    def _create(cls, runs: Path, run_id: str, spec: str, process: str | None = None) -> RunFolder:
+        path = runs / f".{run_id}.{process or os.getpid()}.tmp"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         write_atomic(path / "spec.json", spec)

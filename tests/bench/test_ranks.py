@@ -17,17 +17,21 @@ from typing import Any
 import pytest
 import torch
 
-from bench import followers, resources
+from bench import follower, followers, resources
 from bench.checkpoint import INDEX, Checkpoints, Done, Refused
 from bench.columns import with_highest
 from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
 from bench.execute import classify, method_class
 from bench.experiment import unfold
-from bench.followers import FailedElsewhere, Followers, processes
+from bench.follower import RANK, Failure, Outcome, Place
+from bench.followers import FailedElsewhere, Followers, Here, processes
 from bench.grid import Planner
+from bench.interfaces import address_towards, interface_of
+from bench.meeting import Meeting
+from bench.orders import Orders
 from bench.prediction import Prediction, predict_run
-from bench.ranks import ALONE, RANK, Place, Ranks, processes_of
+from bench.ranks import ALONE, Ranks, processes_of
 from bench.rates import Rates
 from bench.spec import RunSpec, TrainSettings
 
@@ -193,8 +197,8 @@ def test_the_highest_peak_of_all_processes_stays() -> None:
 
 
 ROW = 'print(\'{"row": {"peak_host_bytes": 7}}\')'
-TOLD = 'print(\'{"failed": {"status": "oom_host", "reason": "no room", "follows": false}}\'); exit(1)'
-FOLLOWS = 'print(\'{"failed": {"status": "crashed", "reason": "lost", "follows": true}}\'); exit(1)'
+TOLD = 'print(\'{"failure": {"status": "oom_host", "reason": "no room", "follows": false}}\'); exit(1)'
+FOLLOWS = 'print(\'{"failure": {"status": "crashed", "reason": "lost", "follows": true}}\'); exit(1)'
 KILLED = "import os; print('{\"row', flush=True); os.kill(os.getpid(), 9)"
 ENDLESS = "import time; time.sleep(600)"
 
@@ -208,7 +212,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             rank = json.loads(env[RANK])["rank"]
             return [sys.executable, "-c", script[rank - 1]], {**os.environ, **env}
 
-        monkeypatch.setattr(followers, "python", python)
+        monkeypatch.setattr(follower, "python", python)
 
     return use
 
@@ -274,7 +278,7 @@ def test_a_process_that_waits_in_vain_is_ended(
     ended, told = threading.Event(), []
     monkeypatch.setattr(followers.os, "_exit", lambda _: ended.set())
     scripts(KILLED)
-    Followers(tmp_path, 2, "127.0.0.1:1", lambda status, reason: told.append((status, reason)))
+    Followers(Here(tmp_path, 2), "127.0.0.1:1", 2, lambda status, reason: told.append((status, reason)))
     assert ended.wait(60)
     assert told == [("crashed", "process 1 of 2: killed by signal 9; the kernel does that when memory runs out")]
 
@@ -307,6 +311,87 @@ def test_followers_are_killed_in_the_end(scripts: Callable[..., None], tmp_path:
             return
         time.sleep(0.01)
     raise AssertionError("still alive")
+
+
+# ── Others that something else starts: threads in place of what does ──
+
+
+def met(folder: Path, tell: Callable[[Meeting, str], None]) -> list[dict[str, Any]]:
+    """What the first process hears from two others of which ``tell`` tells, at the address that it is given."""
+    meeting = Meeting(str(folder), 3, "127.0.0.1", 1)
+
+    def start() -> None:
+        address = meeting.address(threading.Event())
+        assert address is not None
+        tell(meeting, address)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        with processes(folder, 3, None, Orders.from_env(Orders(meeting=meeting).to_env()).meeting) as (ranks, rows):
+            assert ranks.world_size == 3
+            return rows()
+    finally:
+        thread.join()
+
+
+def test_others_are_heard_though_something_else_starts_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def tell(meeting: Meeting, address: str) -> None:
+        meeting.tell(2, Outcome(row={"n": 2}))
+        Ranks.at(Place(1, 3, address, threads=1))  # there is a store
+        meeting.tell(1, Outcome(row={"n": 1}), ["one\n", "two\n"])
+
+    assert met(tmp_path, tell) == [{"n": 1}, {"n": 2}]
+    assert capsys.readouterr().err == "[rank 1] one\n[rank 1] two\n"
+
+
+def test_a_failure_that_something_else_tells_is_the_runs(tmp_path: Path) -> None:
+    def tell(meeting: Meeting, _: str) -> None:
+        meeting.tell(1, Outcome(failure=Failure("crashed", "lost", follows=True)))
+        meeting.tell(2, Outcome(failure=Failure("oom_host", "no room")))
+
+    with pytest.raises(FailedElsewhere) as caught:
+        met(tmp_path, tell)
+    assert classify(caught.value) == ("oom_host", "process 2 of 3: no room")
+
+
+def test_nobody_waits_for_an_address_once_all_is_over(tmp_path: Path) -> None:
+    over = threading.Event()
+    over.set()
+    assert Meeting(str(tmp_path), 2, "127.0.0.1", 1).address(over) is None
+
+
+def test_a_process_with_threads_of_its_own_divides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resources, "set_threads", lambda *of: asked.append(of))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resources.take_share(TrainSettings(threads=6), 1, 2, threads=3) == torch.device("cuda")
+    with pytest.raises(InputError, match="GPUs: found 1; expected 2"):
+        resources.take_share(TrainSettings(threads=6), 1, 2)
+    assert resources.take_share(TrainSettings(threads=6, device="cpu"), 1, 2) == CPU
+    assert asked == [(3, 1), (6, 2)]
+
+
+def test_an_interface_is_found_by_its_address() -> None:
+    assert address_towards("127.0.0.1", 9) == "127.0.0.1"
+    assert interface_of("127.0.0.1") == interface_of("localhost") == "lo"
+    assert interface_of("192.0.2.1") is None  # of no network (RFC 5737)
+    assert interface_of("nowhere.invalid") is None
+
+
+def test_processes_of_several_machines_talk_by_the_interface_of_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.ranks.dist.init_process_group", lambda *_, **__: None)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    ranks, _ = Ranks.lead(1)
+    ranks.join(CPU)
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    ranks, _ = Ranks.lead(1, "127.0.0.1")
+    ranks.join(CPU)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "given")
+    ranks.join(CPU)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "given"
 
 
 # ── Checkpoints of several processes ──

@@ -23,7 +23,8 @@ from test_run import machbench, results
 from bench.errors import InputError
 from bench.ledger import Ledger
 from bench.on_ray import connect
-from bench.ray_driver import runs_of, share_of_gpu
+from bench.ray_ranks import room_for
+from bench.ray_tasks import runs_of, share_of_gpu
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (pip install machbench[ray])")
@@ -211,11 +212,15 @@ def test_a_run_of_several_processes_goes_where_each_has_a_gpu(tmp_path: Path, cl
     cluster.add_node(num_cpus=2, num_gpus=1)
     ray = ("--launcher", "ray", "--address", cluster.address)
     refused = machbench("run", "small.yaml", *ray, cwd=tmp_path, check=2)
-    assert "found 2 processes with a GPU each; expected at most 1, the GPUs of the largest node" in refused.stderr
+    assert "found 2 processes with a GPU each; expected at most 1, for which the cluster has room" in refused.stderr
+    cluster.add_node(num_cpus=2, num_gpus=1)
+    apart = machbench("run", "small.yaml", *ray, cwd=tmp_path)
+    assert "process 1 of 2: starts on" in apart.stdout
     cluster.add_node(num_cpus=2, num_gpus=2)
-    machbench("run", "small.yaml", *ray, cwd=tmp_path)
-    (row,) = results(tmp_path).to_dict("records")
-    assert (row["status"], row["device"], row["training_processes"]) == ("ok", "cpu", 2)
+    together = machbench("run", "small.yaml", "seeds=[1]", *ray, cwd=tmp_path)
+    assert "process 1 of 2: starts on" not in together.stdout
+    for row in results(tmp_path).to_dict("records"):
+        assert (row["status"], row["device"], row["training_processes"]) == ("ok", "cpu", 2)
 
 
 MACH = "dataset: tiny\ntrain: {hidden: 16, epochs: 2, batch_size: 512, threads: 1, validate_every: 0}\n"
@@ -387,6 +392,111 @@ def assert_own_folders(root: Path) -> None:
     for n in (1, 2):
         found = list((root / f"node{n}").glob("machbench/exchange/*/results/.repetitions/weights/*.json"))
         assert len(found) >= 1
+
+
+SHARDED = "dataset: tiny\ntrain: {hidden: 16, epochs: 40, batch_size: 256, threads: 2, checkpoint_every_s: 0}\n"
+SHORT = """
+import os
+import time
+
+from baselines.full_softmax import FullSoftmax
+
+
+class Short(FullSoftmax):
+    \"\"\"Its last process runs out of memory in the middle of training.\"\"\"
+
+    losses = 0
+
+    def loss(self, hidden, labels):
+        self.losses += 1
+        if self.losses == 20 and self.shards.rank == self.shards.count - 1:
+            raise MemoryError("no room for one more")
+        return super().loss(hidden, labels)
+
+
+class Slow(FullSoftmax):
+    \"\"\"Its last process says who it is.\"\"\"
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        if self.shards.rank == self.shards.count - 1:
+            with open("pids", "a") as file:
+                file.write(f"{os.getpid()} {os.getppid()}\\n")
+
+    def loss(self, hidden, labels):
+        time.sleep(0.01)
+        return super().loss(hidden, labels)
+"""
+ROOM = 700_000_000  # of a node: for one process of such a run and not for two
+
+
+def write_sharded(folder: Path, text: str) -> None:
+    folder.mkdir()
+    (folder / "own.py").write_text(SHORT)
+    for name in ("Short", "Slow"):
+        (folder / f"{name.lower()}.yaml").write_text(f"target: own.{name}\nsettings: {{shards: 2}}\n")
+    (folder / "small.yaml").write_text(SHARDED + text)
+
+
+def same_predictions(mine: Path, right: Path) -> bool:
+    found = [[path.read_bytes() for path in sorted(e.glob("results/small/runs/*/topk.npz"))] for e in (mine, right)]
+    assert found[0]
+    return found[0] == found[1]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_processes_of_a_run_are_spread_over_nodes_of_which_none_has_room_for_all(tmp_path: Path, cluster: Any) -> None:
+    """The results are those of one machine, byte for byte; and the failure of a process is the run's."""
+    for name in ("local", "ray"):
+        write_sharded(tmp_path / name, "methods:\n  full_softmax: {shards: 2}\n")
+    machbench("run", "small.yaml", cwd=tmp_path / "local")
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, memory=ROOM)
+    ray, folder = ("--launcher", "ray", "--address", cluster.address), tmp_path / "ray"
+    done = machbench("run", "small.yaml", *ray, cwd=folder)
+    assert "process 1 of 2: starts on" in done.stdout
+    pd.testing.assert_frame_equal(placed(folder), placed(tmp_path / "local"))
+    assert same_predictions(folder, tmp_path / "local")
+    (run,) = (folder / "results/small/runs").glob("full*")
+    assert '[rank 1] {"phase": "predict"}' in (run / "log.txt").read_text()
+    assert [path.name for path in (folder / "results/small/runs").iterdir()] == [run.name]
+    assert not list((folder / "results/small/.checkpoints").iterdir())
+
+    write_sharded(tmp_path / "short", "methods:\n  short: {method: short.yaml}\n")
+    machbench("run", "small.yaml", *ray, cwd=tmp_path / "short", check=1)
+    (row,) = results(tmp_path / "short").to_dict("records")
+    assert (row["status"], row["reason"]) == ("oom_host", "fit: process 1 of 2: no room for one more")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_process_whose_node_dies_is_begun_again_with_the_others(tmp_path: Path, cluster: Any) -> None:
+    """They go on from their checkpoints, to the results of a run that nothing happened to."""
+    for name in ("local", "ray"):
+        write_sharded(tmp_path / name, "methods:\n  slow: {method: slow.yaml}\n")
+    machbench("run", "small.yaml", cwd=tmp_path / "local")
+    nodes = [cluster.add_node(num_cpus=1, memory=ROOM) for _ in range(2)]
+    folder = tmp_path / "ray"
+    command = start(folder, "--launcher", "ray", "--address", cluster.address)
+    wait_until(lambda: list(folder.glob("results/small/.checkpoints/*/rank-1/checkpoint.json")))
+    kill(int((folder / "pids").read_text().split()[1]))  # what started the process
+    cluster.remove_node(nodes[0], allow_graceful=False)
+    cluster.add_node(num_cpus=1, memory=ROOM)
+    assert command.wait(timeout=240) == 0, (folder / "output.txt").read_text()
+    (row,) = results(folder).to_dict("records")
+    assert (row["status"], row["resumed"] >= 1, row["training_processes"]) == ("ok", True, 2)
+    assert same_predictions(folder, tmp_path / "local")
+    assert 2 <= len(told(folder, "started")) <= 3
+    for pid in (folder / "pids").read_text().split():
+        assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
+
+
+def test_bundles_are_counted_node_by_node() -> None:
+    nodes = [{"CPU": 8.0, "GPU": 2.0, "memory": 100.0}, {"CPU": 3.0, "GPU": 4.0, "memory": 100.0}, {"memory": 1000.0}]
+    assert room_for(nodes, {"CPU": 2, "GPU": 1, "memory": 30}) == 3
+    assert room_for(nodes, {"CPU": 1}) == 11
+    assert room_for(nodes, {"CPU": 1, "memory": 60}) == 2
 
 
 def test_parts_are_ranges_of_neighbours() -> None:

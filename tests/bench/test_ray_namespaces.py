@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from test_ray import assert_same_models, beside_one_machine, kept, needs_ray, wait_until
+from test_ray import ROOM, assert_same_models, beside_one_machine, kept, needs_ray, wait_until
 from test_run import machbench
 
 HEAD, NODES = "10.213.87.1", ("10.213.87.2", "10.213.87.3")
@@ -88,6 +88,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         begin(stack, (*head, "--include-dashboard=false"), tmp_path / "head.txt")
         for n, name in enumerate(names):
             node = (*RAY, f"--address={HEAD}:{port}", f"--node-ip-address={NODES[n]}", "--num-cpus=1")
+            node = (*node, f"--memory={ROOM}")
             begin(stack, ("ip", "netns", "exec", name, *node), tmp_path / f"node{n}.txt")
         yield f"{HEAD}:{port}"
 
@@ -95,7 +96,11 @@ def address(tmp_path: Path) -> Iterator[str]:
 @needs_ray
 @pytest.mark.slow
 def test_nodes_that_meet_by_the_network_give_the_table_of_one_machine(tmp_path: Path, address: str) -> None:
-    folder = beside_one_machine(tmp_path, "methods:\n  mach: {B: 16, R: 4}\n")
-    machbench("run", "small.yaml", "--launcher", "ray", "--address", address, cwd=folder, **AUTH)
-    assert_same_models(folder, tmp_path / "local")
-    assert len({about["process"] for about in kept(folder)}) == 2
+    """Repetitions here and there; and a run in two processes, one on each node."""
+    done = []
+    for name, methods in (("parts", "mach: {B: 16, R: 4}"), ("shards", "full_softmax: {shards: 2}")):
+        folder = beside_one_machine(tmp_path / name, f"methods:\n  {methods}\n")
+        done.append(machbench("run", "small.yaml", "--launcher", "ray", "--address", address, cwd=folder, **AUTH))
+        assert_same_models(folder, tmp_path / name / "local")
+    assert len({about["process"] for about in kept(tmp_path / "parts" / "ray")}) == 2
+    assert "process 1 of 2: starts on" in done[1].stdout
