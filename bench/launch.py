@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import environment
 from bench.code import code_hash
+from bench.description import keep_description
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.orders import Orders
@@ -70,6 +71,7 @@ def run_experiment(
         environment.write(results)
         with store.writing():
             keep_paper(experiment.paper, store.root)
+            keep_description(experiment.description, store.root)
         done = store.ledger.times_done()  # before the records are read: what ends in between is seen again later
         runs = plan(experiment, store, lambda name: progress.note(f"building dataset {name} (once)"))
         todo = _choose(runs, store, progress, RETRY[retry] if retry else set(), force)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from bench.columns import STATUS_WORDS
 from bench.compare import AgainstBest, against_best
+from bench.description import read_description
 from bench.errors import InputError
 from bench.figures import Picture, build_figures
 from bench.files import read_json_object, write_atomic
@@ -52,6 +53,7 @@ def write_report(
     pictures = build_figures(df, folder / "runs") if pictures is None else pictures
     page = _template().render(
         experiment=experiment,
+        description=read_description(folder),
         question=QUESTION,
         answers=_answers(groups),
         runs=len(runs),

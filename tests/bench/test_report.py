@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench.description import KEPT, keep_description
 from bench.errors import InputError
 from bench.frame import rows_to_frame
 from bench.report import write_report
@@ -173,6 +174,19 @@ def test_environment_that_is_absent_or_broken(tmp_path: Path, rows: Rows, write:
         write_report(experiment)
     env.unlink()
     assert "not beside these results" in Page(write_report(experiment).read_text()).text
+
+
+def test_what_the_experiment_says_of_itself(tmp_path: Path, rows: Rows, write: Write) -> None:
+    folder = write(tmp_path, rows)
+    keep_description("Is <small> enough?\nSeconds only.", folder)
+    first, second = "Is <small> enough?\nSeconds only.", "output layer"
+    text = Page(write_report(folder).read_text()).text
+    assert 0 < text.index(first) < text.index(second, text.index(first))
+    keep_description("", folder)
+    assert first not in Page(write_report(folder).read_text()).text
+    (folder / KEPT).write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"description\.txt: not readable as UTF-8 text"):
+        write_report(folder)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

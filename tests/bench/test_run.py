@@ -89,7 +89,9 @@ def test_everything_the_contract_promises_is_there(ran: Path) -> None:
     (passport,) = (ran / "results" / "data").glob("*.json")
     assert set(results(ran)["data_fingerprint"]) == {passport.stem}
     assert json.loads(passport.read_text())["groups"]["tail"]["labels"] > 0
-    assert "groups.tail.labels" in (root / "report.html").read_text()
+    page = (root / "report.html").read_text()
+    assert "groups.tail.labels" in page
+    assert "MACH and its baselines on the tiny twin." in page
 
 
 @pytest.mark.slow
