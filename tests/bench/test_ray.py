@@ -363,7 +363,7 @@ def test_nodes_that_share_no_folder_hand_in_by_a_url(tmp_path: Path, cluster: An
     text = "methods:\n  mach: {B: 16, R: 4}\n"
     folder = beside_one_machine(tmp_path, text)
     for n in (1, 2):
-        cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / f"node{n}")})
+        cluster.add_node(num_cpus=1, memory=ROOM, env_vars={"XDG_CACHE_HOME": str(tmp_path / f"node{n}")})
     ray = ("--launcher", "ray", "--address", cluster.address, "--exchange", "s3://bench/here")
     with s3_server() as env:
         machbench("run", "small.yaml", "methods.mach.R=2", *ray, cwd=folder, **env)
@@ -371,6 +371,8 @@ def test_nodes_that_share_no_folder_hand_in_by_a_url(tmp_path: Path, cluster: An
         done = machbench("run", "small.yaml", *ray, cwd=folder, **env)
         again = machbench("run", "small.yaml", *ray, cwd=folder, **env)
         forced = machbench("run", "small.yaml", "--force", *ray, cwd=folder, **env)
+        (folder / "apart.yaml").write_text(SHARDED + "methods:\n  full_softmax: {shards: 2}\n")
+        machbench("run", "apart.yaml", *ray, cwd=folder, **env)
     assert all(f"repetition {r}: ok" in done.stdout for r in (2, 3))
     assert "repetitions 0" not in done.stdout
     assert ", 0 to do" in again.stdout
@@ -385,6 +387,12 @@ def test_nodes_that_share_no_folder_hand_in_by_a_url(tmp_path: Path, cluster: An
         assert Counter(told(folder, "finished"))[run_id] >= 1
     assert (folder / "results" / "env" / f"{table['env_id'].iloc[0]}.json").is_file()
     assert (folder / "results" / "data" / f"{table['data_fingerprint'].iloc[0]}.json").is_file()
+    (row,) = results(folder, "apart").to_dict("records")
+    assert (row["status"], row["training_processes"]) == ("ok", 2)
+    for n in (1, 2):  # one process on each, of which nothing is left but the results of the first
+        (own,) = (tmp_path / f"node{n}").glob("machbench/exchange/*/results/apart")
+        assert not list((own / ".checkpoints").glob("*"))
+        assert not list((own / "runs").glob(".*"))
 
 
 def assert_own_folders(root: Path) -> None:
