@@ -65,7 +65,8 @@ def execute(
     report = phases.report  # from here on: peaks of each phase
     predicted = predict_here(method, spec, device)
     phases.note(**predicted_columns(predicted))
-    if orders.skip_above is not None and (why := predicted.unfit(available_bytes(device), orders.skip_above)):
+    here = replace(predicted, processes=1) if orders.meeting else predicted  # the others have room of their own
+    if orders.skip_above is not None and (why := here.unfit(available_bytes(device), orders.skip_above)):
         return skipped_record(spec, predicted, why)
 
     report({"phase": "load"})

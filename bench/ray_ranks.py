@@ -121,6 +121,8 @@ def _outcome(ray: Any, reference: Any) -> tuple[Outcome, list[str]]:
         return found
     except ray.exceptions.RayTaskError as error:
         return Outcome(failure=Failure("crashed", str(error.cause))), []
+    except ray.exceptions.TaskCancelledError:  # by the command, which stops the first process too
+        return Outcome(failure=Failure("crashed", "stopped", follows=True)), []
     except ray.exceptions.RayError:
         traceback.print_exc()
         sys.stderr.flush()

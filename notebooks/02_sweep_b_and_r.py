@@ -11,34 +11,56 @@
 # %% [markdown]
 # # Sweeping B and R: which pays more?
 #
-# A sweep over R is free: one run at the largest R has all smaller ones in it. A sweep over B is a list:
+# A sweep over R is free: one run at the largest R has all smaller ones in it. A sweep over B is a list, one over seeds
+# another, and so are datasets. The experiment of this notebook is all of these beside every baseline and every peer:
 #
 # ```bash
-# machbench run quickstart methods.mach.B=64,256,1024 seeds=0,1,2
+# machbench run sweep_b_r
 # ```
 #
-# The questions of this notebook: what does another repetition buy, what do more buckets buy, and which is the better
-# use of the same R · B outputs?
+# The questions: what does another repetition buy, what do more buckets buy, and which is the better use of the same
+# R · B outputs?
 
 # %%
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from IPython.display import Image, display
 
 from bench import load_results
 from bench.figures import build_figures
 
-folder = Path("../results/reference/quickstart")
+folder = Path("../results/reference/sweep_b_r")
 df = load_results(folder)
 hashed = df[df["B"].notna() & (df["status"] == "ok")].copy()
+sizes = hashed.groupby("dataset")[["n_train", "n_labels", "seed"]]
+sizes.agg({"n_train": "first", "n_labels": "first", "seed": "nunique"})
 
 # %% [markdown]
 # ## P@1 by B and R
+#
+# Per cent, the mean of the seeds, and beside it by how much they scatter (standard deviation, in points).
+
 
 # %%
-grid = hashed.pivot_table(index="R", columns="B", values="P@1")
-(100 * grid).round(2)
+def grid(dataset: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """P@1 of a dataset: a row for each R, for each B the mean of the seeds and their standard deviation."""
+    own = 100 * rows[rows["dataset"] == dataset].set_index(["R", "B"])["P@1"]
+    cells = own.groupby(["R", "B"]).agg(["mean", "std"]).unstack("B").round(2)
+    return cells.swaplevel(axis=1).sort_index(axis=1)
+
+
+for dataset in hashed["dataset"].unique():
+    display(dataset, grid(dataset, hashed))
+
+# %% [markdown]
+# The layers that MACH is to be measured by, on the same points:
+
+# %%
+others = df[df["B"].isna() & (df["status"] == "ok")]
+quality = 100 * others.groupby(["dataset", "method"])[["P@1", "P@3", "P@5"]].mean()
+quality.round(2).sort_values(["dataset", "P@1"], ascending=[True, False])
 
 # %% [markdown]
 # ## Equal outputs, R · B
@@ -48,8 +70,10 @@ grid = hashed.pivot_table(index="R", columns="B", values="P@1")
 
 # %%
 hashed["R·B"] = hashed["R"] * hashed["B"]
-several = hashed.groupby("R·B").filter(lambda rows: rows["B"].nunique() > 1)
-several.sort_values(["R·B", "B"])[["R·B", "B", "R", "P@1", "P@5", "params_output", "params_total"]]
+measured = ["P@1", "P@5", "params_output", "params_total", "fit_s"]
+cells = hashed.groupby(["dataset", "R·B", "B", "R"])[measured].mean()
+several = cells.groupby(["dataset", "R·B"]).filter(lambda rows: len(rows) > 1)
+several.round(4)
 
 # %% [markdown]
 # ## What theory says of the same tables
@@ -60,12 +84,11 @@ several.sort_values(["R·B", "B"])[["R·B", "B", "R", "P@1", "P@5", "params_outp
 # pairs would: if $x$ and $x + d$ collide, most other pairs that lie $d$ apart do too ([theory](../docs/theory.md)).
 
 # %%
-K = int(hashed["n_labels"].iloc[0])
-seen = hashed[hashed["unresolved_pairs"] > 0][["B", "R", "unresolved_pairs"]].copy()
-B, R = (seen[name].astype(float) for name in ("B", "R"))
-seen["expected"] = K * (K - 1) / 2 * B**-R
-seen["counted ÷ expected"] = seen["unresolved_pairs"].astype(float) / seen["expected"]
-seen.sort_values(["B", "R"])
+seen = hashed[hashed["unresolved_pairs"] > 0][["dataset", "B", "R", "n_labels", "unresolved_pairs"]].copy()
+seen = seen.astype({"B": float, "R": float, "n_labels": float, "unresolved_pairs": float})
+pairs = seen["n_labels"] * (seen["n_labels"] - 1) / 2
+seen["counted ÷ expected"] = seen["unresolved_pairs"] / (pairs * seen["B"] ** -seen["R"])
+seen.groupby(["dataset", "B", "R"])["counted ÷ expected"].agg(["min", "mean", "max"]).round(2)
 
 # %% [markdown]
 # ## Is cost linear?
@@ -73,11 +96,11 @@ seen.sort_values(["B", "R"])
 # Parameters are, exactly: the residual of a straight line through them is rounding.
 
 # %%
-for B, rows in hashed.groupby("B"):
+for (dataset, B), rows in hashed.groupby(["dataset", "B"]):
     R, size = rows["R"].to_numpy(float), rows["params_total"].to_numpy(float)
     slope, rest = np.polyfit(R, size, 1)
     off = np.abs(slope * R + rest - size).max()
-    print(f"B = {B:,}: {slope:,.0f} parameters a repetition, at most {off:.2g} off the line")
+    print(f"{dataset}, B = {B:,}: {slope:,.0f} parameters a repetition, at most {off:.2g} off the line")
 
 # %% [markdown]
 # ## The figures of this question

@@ -22,7 +22,7 @@ from bench.checkpoint import INDEX, Checkpoints, Done, Refused
 from bench.columns import with_highest
 from bench.data.sizes import dataset_sizes
 from bench.errors import InputError
-from bench.execute import classify, method_class
+from bench.execute import classify, execute, method_class
 from bench.experiment import unfold
 from bench.follower import RANK, Failure, Outcome, Place
 from bench.followers import FailedElsewhere, Followers, Here, processes
@@ -33,6 +33,7 @@ from bench.orders import Orders
 from bench.prediction import Prediction, predict_run
 from bench.ranks import ALONE, Ranks, processes_of
 from bench.rates import Rates
+from bench.run_folder import RunFolder
 from bench.spec import RunSpec, TrainSettings
 
 CPU = torch.device("cpu")
@@ -353,6 +354,18 @@ def test_a_failure_that_something_else_tells_is_the_runs(tmp_path: Path) -> None
     with pytest.raises(FailedElsewhere) as caught:
         met(tmp_path, tell)
     assert classify(caught.value) == ("oom_host", "process 2 of 3: no room")
+
+
+def test_room_is_judged_for_the_processes_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is skipped by what its own process takes, where the others are on other machines."""
+    monkeypatch.setattr("bench.execute.take_share", lambda *_: CPU)  # and leave this process its threads
+    spec, reasons = spec_of(shards=2), []
+    folder = RunFolder.create(tmp_path / "small" / "runs", "run", spec)
+    for meeting in (None, Meeting(str(tmp_path), 2, "127.0.0.1", 1)):
+        record = execute(spec, folder, lambda _: None, Orders(skip_above=1.0, meeting=meeting))
+        assert record["status"] == "skipped_by_plan"
+        reasons.append("in 2 processes" in record["reason"])
+    assert reasons == [True, False]
 
 
 def test_nobody_waits_for_an_address_once_all_is_over(tmp_path: Path) -> None:
