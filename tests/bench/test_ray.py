@@ -476,6 +476,25 @@ def test_processes_of_a_run_are_spread_over_nodes_of_which_none_has_room_for_all
     (row,) = results(tmp_path / "short").to_dict("records")
     assert (row["status"], row["reason"]) == ("oom_host", "fit: process 1 of 2: no room for one more")
 
+    stopped = tmp_path / "stopped"
+    write_sharded(stopped, "methods:\n  slow: {method: slow.yaml}\n")
+    command = start(stopped, *ray)
+    wait_until(lambda: list(stopped.glob("results/small/.checkpoints/*/rank-1/checkpoint.json")))
+    command.send_signal(signal.SIGINT)
+    assert command.wait(timeout=60) == 130, (stopped / "output.txt").read_text()
+    assert results(stopped)["status"].tolist() == ["interrupted"]
+    assert_gone(stopped)
+
+
+def assert_gone(folder: Path) -> None:
+    """The processes in the file ``pids`` of slow ones have ended."""
+
+    def over() -> bool:
+        paths = [Path(f"/proc/{pid}/stat") for pid in (folder / "pids").read_text().split()]
+        return all(not path.exists() or path.read_text().rsplit(")", 1)[1].split()[0] == "Z" for path in paths)
+
+    wait_until(over, 20)
+
 
 @needs_ray
 @pytest.mark.slow
@@ -496,8 +515,7 @@ def test_a_process_whose_node_dies_is_begun_again_with_the_others(tmp_path: Path
     assert (row["status"], row["resumed"] >= 1, row["training_processes"]) == ("ok", True, 2)
     assert same_predictions(folder, tmp_path / "local")
     assert 2 <= len(told(folder, "started")) <= 3
-    for pid in (folder / "pids").read_text().split():
-        assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
+    assert_gone(folder)
 
 
 def test_bundles_are_counted_node_by_node() -> None:
