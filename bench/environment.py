@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import socket
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -41,6 +42,11 @@ def describe() -> dict[str, Any]:
 def env_id() -> str:
     """Short hash of the environment."""
     return hashlib.sha256(json.dumps(describe(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def placed() -> dict[str, Any]:
+    """Where this process is: host, its number there, and the environment's hash."""
+    return {"host": socket.gethostname(), "process": os.getpid(), "env_id": env_id()}
 
 
 def write(results: Path) -> Path:

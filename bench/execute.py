@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import torch
 
-from bench import measure
+from bench import environment, measure
 from bench.checkpoint import with_earlier
 from bench.code import find_users_own
 from bench.columns import COLUMNS, above_baseline, with_highest
@@ -81,6 +81,7 @@ def execute(
         predictions, rows, whole = fit(method, spec, data, device, report, folder)
         ranks.leave()
         others = rows_of_others()
+    processes_placed = [environment.placed(), *(other.pop("placed") for other in others)]
 
     report({"phase": "metrics"})
     by_decile: list[Any] = []
@@ -112,6 +113,7 @@ def execute(
     }
     shared = described(spec, device.type) | sizes
     found = {"status": "ok", "shared": shared, "rows": rows, "deciles": by_decile, "phases": phases.ended}
+    found |= {"processes": processes_placed} if others else {}
     return found | ({"repetitions": [asdict(repetition) for repetition in trained]} if trained else {})
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench import environment
 from bench.checkpoint import with_earlier
 from bench.data import load_dataset
 from bench.execute import classify, method_class, take_output
@@ -63,7 +64,8 @@ def follow(spec: RunSpec, folder: RunFolder, place: Place) -> dict[str, Any]:
     phases.report({"phase": "write"})
     phases.stop()
     ranks.leave()
-    return with_earlier(phases.row() | {"elapsed_s": time.perf_counter() - started}, measured["earlier"])
+    elapsed = {"elapsed_s": time.perf_counter() - started}
+    return with_earlier(phases.row() | elapsed, measured["earlier"]) | {"placed": environment.placed()}
 
 
 def main(path: str, place: Place) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 from bench.code import code_hash
 from bench.errors import InputError
+from bench.exchange import Exchange
 from bench.follower import Failure, Follower, Outcome
 from bench.follower import Place as PlaceOfRank
 from bench.launch import Ways
@@ -147,6 +148,7 @@ def follow(run: PlannedRun, at: PlaceOfRank, of: Store, place: Place) -> tuple[O
     finally:
         process.kill()
         shutil.rmtree(folder.path, ignore_errors=True)
-    if place.exchange and outcome.row is not None:  # the command removes checkpoints where folders are shared
-        store.drop_checkpoint(run.run_id)
+    if place.exchange and outcome.row is not None:
+        store.drop_checkpoint(run.run_id)  # where folders are shared, the command does
+        Exchange(place.exchange).push_all(store.root.parent / "env", "env", new_only=True)
     return outcome, list(lines)

@@ -79,6 +79,12 @@ def test_columns_say_what_all_processes_took(ran: Path) -> None:
     assert abs(two["predicted_peak_bytes"] / two["peak_host_bytes"] - 1) <= TOLERANCE
     names = [{path.name for path in run.iterdir()} for run in runs_of(ran).values()]
     assert names[0] == names[1]
+    records = {shards: json.loads((run / "record.json").read_text()) for shards, run in runs_of(ran).items()}
+    assert "processes" not in records[1]
+    first, second = records[2]["processes"]
+    assert first.keys() == second.keys() == {"host", "process", "env_id"}
+    assert first["process"] != second["process"]
+    assert {first["env_id"], second["env_id"]} == {two["env_id"]}
     log = (runs_of(ran)[2] / "log.txt").read_text()
     assert '[rank 1] {"phase": "predict"}' in log
     assert not list((ran / "results" / "small" / ".checkpoints").iterdir())
