@@ -22,7 +22,8 @@ from bench.orders import Orders, Shortfall
 from bench.plan import PlannedRun
 from bench.progress import Progress
 from bench.ray_foresee import foresee, gpu_bytes
-from bench.ray_ranks import bundle, execute_in_bundles, options_of, room_for
+from bench.ray_nodes import Nodes
+from bench.ray_ranks import execute_in_bundles, options_of
 from bench.ray_tasks import Part, Shared, Task, Whole, runs_of, share_of_gpu
 from bench.ray_worker import Ended, Place, called, called_share
 from bench.shares import cut
@@ -54,12 +55,7 @@ class Driver:
         self._ways = replace(ways, force=False)  # a run is begun anew once, not after each death of its node
         self._from_the_beginning = ways.force
         self._kept = Store(ways.store.root.parent / REPETITIONS)
-        self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cores = [int(node["CPU"]) for node in self._nodes if node.get("CPU", 0) >= 1] or [1]
-        self._cpus, self._most = min(cores), max(cores)
-        self._memory = max((node.get("memory", 0.0) for node in self._nodes), default=0.0)
-        gpus = [int(node.get("GPU", 0)) for node in self._nodes]
-        self._gpus, self._most_gpus = sum(gpus), max(gpus, default=0)
+        self._nodes = Nodes(ray.nodes())
         self._gpu_bytes: int | None = None
         self._waiting: dict[Any, Task] = {}  # by what Ray gave for the task
         self._groups: dict[Any, Any] = {}  # placement groups of such tasks, where they have one
@@ -83,7 +79,7 @@ class Driver:
     def _work_off(self, todo: Sequence[PlannedRun]) -> dict[str, str | None]:
         wholes = self._foresee(todo)
         for whole in wholes:
-            self._divide(whole)
+            whole.bundle = self._nodes.bundle_of(whole)
         if self._from_the_beginning:
             self._forget(wholes)
         statuses: dict[str, str | None] = {}
@@ -110,35 +106,15 @@ class Driver:
             raise
         return statuses
 
-    def _divide(self, whole: Whole) -> None:
-        """Have a run's processes placed one by one where no node has room for all.
-
-        InputError where Ray would wait for ever for a node, or nodes, with so many cores or GPUs.
-        """
-        run, count, peak = whole.run, whole.foreseen.processes, whole.foreseen.peak
-        threads, gpus = run.spec.train.threads, self._gpus_of(whole)
-        cores = max(1, self._cpus // self._most_gpus) if gpus else self._cpus
-        each = bundle(run, count, peak, cores, gpus // count)
-        room = room_for(self._nodes, each)
-        together = {"CPU": self._cpus_of(run), "GPU": gpus, "memory": peak or 0}
-        if 1 < count <= room and not room_for(self._nodes, together):
-            whole.bundle = each
-        elif threads > self._most:
-            asked = f"{run.run_id}, key train.threads: found {threads}"
-            raise InputError(f"{asked}; expected at most {self._most}, the cores of the largest node")
-        elif gpus > max(1, self._most_gpus):
-            found = f"{run.run_id}: found {count} processes with a GPU each"
-            raise InputError(f"{found}; expected at most {max(room, self._most_gpus)}, for which the cluster has room")
-
     def _foresee(self, todo: Sequence[PlannedRun]) -> list[Whole]:
         """In workers that end with it: what predicts loads torch."""
         once = {"num_cpus": 0, "max_calls": 1}
-        if self._gpus:
+        if self._nodes.gpus:
             seen = self._ray.remote(**once, num_gpus=1)(gpu_bytes)
             self._gpu_bytes = self._result(seen.remote())
         self._parts = self._parts_of_a_run(todo)
         task = self._ray.remote(**once)(foresee)
-        threads = [self._cpus_of(run) for run in todo]
+        threads = [self._nodes.cpus_of(run) for run in todo]
         kind = "cuda" if self._gpu_bytes else "cpu"
         found = self._result(task.remote(list(todo), self._place, threads, kind, self._parts))
         return [Whole(run, foreseen) for run, foreseen in zip(todo, found, strict=True)]
@@ -147,8 +123,8 @@ class Driver:
         """As many as it takes to give every worker something to do."""
         if self._ways.skip_unfit:  # what a whole run takes is to be seen
             return 1
-        cpus = min(self._cpus_of(run) for run in todo)
-        workers = self._gpus or sum(int(node.get("CPU", 0)) // cpus for node in self._nodes)
+        cpus = min(self._nodes.cpus_of(run) for run in todo)
+        workers = self._nodes.workers(cpus)
         return max(1, -(-workers // len(todo)))
 
     def _forget(self, wholes: Sequence[Whole]) -> None:
@@ -190,7 +166,7 @@ class Driver:
         if self._parts > 1 and to_score >= self._shared_from and not self._shortfall(whole):
             batch = whole.run.spec.train.predict_batch
             sizes = (known.n_points, known.n_labels, batch, self._parts)
-            whole.shares = cut(*sizes, known.peak, self._memory, known.by_label)
+            whole.shares = cut(*sizes, known.peak, self._nodes.memory, known.by_label)
         for share in whole.shares:
             self._submit(Shared(whole, share))
         if not whole.shares:
@@ -198,13 +174,13 @@ class Driver:
 
     def _submit(self, task: Task) -> None:
         run, foreseen = (task.run, task.foreseen) if isinstance(task, Whole) else (task.of.run, task.of.foreseen)
-        cpus = self._cpus_of(run)
+        cpus = self._nodes.cpus_of(run)
         needs: dict[str, float] = {"num_cpus": cpus}
         predicted = foreseen.part_peak if isinstance(task, Part) else foreseen.peak
         if predicted is not None:
             # What no node has room for goes to the largest, and becomes a row with what happens there.
-            needs["memory"] = min(predicted, self._memory)
-        if whole_gpus := self._gpus_of(task if isinstance(task, Whole) else task.of):
+            needs["memory"] = min(predicted, self._nodes.memory)
+        if whole_gpus := self._nodes.gpus_of(task if isinstance(task, Whole) else task.of):
             part = isinstance(task, Part)
             needs["num_gpus"] = share_of_gpu(foreseen.part_gpu, self._gpu_bytes) if part else whole_gpus
         options = {"max_retries": ATTEMPTS - 1, **needs}
@@ -245,13 +221,6 @@ class Driver:
         reference = remote.remote(kept, *arguments)
         self._groups[reference] = group
         return reference
-
-    def _gpus_of(self, whole: Whole) -> int:
-        """One for each process of a run, where it is to use them and there are any."""
-        return whole.foreseen.processes if self._gpus and whole.run.spec.train.device != "cpu" else 0
-
-    def _cpus_of(self, run: PlannedRun) -> int:
-        return run.spec.train.threads or self._cpus
 
     def _at_hand(self, names: Iterable[str]) -> set[str]:
         """Those of the repetitions that are kept."""

@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
@@ -34,17 +34,6 @@ from bench.store import Store
 
 LOOK_S = 0.5  # between looks whether the first process is still there
 LOG_LINES = 10_000  # the last that go into the log of the run
-
-
-def bundle(run: PlannedRun, processes: int, peak: int | None, cores: int, gpus: int) -> dict[str, float]:
-    """Ray's resources for one process of a run: ``cores`` where no threads are asked for, a part of the run's peak."""
-    needs = {"CPU": max(1, run.spec.train.threads // processes) if run.spec.train.threads else cores, "GPU": gpus}
-    return {kind: count for kind, count in (needs | {"memory": (peak or 0) // processes}).items() if count}
-
-
-def room_for(nodes: Sequence[Mapping[str, float]], bundle: Mapping[str, float]) -> int:
-    """How many bundles of resources nodes have room for, when nothing else is on them."""
-    return sum(min(int(node.get(kind, 0) // needed) for kind, needed in bundle.items() if needed) for node in nodes)
 
 
 def options_of(bundle: Mapping[str, float]) -> dict[str, float]:

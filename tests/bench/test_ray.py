@@ -21,10 +21,13 @@ from test_exchange import needs_s3, s3_server
 from test_run import machbench, results
 
 from bench.errors import InputError
+from bench.experiment import unfold
 from bench.ledger import Ledger
 from bench.on_ray import connect
-from bench.ray_ranks import room_for
-from bench.ray_tasks import runs_of, share_of_gpu
+from bench.plan import PlannedRun
+from bench.ray_foresee import Foreseen
+from bench.ray_nodes import Nodes
+from bench.ray_tasks import Whole, runs_of, share_of_gpu
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (pip install machbench[ray])")
@@ -518,11 +521,40 @@ def test_a_process_whose_node_dies_is_begun_again_with_the_others(tmp_path: Path
     assert_gone(folder)
 
 
+def nodes_of(*resources: dict[str, float]) -> Nodes:
+    return Nodes(
+        [{"Alive": True, "Resources": node} for node in resources] + [{"Alive": False, "Resources": {"CPU": 99}}]
+    )
+
+
 def test_bundles_are_counted_node_by_node() -> None:
-    nodes = [{"CPU": 8.0, "GPU": 2.0, "memory": 100.0}, {"CPU": 3.0, "GPU": 4.0, "memory": 100.0}, {"memory": 1000.0}]
-    assert room_for(nodes, {"CPU": 2, "GPU": 1, "memory": 30}) == 3
-    assert room_for(nodes, {"CPU": 1}) == 11
-    assert room_for(nodes, {"CPU": 1, "memory": 60}) == 2
+    nodes = nodes_of({"CPU": 8, "GPU": 2, "memory": 100}, {"CPU": 3, "GPU": 4, "memory": 100}, {"memory": 1000})
+    assert nodes.room_for({"CPU": 2, "GPU": 1, "memory": 30}) == 3
+    assert nodes.room_for({"CPU": 1, "GPU": 0}) == 11
+    assert nodes.room_for({"CPU": 1, "memory": 60}) == 2
+
+
+def test_processes_are_placed_one_by_one_where_no_node_has_room_for_all() -> None:
+    def bundle(nodes: Nodes, processes: int, peak: int, **train: Any) -> dict[str, float] | None:
+        text = {"dataset": "tiny", "train": train, "methods": {"full_softmax": {"shards": processes}}}
+        spec = next(unfold(text, "test"))
+        run = PlannedRun("run", spec, None, "", "")
+        return nodes.bundle_of(Whole(run, Foreseen(peak, processes=processes)))
+
+    cpus = nodes_of({"CPU": 4, "memory": 100}, {"CPU": 6, "memory": 100}, {"memory": 1000})
+    assert bundle(cpus, 2, 90) is None  # one node has room
+    assert bundle(cpus, 2, 120) == {"CPU": 4, "memory": 60}
+    assert bundle(cpus, 2, 120, threads=3) == {"CPU": 1, "memory": 60}
+    assert bundle(cpus, 3, 120, threads=9) == {"CPU": 3, "memory": 40}
+    assert bundle(cpus, 3, 360) is None  # none has: the largest node takes it, to see
+    with pytest.raises(InputError, match=r"train\.threads: found 9; expected at most 6, the cores of the largest"):
+        bundle(cpus, 1, 90, threads=9)
+    gpus = nodes_of({"CPU": 8, "GPU": 2, "memory": 100}, {"CPU": 8, "GPU": 2, "memory": 100})
+    assert bundle(gpus, 2, 90) is None
+    assert bundle(gpus, 3, 90) == {"CPU": 4, "GPU": 1, "memory": 30}
+    assert bundle(gpus, 3, 90, device="cpu") is None
+    with pytest.raises(InputError, match="found 5 processes with a GPU each; expected at most 4, for which"):
+        bundle(gpus, 5, 90)
 
 
 def test_parts_are_ranges_of_neighbours() -> None:
