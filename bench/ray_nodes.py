@@ -1,4 +1,4 @@
-"""What the nodes of a Ray cluster have, and how much of it a run takes: all of them idle, as Ray tells them at first."""
+"""What the nodes of a Ray cluster have, and how much of it a run takes: counted as if nothing else were on them."""
 
 from __future__ import annotations
 
