@@ -88,6 +88,33 @@ def test_the_readmes_table_of_a_million_labels_is_the_reference_result() -> None
         assert cells == [row["method"] + B, *numbers, f"{1e3 * row['predict_s'] / row['n_test']:.2f}"]
 
 
+def measured(experiment: str, dataset: str) -> list[list[str]]:
+    """Cells of a table of reference results: a row for each setting, best P@1 first; ± is the deviation of seeds."""
+    table = load_results(ROOT / "results" / "reference" / experiment)
+    own = table[table["derived_from"].isna() & (table["dataset"] == dataset) & (table["status"] == "ok")]
+    found = []
+    for (method, B), rows in own.astype({"B": float}).groupby(["method", "B"], dropna=False):
+        quality = [100 * rows[name].astype(float) for name in ("P@1", "P@3", "P@5", "PSP@5")]
+        scatter = [f"{q.mean():.2f}" + (f" ± {q.std():.2f}" if len(q) > 1 else "") for q in quality]
+        sizes = [rows[name].iloc[0] for name in ("params_output", "params_total")]
+        cells = [method + ("" if pd.isna(B) else f", B = {int(B):,}"), *scatter]
+        cells += ["–" if pd.isna(size) or size == 0 else f"{size / 1e6:,.2f} M" for size in sizes]
+        cells += [f"{rows['peak_host_bytes'].mean() / 1e6:,.0f}", f"{rows['fit_s'].mean():,.1f}"]
+        cells += [f"{1e3 * (rows['predict_s'] / rows['n_test']).mean():.2f}"]
+        found.append((quality[0].mean(), cells))
+    return [cells for _, cells in sorted(found, reverse=True)]
+
+
+@pytest.mark.parametrize(("experiment", "dataset"), [("sweep_b_r", "icd10cm"), ("sweep_b_r", "moby")])
+def test_the_tables_of_results_are_the_reference_results(experiment: str, dataset: str) -> None:
+    text = (ROOT / "docs" / "results.md").read_text()
+    lines = text[text.index(f"| on {dataset} |") :].splitlines()[2:]
+    shown = [[cell.strip().strip("*") for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    expected = measured(experiment, dataset)
+    assert shown[: len(expected)] == expected
+    assert not lines[len(expected)].startswith("|")
+
+
 def test_the_reproductions_table_is_the_reference_result() -> None:
     text = (ROOT / "docs" / "reproduction.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "± " in line]
