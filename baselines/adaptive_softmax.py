@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,8 @@ from torch import Tensor, nn
 from baselines.cluster_loss import KEEP_BYTES, cluster_loss, logits_of, normaliser
 from baselines.cost import adaptive_cost
 from baselines.full_softmax import label_prior
-from baselines.topk import RunningTopK
+from baselines.topk import Ranking, top_k_of_tiles
 
-Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 MARGIN = 1e-3  # a label's log-probability may exceed its cluster's by rounding, far below this
 
 
@@ -158,11 +156,10 @@ class AdaptiveSoftmax(nn.Module):
 
     def _best(self, c: int, narrow: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, k: int) -> Ranking:
         """Top-k of logits + shift [n, 1] in one cluster."""
-        best = RunningTopK(len(narrow), k)
-        for low, logits in logits_of(narrow, weight, bias, self.label_chunk):
-            best.feed(logits.add_(shift).float().cpu().numpy(), low)
+        tiles = ((low, part.add_(shift)) for low, part in logits_of(narrow, weight, bias, self.label_chunk))
+        scores, places = top_k_of_tiles(tiles, len(narrow), k)
         ids = self.order[self.bounds[c] : self.bounds[c + 1]].cpu().numpy()
-        return best.scores, np.where(best.labels < 0, np.int32(-1), ids[best.labels])
+        return scores, np.where(places < 0, np.int32(-1), ids[places])
 
     def log_prob(self, hidden: Tensor) -> Tensor:
         """log p of every label, [N, n_labels], all at once: the plain form that tests compare with."""

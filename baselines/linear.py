@@ -15,10 +15,11 @@ from baselines.chunked import ChunkedLoss, Loss, Positives, Update
 from baselines.cost import dense_cost
 from baselines.product import PRECISIONS
 from baselines.shards import Shards, check_shards
-from baselines.topk import RunningTopK, merge_topk
+from baselines.topk import merge_topk, top_k_of_tiles
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
 DRAWN = 65536  # rows drawn at a time on the way to those of a shard
+CHUNKS = {"cpu": 2048, "cuda": 32768}  # logits that stay in the cache; and enough to fill a GPU with each kernel
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -27,9 +28,10 @@ class LinearOverLabels(nn.Module):
 
     weights ``bf16``: the weight is kept in bfloat16; the optimiser rounds it stochastically, because an update smaller
     than half a unit in the last place would otherwise be lost. bias ``prior`` starts a label at its frequency in train
-    by `label_prior`, ``zero`` at 0. label_chunk: labels worked on at a time. shards: processes over which the labels
-    are divided (`baselines.shards`); each has some rows of weight and bias, which start as those of the undivided layer
-    do, and loss and top-k are the same in all. ValueError for anything else.
+    by `label_prior`, ``zero`` at 0. label_chunk: labels worked on at a time, 0 for what suits the device (`CHUNKS`).
+    shards: processes over which the labels are divided (`baselines.shards`); each has some rows of weight and bias,
+    which start as those of the undivided layer do, and loss and top-k are the same in all. ValueError for anything
+    else.
     """
 
     chunked = ("weight", "bias")
@@ -45,7 +47,7 @@ class LinearOverLabels(nn.Module):
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
         bias: str = "prior",
-        label_chunk: int = 2048,
+        label_chunk: int = 0,
         weights: str = "fp32",
         shards: int = 1,
     ) -> None:
@@ -54,8 +56,8 @@ class LinearOverLabels(nn.Module):
             raise ValueError(f"unknown bias {bias!r}; known: prior, zero")
         if weights not in WEIGHTS:
             raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
-        if label_chunk < 1:
-            raise ValueError(f"label_chunk must be at least 1, got {label_chunk}")
+        if label_chunk < 0:
+            raise ValueError(f"label_chunk must be at least 1, or 0 for the device's, got {label_chunk}")
         generator = torch.Generator().manual_seed(seeds["initialisation"])
         bound = 1.0 / math.sqrt(hidden)
         self.shards = Shards.of(shards)
@@ -88,7 +90,7 @@ class LinearOverLabels(nn.Module):
         n_labels: int,
         hidden: int,
         run: Mapping[str, float],
-        label_chunk: int = 2048,
+        label_chunk: int = 0,
         weights: str = "fp32",
         shards: int = 1,
         **_: object,
@@ -99,7 +101,7 @@ class LinearOverLabels(nn.Module):
             hidden=hidden,
             run=run,
             keep_bytes=cls.keep_bytes,
-            label_chunk=label_chunk,
+            label_chunk=label_chunk or CHUNKS["cpu"],
             passes=cls.passes,
             weight_bytes=WEIGHTS[weights].itemsize,
             shards=check_shards(shards, n_labels),
@@ -108,7 +110,8 @@ class LinearOverLabels(nn.Module):
     def loss_by(self, loss: Loss, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """The loss that ``loss`` works out chunk by chunk, for autograd. Without gradients nothing is updated."""
         positives = Positives.of(labels, hidden.device).of_rows(self.rows)
-        settings = (self.label_chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
+        chunk = self.label_chunk or CHUNKS["cuda" if hidden.is_cuda else "cpu"]
+        settings = (chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
         value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, *settings)
         return value
 
@@ -138,12 +141,9 @@ def linear_topk(
     hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 16384
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Exact top-k of hidden·weightᵀ + bias, a chunk of labels at a time; ties by lowest label id."""
-    best = RunningTopK(len(hidden), k)
-    for low in range(0, len(weight), label_chunk):
-        chunk = slice(low, low + label_chunk)
-        logits = torch.addmm(bias[chunk], hidden, weight[chunk].to(hidden.dtype).T)
-        best.feed(logits.float().cpu().numpy(), low)
-    return best.scores, best.labels
+    chunks = (slice(low, low + label_chunk) for low in range(0, len(weight), label_chunk))
+    tiles = ((c.start, torch.addmm(bias[c], hidden, weight[c].to(hidden.dtype).T)) for c in chunks)
+    return top_k_of_tiles(tiles, len(hidden), k)
 
 
 def label_prior(train_labels: sp.csr_matrix, loss: str) -> Tensor:

@@ -2,23 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numba
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+Tiles = Iterable[tuple[int, Tensor]]
+TIED_ROWS = 64  # rows sorted whole at a time
+NOT_FINITE = "scores hold NaN or infinite values"
+
+
+def top_k_of_tiles(tiles: Tiles, n_points: int, k: int) -> Ranking:
+    """(scores [N, k], labels [N, k]), best first, on the device of the tiles; −inf and −1 where there are fewer labels.
+
+    tiles: (first label, scores [N, width] of the labels from there on) in increasing label order. ValueError where a
+    score is NaN or infinite.
+    """
+    best: RunningTopK | DeviceTopK | None = None
+    for first_label, tile in tiles:
+        if best is None:
+            best = DeviceTopK(n_points, k, tile.device) if tile.is_cuda else RunningTopK(n_points, k)
+        best.feed(tile, first_label)
+    return (best or RunningTopK(n_points, k)).ranking()
 
 
 class RunningTopK:
-    """Best k labels of N points, fed with tiles of scores in increasing label order."""
+    """Best k labels of N points, fed with tiles of scores in increasing label order, on the host."""
 
     def __init__(self, n_points: int, k: int) -> None:
         self.scores = np.full((n_points, k), -np.inf, dtype=np.float32)
         self.labels = np.full((n_points, k), -1, dtype=np.int32)
 
-    def feed(self, tile: npt.NDArray[np.float32], first_label: int) -> None:
+    def feed(self, tile: Tensor, first_label: int) -> None:
         """tile [N, width]: scores of labels first_label .. first_label + width − 1. Raises ValueError on NaN."""
-        if not np.isfinite(tile).all():
-            raise ValueError("scores hold NaN or infinite values")
-        _feed(np.ascontiguousarray(tile), first_label, self.scores, self.labels)
+        scores = tile.float().cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise ValueError(NOT_FINITE)
+        _feed(np.ascontiguousarray(scores), first_label, self.scores, self.labels)
+
+    def ranking(self) -> Ranking:
+        return self.scores, self.labels
+
+
+class DeviceTopK:
+    """The same where the scores are, for GPUs: nothing but the lists leaves the device.
+
+    `torch.topk` says which scores are the best k, but not which of several equal ones it took. Those in the middle of
+    the list are all there and only want sorting; where some equal to the last are left out, the row is sorted whole.
+    """
+
+    def __init__(self, n_points: int, k: int, device: torch.device) -> None:
+        self.scores = torch.full((n_points, k), -torch.inf, device=device)
+        self.labels = torch.full((n_points, k), -1, dtype=torch.int64, device=device)
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+
+    def feed(self, tile: Tensor, first_label: int) -> None:
+        """See `RunningTopK.feed`; NaN and infinite scores are an error of `ranking`, which waits for the device."""
+        tile, k = tile.float(), self.scores.shape[1]
+        if not tile.numel():
+            return
+        self._finite &= torch.isfinite(torch.stack(tile.aminmax())).all()
+        scores, places = tile.topk(min(k, tile.shape[1]), dim=1)
+        tied = ((tile >= scores[:, -1:]).sum(1) > scores.shape[1]).nonzero()[:, 0]
+        for rows in tied.split(TIED_ROWS):
+            in_order = tile[rows].sort(dim=1, descending=True, stable=True)
+            scores[rows], places[rows] = (part[:, : scores.shape[1]] for part in in_order)
+        places, by_label = places.sort(dim=1)
+        # What was found before has lower labels and comes first, so that a stable sort leaves it before its equals.
+        scores = torch.cat([self.scores, scores.gather(1, by_label)], 1)
+        labels = torch.cat([self.labels, places + first_label], 1)
+        self.scores, best = (part[:, :k] for part in scores.sort(dim=1, descending=True, stable=True))
+        self.labels = labels.gather(1, best)
+
+    def ranking(self) -> Ranking:
+        """Raises ValueError where a score was NaN or infinite."""
+        if not bool(self._finite):
+            raise ValueError(NOT_FINITE)
+        return self.scores.cpu().numpy(), self.labels.to(torch.int32).cpu().numpy()
 
 
 def merge_topk(

@@ -68,7 +68,7 @@ def test_the_two_matrices_start_from_different_numbers() -> None:
     torch.testing.assert_close(build(labels_of(4), rank=HIDDEN).down, layer.down, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("wrong", [{"rank": 0}, {"loss": "hinge"}, {"bias": "one"}, {"label_chunk": 0}])
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"loss": "hinge"}, {"bias": "one"}, {"label_chunk": -1}])
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"unknown|at least"):
         build(labels_of(4), **wrong)

@@ -194,7 +194,7 @@ def test_prior_predicts_train_frequencies() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"loss": "hinge"}, {"loss": "bce"}, {"bias": "one"}, {"label_chunk": 0}, {"weights": "fp8"}]
+    "wrong", [{"loss": "hinge"}, {"loss": "bce"}, {"bias": "one"}, {"label_chunk": -1}, {"weights": "fp8"}]
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"unknown|at least"):

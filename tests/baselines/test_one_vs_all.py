@@ -100,7 +100,7 @@ def test_declared_parameters_are_the_real_ones() -> None:
     assert sum(p.numel() for p in layer.parameters()) == OneVsAll.parameter_count(n_labels=31, hidden=HIDDEN)
 
 
-@pytest.mark.parametrize("wrong", [{"bias": "one"}, {"label_chunk": 0}, {"weights": "fp8"}])
+@pytest.mark.parametrize("wrong", [{"bias": "one"}, {"label_chunk": -1}, {"weights": "fp8"}])
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"unknown|at least"):
         build(labels_of(4, 9), **wrong)
