@@ -1,7 +1,8 @@
 """Losses of a chunk of labels in one compiled pass over its logits [C, N], in place; a row is a label.
 
 exp and log1p are polynomials, so that the compiler turns the loops into vector instructions. The plain torch form of
-each kernel stands below it: it is what tests compare with, and what runs on a GPU and in double precision.
+each kernel stands below it: it is what tests compare with, and what runs in double precision, and on a GPU without
+triton (`baselines.gpu_chunks`).
 
 All take logits without bias, bias [C], and the positives of the chunk: ``rows`` (label less the chunk's first) and
 ``points``, int64 [P], each pair once.

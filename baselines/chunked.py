@@ -17,6 +17,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from baselines.passes import passes_for
 from baselines.product import product
 from baselines.shards import Shards
 from baselines.workers import workers
@@ -81,7 +82,7 @@ class LabelStep:
         self.shards = shards
         self.weight, self.bias, self.positives = weight, bias, positives
         self.learn, self.update = learn, update if learn else None
-        self.compiled = hidden.device.type == "cpu" and hidden.dtype == torch.float32
+        self.passes = passes_for(hidden)
         self.type = hidden.dtype
         self.dtype = dtype if dtype != torch.float32 else hidden.dtype
         self.points = hidden.to(self.dtype).contiguous()
@@ -95,12 +96,13 @@ class LabelStep:
     def each(self, work: Callable[[slice], T]) -> Iterator[T]:
         """Results of the work on every chunk, in order; threads take whole chunks."""
         threads = torch.get_num_threads()
-        spread = self.compiled and min(threads, len(self.chunks)) > 1
+        spread = self.passes.by_threads and min(threads, len(self.chunks)) > 1
         return iter((workers(threads).map if spread else map)(work, self.chunks))
 
     def logits(self, chunk: slice) -> Tensor:
-        """[C, N], without the bias."""
-        return product(self.weight[chunk].to(self.dtype), self.points).to(self.type)
+        """[C, N], without the bias; in the type of the products where the passes take any."""
+        found = product(self.weight[chunk].to(self.dtype), self.points)
+        return found if self.passes.any_type else found.to(self.type)
 
     def arrays(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
         """The chunk's bias, and the rows (counted from its first) and points of its positives."""
@@ -114,9 +116,9 @@ class LabelStep:
         """
         gradient = gradient.to(self.dtype)
         pull = product(self.weight[chunk].to(self.dtype).T, gradient.T)
-        grad_weight = product(gradient, self._features).to(self.type)
+        grad_weight = product(gradient, self._features)
         if self.update:
-            self.update("weight", chunk, grad_weight)
+            self.update("weight", chunk, grad_weight if self.passes.any_type else grad_weight.to(self.type))
             self.update("bias", chunk, grad_bias)
         elif self.grad_weight is not None and self.grad_bias is not None:
             self.grad_weight[chunk], self.grad_bias[chunk] = grad_weight, grad_bias

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines.scatter import add_at
+
 KEEP_BYTES = 256 * 2**20  # logits up to this size are kept for the gradient instead of computed twice
 
 
@@ -68,7 +70,7 @@ class _ClusterLoss(torch.autograd.Function):
     ) -> Tensor:
         order = torch.argsort(columns, stable=True)
         rows, columns, share = rows[order], columns[order], share[order]
-        mass = inputs.new_zeros(len(inputs)).index_add_(0, rows, share)  # all targets of a row together
+        mass = add_at(inputs.new_zeros(len(inputs)), rows, share)  # all targets of a row together
         parts = [slice(low, min(low + chunk, len(weight))) for low in range(0, len(weight), chunk)]
         # One place for all chunks: what an allocator makes of many large blocks, freed and kept, nobody can predict.
         keep = len(inputs) * len(weight) * inputs.element_size() <= KEEP_BYTES

@@ -19,6 +19,7 @@ from baselines.chunked import LabelStep
 from baselines.linear import LinearOverLabels
 from baselines.linear import label_prior as label_prior
 from baselines.linear import linear_topk as linear_topk
+from baselines.scatter import add_at
 
 LOSSES = ("softmax", "decoupled")
 KEEP_BYTES = 64 * 2**20  # logits up to this size are kept for the gradient instead of computed twice
@@ -80,7 +81,7 @@ def _decoupled(step: LabelStep) -> Tensor:
     loss = step.shards.sum(-(share * F.logsigmoid(ahead)).sum())  # softplus would be linear from 20 on
     if step.learn:
         pull = share * (-ahead).sigmoid() / n_points
-        factor = step.shards.sum(torch.zeros_like(totals.log_sum).index_add_(0, points, pull))
+        factor = step.shards.sum(add_at(torch.zeros_like(totals.log_sum), points, pull))
         totals.take_gradient(factor, -pull)
     return loss / n_points
 
@@ -108,15 +109,9 @@ class _Totals:
     def _first(self, chunk: slice, positive: Tensor) -> Tensor:
         logits = self.step.logits(chunk)
         bias, rows, points = self.step.arrays(chunk)
-        result = bias.new_empty(len(self.step.points), dtype=logits.dtype)
-        arguments = (logits, bias, rows, points)
+        result = bias.new_empty(len(self.step.points), dtype=self.step.type)
         mine = positive[self.step.positives.within(chunk)]
-        if self.step.compiled:
-            arrays: Any = [tensor.numpy() for tensor in arguments]
-            rest: Any = (self.negatives_only, mine.numpy(), result.numpy())
-            chunk_kernels.log_sum(*arrays, *rest)
-        else:
-            chunk_kernels.log_sum_torch(*arguments, self.negatives_only, mine, result)
+        self.step.passes.log_sum(logits, bias, rows, points, self.negatives_only, mine, result)
         if self._keep:
             self._kept[chunk.start] = logits
         return result
@@ -131,12 +126,7 @@ class _Totals:
             bias, rows, points = step.arrays(chunk)
             grad_bias = torch.empty_like(bias)
             mine = at_positives[step.positives.within(chunk)]
-            arguments = (logits, bias, rows, points, log_sum, factor, mine, grad_bias)
-            if step.compiled:
-                arrays: Any = [tensor.numpy() for tensor in arguments]
-                chunk_kernels.softmax_gradient(*arrays)
-            else:
-                chunk_kernels.softmax_gradient_torch(*arguments)
+            step.passes.softmax_gradient(logits, bias, rows, points, log_sum, factor, mine, grad_bias)
             return step.hand_over(chunk, logits, grad_bias)
 
         for pull in step.each(second):

@@ -19,7 +19,8 @@ from baselines.topk import merge_topk, top_k_of_tiles
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
 DRAWN = 65536  # rows drawn at a time on the way to those of a shard
-CHUNKS = {"cpu": 2048, "cuda": 32768}  # logits that stay in the cache; and enough to fill a GPU with each kernel
+CHUNKS = {"cpu": 2048, "cuda": 65536}  # logits that stay in the cache; work enough that a GPU waits for no launch
+RANKED = {"cpu": 16384, "cuda": 65536}  # labels at a time where nothing is learned
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -110,7 +111,7 @@ class LinearOverLabels(nn.Module):
     def loss_by(self, loss: Loss, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """The loss that ``loss`` works out chunk by chunk, for autograd. Without gradients nothing is updated."""
         positives = Positives.of(labels, hidden.device).of_rows(self.rows)
-        chunk = self.label_chunk or CHUNKS["cuda" if hidden.is_cuda else "cpu"]
+        chunk = self.label_chunk or CHUNKS[hidden.device.type]
         settings = (chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
         value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, *settings)
         return value
@@ -138,10 +139,11 @@ def uniform_rows(rows: slice, width: int, bound: float, generator: torch.Generat
 
 
 def linear_topk(
-    hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 16384
+    hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 0
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Exact top-k of hidden·weightᵀ + bias, a chunk of labels at a time; ties by lowest label id."""
-    chunks = (slice(low, low + label_chunk) for low in range(0, len(weight), label_chunk))
+    """Exact top-k of hidden·weightᵀ + bias, a chunk of labels at a time (0: `RANKED`); ties by lowest label id."""
+    size = label_chunk or RANKED[hidden.device.type]
+    chunks = (slice(low, low + size) for low in range(0, len(weight), size))
     tiles = ((c.start, torch.addmm(bias[c], hidden, weight[c].to(hidden.dtype).T)) for c in chunks)
     return top_k_of_tiles(tiles, len(hidden), k)
 

@@ -6,15 +6,11 @@ chunk is updated at once (Jain et al. 2023, "Renée"; Zhang et al. 2025, "ELMO")
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines import chunk_kernels
 from baselines.chunked import LabelStep
 from baselines.linear import LinearOverLabels
 
@@ -51,12 +47,7 @@ def _bce(step: LabelStep) -> Tensor:
         logits = step.logits(chunk)
         bias, rows, points = step.arrays(chunk)
         grad_bias = torch.empty_like(bias)
-        if step.compiled:
-            arrays: Any = [tensor.numpy() for tensor in (logits, bias, rows, points)]
-            rest: Any = (np.float32(1.0 / n_points), grad_bias.numpy())
-            loss = torch.tensor(chunk_kernels.bce_gradient(*arrays, *rest), dtype=torch.float64)
-        else:
-            loss = chunk_kernels.bce_gradient_torch(logits, bias, rows, points, 1.0 / n_points, grad_bias)
+        loss = step.passes.bce_gradient(logits, bias, rows, points, 1.0 / n_points, grad_bias)
         return loss, step.hand_over(chunk, logits, grad_bias) if step.learn else None
 
     total = torch.zeros((), dtype=torch.float64, device=step.points.device)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from baselines.cost import sampled_cost
 from baselines.full_softmax import label_prior, linear_topk
 from baselines.samplers import Labels, make_sampler
+from baselines.scatter import add_at
 
 CHOICES = {
     "correction": ("log_q", "log_q_all", "none"),
@@ -234,20 +235,20 @@ class _SampledLoss(torch.autograd.Function):
         labelled = (batch.counts > 0).to(hidden.dtype)
         negative.sub_(highest[:, None]).exp_()
         raised = (positive - highest[rows]).exp_()
-        total = negative.sum(1).index_add_(0, rows, raised)
+        total = add_at(negative.sum(1), rows, raised)
         share = (1.0 / batch.counts.to(hidden.dtype))[rows]
         loss = ((total.log() + highest) * labelled).sum() - (share * positive).sum()
 
         # The factor of a point goes to the narrow sides of the products instead of to each exponential.
         factor = (labelled / (total * n_points))[:, None]
         pull = ((raised / total[rows] - share) / n_points)[:, None]
-        grad_hidden = (negative @ sampled).mul_(factor).index_add_(0, rows, pull * positive_weight)
+        grad_hidden = add_at((negative @ sampled).mul_(factor), rows, pull * positive_weight)
         grad_weight = used_weight.new_zeros(used_weight.shape)
         torch.mm(negative.T, hidden * factor, out=grad_weight[: batch.n_sampled])
-        grad_weight.index_add_(0, at, pull * positive_hidden)
+        add_at(grad_weight, at, pull * positive_hidden)
         grad_bias = used_bias.new_zeros(len(used_bias), 1)
         torch.mm(negative.T, factor, out=grad_bias[: batch.n_sampled])
-        grad_bias.index_add_(0, at, pull)
+        add_at(grad_bias, at, pull)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, batch.used)
         ctx.n_labels = len(weight)
         return loss / n_points

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.gpu import updates_for
 from bench.rows import FAST
 
 BLOCK = 512  # bfloat16 weights widened at a time
@@ -61,7 +62,8 @@ class InPlaceAdam(torch.optim.Optimizer):
         numbers = _numbers(self.steps + 1, self.param_groups[0])
         key = self._keys[name]
         if weight.is_cuda or gradient.dtype != torch.float32:
-            adam_torch(weight, mean, square, gradient, first, key, *numbers)
+            kernels = updates_for(weight)
+            (kernels.adam if kernels else adam_torch)(weight, mean, square, gradient, first, key, *numbers)
             return
         arrays: Any = [t.reshape(-1).numpy() for t in (mean, square, gradient)]
         single: Any = [np.float32(number) for number in numbers]
@@ -109,7 +111,7 @@ def adam_torch(
     c2: float,
     eps: float,
 ) -> None:
-    """The update in plain torch: for GPUs, and for tests to compare with."""
+    """The update in plain torch: for GPUs without triton, and for tests to compare with."""
     mean.mul_(b1).add_(gradient, alpha=c1)
     square.mul_(b2).addcmul_(gradient, gradient, value=c2)
     change = rate * mean / (square.sqrt() / correction + eps)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.bag import FeatureBag, RowGradient
+from bench.gpu import updates_for
 from bench.in_place import InPlaceAdam
 from bench.rows import STRIP, adagrad_bag, adagrad_rows, adam_bag, adam_rows, chunks_of
 
@@ -107,7 +108,10 @@ class RowSparseAdam(_RowSparse):
     ) -> None:
         numbers = _adam_numbers(state["step"], group)
         if weight.is_cuda:
-            _adam_torch(weight, state["mean"], state["square"], rows, gradient, *map(float, numbers))
+            kernels = updates_for(weight)
+            (kernels.adam_rows if kernels else _adam_torch)(
+                weight, state["mean"], state["square"], rows, gradient, *map(float, numbers)
+            )
         else:
             table, mean, square = weight.detach().numpy(), state["mean"].numpy(), state["square"].numpy()
             adam_rows(table, mean, square, rows.numpy(), gradient.numpy(), *numbers)
@@ -140,7 +144,10 @@ class RowwiseAdagrad(_RowSparse):
         self, weight: Tensor, state: dict[str, Any], group: dict[str, Any], rows: Tensor, gradient: Tensor
     ) -> None:
         if weight.is_cuda:
-            _adagrad_torch(weight, state["square"], rows, gradient, group["lr"], group["eps"])
+            kernels = updates_for(weight)
+            (kernels.adagrad_rows if kernels else _adagrad_torch)(
+                weight, state["square"], rows, gradient, group["lr"], group["eps"]
+            )
         else:
             table, numbers = weight.detach().numpy(), (np.float32(group["lr"]), np.float32(group["eps"]))
             adagrad_rows(table, state["square"].numpy(), rows.numpy(), gradient.numpy(), *numbers)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mach.gpu_keys import empty_places, unpack
 
 POINTS = 32  # points side by side: their scores of one bucket fill a 128-byte cache line
-TILE = 64  # labels whose totals are held at once: 64 × 32 floats, 16 registers in each of 128 threads
+TILE = 128  # labels whose totals are held at once: 128 × 32 floats, 32 registers in each of 128 threads
 WARPS = 4
 PROGRAMS_PER_PROCESSOR = 8  # programs wanted for each multiprocessor
 LABELS_PER_SPLIT = 1024  # fewer and filling the lists would outweigh the gathers

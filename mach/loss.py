@@ -7,10 +7,12 @@ no array of size R × N × B exists, and autograd, which would keep several, is 
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,13 @@ class Targets:
         starts = self.starts[g]
         points = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         return torch.from_numpy(points), torch.from_numpy(self.columns[g, : starts[-1]])
+
+    def places(self, block: range, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """(repetition, counted from the block's first, point and bucket) of all pairs of a block, int64."""
+        pairs = [self.pairs(g) for g in block]
+        which = torch.repeat_interleave(torch.tensor([len(points) for points, _ in pairs]))
+        points, buckets = (torch.cat(side) for side in zip(*pairs, strict=True))
+        return which.to(device), points.to(device), buckets.to(device)
 
 
 def bucket_losses(
@@ -112,6 +121,12 @@ class _BucketLosses(torch.autograd.Function):
         return (*gradients, None, None, None, None)
 
 
+@cache
+def has_triton() -> bool:
+    """Whether the package is there; it comes with torch's CUDA builds for Linux."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def _ignore(part: str, seconds: float) -> None:
     del part, seconds
 
@@ -162,27 +177,41 @@ def _in_blocks(
     grad_hidden, grad_kernel, grad_bias = torch.empty_like(hidden), torch.empty_like(kernel), torch.empty_like(bias)
     n_points, n_buckets = hidden.shape[1], kernel.shape[2]
     dtype = hidden.dtype if dtype == torch.float32 else dtype
+    fused = kind == "bce" and hidden.is_cuda and hidden.dtype == torch.float32 and has_triton()
     size = max(1, BLOCK_BYTES // (n_points * n_buckets * hidden.element_size()))
     total = hidden.new_zeros(())
     for low in range(0, len(kernel), size):
         block = slice(low, low + size)
         points, weight = hidden[block].to(dtype), kernel[block].to(dtype)
-        logits = torch.baddbmm(bias[block, None].to(dtype), points, weight).to(hidden.dtype)
-        loss, gradient = _loss_and_gradient_torch(logits, targets, low, kind)
+        logits = torch.baddbmm(bias[block, None].to(dtype), points, weight)
+        at = targets.places(range(low, low + len(weight)), hidden.device)
+        if fused:
+            loss, gradient = _fused(logits, at, n_points)
+        else:
+            loss, gradient = _loss_and_gradient_torch(logits.to(hidden.dtype), *at, kind)
         total += loss
-        torch.sum(gradient, 1, out=grad_bias[block])
+        torch.sum(gradient, 1, dtype=grad_bias.dtype, out=grad_bias[block])
         gradient = gradient.to(dtype)
         grad_hidden[block] = torch.bmm(gradient, weight.transpose(1, 2))
         grad_kernel[block] = torch.bmm(points.transpose(1, 2), gradient)
     return total, grad_hidden, grad_kernel, grad_bias
 
 
-def _loss_and_gradient_torch(logits: Tensor, targets: Targets, first: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Loss of a block of repetitions from ``first`` on, and the gradient in place of its logits [G, N, B]."""
+def _fused(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], n_points: int) -> tuple[Tensor, Tensor]:
+    """As `_loss_and_gradient_torch` for ``bce``, on a GPU."""
+    from mach.gpu_loss import bce_gradient  # here, because triton is optional
+
+    return bce_gradient(logits, at, n_points)
+
+
+def _loss_and_gradient_torch(
+    logits: Tensor, which: Tensor, points: Tensor, buckets: Tensor, kind: str
+) -> tuple[Tensor, Tensor]:
+    """Loss of a block of repetitions, and the gradient in place of its logits [G, N, B].
+
+    which, points, buckets: repetition (of the block), point and bucket of each positive.
+    """
     repetitions, n_points, _ = logits.shape
-    pairs = [targets.pairs(first + g) for g in range(repetitions)]
-    which = torch.cat([torch.full_like(points, g) for g, (points, _) in enumerate(pairs)]).to(logits.device)
-    points, buckets = (torch.cat(side).to(logits.device) for side in zip(*pairs, strict=True))
     positive = logits[which, points, buckets]
     if kind == "bce":
         loss = F.softplus(logits).sum() - positive.sum()
