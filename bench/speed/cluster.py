@@ -46,9 +46,14 @@ PREDICTED = {
 
 @dataclass(frozen=True)
 class Took:
-    """Seconds of the whole by the wall clock, and of training in the process that trained longest."""
+    """Seconds by the wall clock of the whole, and until the last repetition was kept; and of training alone.
+
+    The last are those of the process that trained longest. What is kept after a while has been scheduled, had its
+    process started and the data read, and was written down; predicting comes after it.
+    """
 
     wall_s: float
+    kept_s: float
     training_s: float
 
 
@@ -88,8 +93,10 @@ def _rounds(folder: Path, experiment: dict[str, Any], counts: list[int], keep: b
 
 def _rows(what: str, taken: dict[int, list[Took]], per: int | None) -> list[Row]:
     """``per``: repetitions over which the seconds that one worker takes more than the local launcher are told."""
-    walls = {n: statistics.median(took.wall_s for took in of) for n, of in taken.items()}
-    training = {n: statistics.median(took.training_s for took in of) for n, of in taken.items()}
+    walls, kept, training = (
+        {n: statistics.median(getattr(took, part) for took in of) for n, of in taken.items()}
+        for part in ("wall_s", "kept_s", "training_s")
+    )
     rows = []
     for n, of in taken.items():
         more = walls[n] - walls[0]
@@ -98,8 +105,9 @@ def _rows(what: str, taken: dict[int, list[Took]], per: int | None) -> list[Row]
             each = f"{more / per:.2f} s a repetition" if per else f"{more:.1f} s"
             note = f"{each} more than one machine's launcher"
         elif n > 1:
-            alone = f", training alone {training[1] / training[n]:.2f}x" if per else ""
-            note = f"{walls[1] / walls[n]:.2f}x one worker{alone}"
+            note = f"{walls[1] / walls[n]:.2f}x one worker"
+            if per:
+                note += f"; its repetitions {kept[1] / kept[n]:.2f}x, training alone {training[1] / training[n]:.2f}x"
         rows.append(
             {
                 "what": what,
@@ -108,6 +116,7 @@ def _rows(what: str, taken: dict[int, list[Took]], per: int | None) -> list[Row]
                 "ratio": walls[0] / walls[n],
                 "note": note,
                 "repeats_s": [took.wall_s for took in of],
+                "kept_s": [took.kept_s for took in of],
                 "training_s": [took.training_s for took in of],
             }
         )
@@ -121,27 +130,30 @@ def _run(folder: Path, workers: int, keep: bool) -> tuple[Took, float]:
     shutil.rmtree(store.root if keep else store.root.parent, ignore_errors=True)
     (run,) = plan(experiment, store, lambda _: None)
     ways = Ways(store, experiment, force=False, skip_unfit=False)
-    wall = _timed(run, ways, workers)
+    began, wall = _timed(run, ways, workers)
     record = store.record(run.run_id)
     if record is None or record["status"] != "ok":
         raise RuntimeError(f"speed cluster: {record and record.get('reason')}; expected the run to be done")
     by_process: defaultdict[str, float] = defaultdict(float)
+    last = 0.0
     for path in (store.root.parent / REPETITIONS / WEIGHTS).glob("*.json"):
         about = json.loads(path.read_text())
         by_process[about["process"]] += about["seconds"]
-    return Took(wall, max(by_process.values())), float(record["rows"][-1]["P@1"])
+        last = max(last, path.stat().st_mtime)
+    return Took(wall, last - began, max(by_process.values())), float(record["rows"][-1]["P@1"])
 
 
-def _timed(run: PlannedRun, ways: Ways, workers: int) -> float:
+def _timed(run: PlannedRun, ways: Ways, workers: int) -> tuple[float, float]:
+    """When the clock started, by the system's clock, and what it showed at the end."""
     quiet = Progress(Console(file=io.StringIO()))
     if not workers:
-        started = time.perf_counter()
+        began, started = time.time(), time.perf_counter()
         one_by_one([run], {}, ways, quiet)
-        return time.perf_counter() - started
+        return began, time.perf_counter() - started
     ray = connect(None, workers)
     try:
-        started = time.perf_counter()
+        began, started = time.time(), time.perf_counter()
         Driver(ray, ways, quiet, {}, shared_from=PREDICTED_FROM).work_off([run])
-        return time.perf_counter() - started
+        return began, time.perf_counter() - started
     finally:
         ray.shutdown()
