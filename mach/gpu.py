@@ -7,6 +7,7 @@ label id. ``triton`` is one kernel with the top-k folded in; ``torch`` ranks a c
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -48,8 +49,13 @@ def top_k_prefixes_device(
 
 
 def _kernel_fits(bucket_scores: Tensor, k: int, combine: str) -> bool:
-    able = bucket_scores.is_cuda and importlib.util.find_spec("triton") is not None
-    return able and k <= LARGEST_K and combine != "median"
+    return bucket_scores.is_cuda and has_triton() and k <= LARGEST_K and combine != "median"
+
+
+@cache
+def has_triton() -> bool:
+    """Whether the package is there; it comes with torch's CUDA builds for Linux."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _check(scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine: str, method: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mach.gpu import top_k_prefixes_device
+from mach.gpu import has_triton, top_k_prefixes_device
 from mach.hashing import hash_labels
 
 Variants = dict[str, Callable[[], tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]]]
@@ -26,7 +25,7 @@ def decode_gpu() -> Variants:
     """
     if not torch.cuda.is_available():
         raise NotImplementedError("decode_gpu needs a CUDA device, and torch sees none")
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton():
         raise NotImplementedError("decode_gpu needs the package triton, which is not installed")
     return variants("cuda", N_POINTS, N_LABELS)
 

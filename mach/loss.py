@@ -7,12 +7,10 @@ no array of size R × N × B exists, and autograd, which would keep several, is 
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mach.gpu import has_triton
 from mach.loss_kernels import distinct_buckets, loss_and_gradient, loss_and_gradient_shared
 from mach.product import DTYPES, product
 from mach.workers import workers
@@ -119,12 +118,6 @@ class _BucketLosses(torch.autograd.Function):
         if grad_outputs[0] != 1.0:
             gradients = [gradient.mul_(grad_outputs[0]) for gradient in gradients]
         return (*gradients, None, None, None, None)
-
-
-@cache
-def has_triton() -> bool:
-    """Whether the package is there; it comes with torch's CUDA builds for Linux."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def _ignore(part: str, seconds: float) -> None:

@@ -105,7 +105,9 @@ def measured(experiment: str, dataset: str) -> list[list[str]]:
     return [cells for _, cells in sorted(found, reverse=True)]
 
 
-@pytest.mark.parametrize(("experiment", "dataset"), [("sweep_b_r", "icd10cm"), ("sweep_b_r", "moby")])
+@pytest.mark.parametrize(
+    ("experiment", "dataset"), [("sweep_b_r", "icd10cm"), ("sweep_b_r", "moby"), ("gene_pubmed", "gene-pubmed")]
+)
 def test_the_tables_of_results_are_the_reference_results(experiment: str, dataset: str) -> None:
     text = (ROOT / "docs" / "results.md").read_text()
     lines = text[text.index(f"| on {dataset} |") :].splitlines()[2:]
@@ -113,6 +115,26 @@ def test_the_tables_of_results_are_the_reference_results(experiment: str, datase
     expected = measured(experiment, dataset)
     assert shown[: len(expected)] == expected
     assert not lines[len(expected)].startswith("|")
+
+
+@pytest.mark.parametrize(("experiment", "labels"), [("amazon670k_gpu", "670,091"), ("amazon3m_gpu", "2,812,281")])
+def test_the_tables_of_a_gpu_are_the_reference_results(experiment: str, labels: str) -> None:
+    text = (ROOT / "docs" / "results.md").read_text()
+    lines = text[text.index(f"| {labels} labels, ") :].splitlines()[2:]
+    table = load_results(ROOT / "results" / "reference" / experiment)
+    own = table[table["derived_from"].isna() & (table["method"] != "label_frequency")].sort_values("fit_s")
+    assert not lines[len(own)].startswith("|")
+    for line, row in zip(lines, own.to_dict("records"), strict=False):
+        sizes = [f"{row[name] / 1e6:,.2f} M" for name in ("params_output", "params_total")]
+        memory = [f"{row[f'peak_gpu_{kind}_bytes'] / 1e9:.2f}" for kind in ("allocated", "process")]
+        times = [
+            f"{row['fit_s']:.1f}",
+            f"{1e3 * row['step_p50_s']:.1f}",
+            f"{1e3 * row['predict_s'] / row['n_test']:.3f}",
+        ]
+        name = row["method"] + ("" if pd.isna(row["B"]) else f", B = {int(row['B']):,}")
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert cells == [name, f"{100 * row['P@1']:.2f}", *sizes, *memory, *times]
 
 
 def test_the_reproductions_table_is_the_reference_result() -> None:

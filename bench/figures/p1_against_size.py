@@ -47,10 +47,14 @@ def _model(group: Group, of_failed: bool) -> float | None:
 
 
 def _peak(group: Group, of_failed: bool) -> float | None:
-    """The largest over seeds, of the memory that is scarce; for runs that did not fit, what was predicted."""
-    column = "peak_gpu_allocated_bytes" if on_gpu(group.rows) else "peak_host_bytes"
+    """The largest over seeds, of the memory that is scarce; for runs that did not fit, what was predicted.
+
+    None where a method kept nothing on a GPU that was there to be used, as those that train no network.
+    """
+    gpu = on_gpu(group.rows)
+    column = "peak_gpu_allocated_bytes" if gpu else "peak_host_bytes"
     stat = group.stat("predicted_peak_bytes", True) if of_failed else group.stat(column)
-    return stat.high if stat else None
+    return stat.high if stat and (stat.high >= MIB or not gpu) else None
 
 
 SIZES = {
@@ -194,8 +198,9 @@ def _axis(ax: Axes, points: str, sizes: Sequence[float]) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
     low, high = ax.get_xlim()
     decades = math.log10(high / low)
-    if decades < 2:
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades > 0.7 else range(1, 10)))
+    if decades < 2:  # as many ticks as have room for their numbers
+        few: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0) if decades > 0.4 else range(1, 10)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades > 0.7 else few))
 
 
 def _markers(

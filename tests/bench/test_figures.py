@@ -183,6 +183,12 @@ def test_a_gpu_is_named_where_runs_used_it(rows: Rows, experiment: Path) -> None
     assert {row["peak_bytes"] for row in measured} == {2**33}
     (capacity,) = [row["peak_bytes"] for row in picture.rows if row["kind"] == "capacity"]
     assert capacity == 81559 * 2**20
+    # a method that keeps nothing there but the context is a level line
+    idle = [row | {"peak_gpu_allocated_bytes": 512} if row["method"] == "label_frequency" else row for row in on_it]
+    drawn = drawing(idle, "p1_against_peak_memory", experiment / "runs")
+    assert {row["method"] for row in measured} - {row["method"] for row in drawn.rows if "method" in row} == {
+        "label_frequency"
+    }
 
 
 def test_bytes_are_weights_and_index(drawn: tuple[Path, Rows]) -> None:
