@@ -21,77 +21,24 @@ def on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
-def adam(
-    weight: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    gradient: Tensor,
-    first: int,
-    key: int,
-    rate: float,
-    correction: float,
-    b1: float,
-    b2: float,
-    c1: float,
-    c2: float,
-    eps: float,
-) -> None:
-    """`bench.in_place.adam_torch`; weight float32 or bfloat16, and the gradient too, all contiguous."""
-    n_cells = weight.numel()
+def adam(weight: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, first: int, key: int, *numbers: float) -> None:
+    """`bench.in_place.adam_torch`, whose other arguments are the numbers; weight and gradient float32 or bfloat16."""
+    n_cells, rounded = weight.numel(), weight.dtype == torch.bfloat16
+    arrays = (weight, mean, square, gradient.contiguous())
     with on(weight):
         _adam[(triton.cdiv(n_cells, BLOCK),)](
-            weight,
-            mean,
-            square,
-            gradient.contiguous(),
-            n_cells,
-            _signed(first),
-            _signed(key),
-            rate,
-            correction,
-            b1,
-            b2,
-            c1,
-            c2,
-            eps,
-            ROUNDED=weight.dtype == torch.bfloat16,
-            BLOCK=BLOCK,
+            *arrays, n_cells, _signed(first), _signed(key), *numbers, ROUNDED=rounded, BLOCK=BLOCK
         )
 
 
-def adam_rows(
-    weight: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    rows: Tensor,
-    gradient: Tensor,
-    rate: float,
-    b1: float,
-    b2: float,
-    c1: float,
-    c2: float,
-    eps: float,
-) -> None:
-    """`bench.optim._adam_torch`: rows int64 [U] of weight [n, width] move by the gradient [U, width]."""
+def adam_rows(weight: Tensor, mean: Tensor, square: Tensor, rows: Tensor, gradient: Tensor, *numbers: float) -> None:
+    """`bench.optim._adam_torch`, whose other arguments are the numbers: rows int64 [U], their gradient [U, width]."""
     width = weight.shape[1]
     block = min(BLOCK, triton.next_power_of_2(width))
     if len(rows):
+        arrays = (weight, mean, square, rows.contiguous(), gradient.contiguous())
         with on(weight):
-            _adam_rows[(len(rows), triton.cdiv(width, block))](
-                weight,
-                mean,
-                square,
-                rows.contiguous(),
-                gradient.contiguous(),
-                width,
-                rate,
-                b1,
-                b2,
-                c1,
-                c2,
-                eps,
-                BLOCK=block,
-            )
+            _adam_rows[(len(rows), triton.cdiv(width, block))](*arrays, width, *numbers, BLOCK=block)
 
 
 def adagrad_rows(weight: Tensor, square: Tensor, rows: Tensor, gradient: Tensor, rate: float, eps: float) -> None:
@@ -101,14 +48,8 @@ def adagrad_rows(weight: Tensor, square: Tensor, rows: Tensor, gradient: Tensor,
     if len(rows):
         with on(weight):
             _adagrad_rows[(len(rows), groups)](
-                weight,
-                square,
-                rows.contiguous(),
-                gradient.contiguous(),
-                width,
-                groups,
-                rate,
-                eps,
+                *(weight, square, rows.contiguous(), gradient.contiguous()),
+                *(width, groups, rate, eps),
                 BLOCK=triton.next_power_of_2(width),
             )
 
