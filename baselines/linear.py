@@ -19,8 +19,14 @@ from baselines.topk import merge_topk, top_k_of_tiles
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
 DRAWN = 65536  # rows drawn at a time on the way to those of a shard
-CHUNKS = {"cpu": 2048, "cuda": 65536}  # logits that stay in the cache; work enough that a GPU waits for no launch
-RANKED = {"cpu": 16384, "cuda": 65536}  # labels at a time where nothing is learned
+LEARNED, RANKED = (
+    2048,
+    16384,
+)  # labels at a time on a CPU, so that logits stay in the cache; and where nothing is learned
+GPU_LABELS, GPU_LOGITS = (
+    65536,
+    2**26,
+)  # of a chunk on a GPU: work enough that it waits for no launch, and a bound of memory
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -29,7 +35,7 @@ class LinearOverLabels(nn.Module):
 
     weights ``bf16``: the weight is kept in bfloat16; the optimiser rounds it stochastically, because an update smaller
     than half a unit in the last place would otherwise be lost. bias ``prior`` starts a label at its frequency in train
-    by `label_prior`, ``zero`` at 0. label_chunk: labels worked on at a time, 0 for what suits the device (`CHUNKS`).
+    by `label_prior`, ``zero`` at 0. label_chunk: labels worked on at a time, 0 for what suits the device (`chunk_on`).
     shards: processes over which the labels are divided (`baselines.shards`); each has some rows of weight and bias,
     which start as those of the undivided layer do, and loss and top-k are the same in all. ValueError for anything
     else.
@@ -102,7 +108,7 @@ class LinearOverLabels(nn.Module):
             hidden=hidden,
             run=run,
             keep_bytes=cls.keep_bytes,
-            label_chunk=label_chunk or CHUNKS["cpu"],
+            label_chunk=label_chunk or LEARNED,
             passes=cls.passes,
             weight_bytes=WEIGHTS[weights].itemsize,
             shards=check_shards(shards, n_labels),
@@ -111,7 +117,7 @@ class LinearOverLabels(nn.Module):
     def loss_by(self, loss: Loss, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """The loss that ``loss`` works out chunk by chunk, for autograd. Without gradients nothing is updated."""
         positives = Positives.of(labels, hidden.device).of_rows(self.rows)
-        chunk = self.label_chunk or CHUNKS[hidden.device.type]
+        chunk = self.label_chunk or chunk_on(hidden, LEARNED)
         settings = (chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
         value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, *settings)
         return value
@@ -138,11 +144,18 @@ def uniform_rows(rows: slice, width: int, bound: float, generator: torch.Generat
     return torch.empty(rows.stop - rows.start, width).uniform_(-bound, bound, generator=generator)
 
 
+def chunk_on(hidden: Tensor, on_cpu: int) -> int:
+    """Labels to be worked on at a time with hidden [N, H]; ``on_cpu`` of them on a CPU, and at least on a GPU."""
+    if not hidden.is_cuda:
+        return on_cpu
+    return max(on_cpu, min(GPU_LABELS, GPU_LOGITS // max(1, len(hidden))))
+
+
 def linear_topk(
     hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 0
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Exact top-k of hidden·weightᵀ + bias, a chunk of labels at a time (0: `RANKED`); ties by lowest label id."""
-    size = label_chunk or RANKED[hidden.device.type]
+    """Exact top-k of hidden·weightᵀ + bias, ties by lowest label id; a chunk of labels at a time, 0: `chunk_on`."""
+    size = label_chunk or chunk_on(hidden, RANKED)
     chunks = (slice(low, low + size) for low in range(0, len(weight), size))
     tiles = ((c.start, torch.addmm(bias[c], hidden, weight[c].to(hidden.dtype).T)) for c in chunks)
     return top_k_of_tiles(tiles, len(hidden), k)

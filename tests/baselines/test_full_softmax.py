@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from baselines import full_softmax
 from baselines.full_softmax import LOSSES, FullSoftmax, label_prior, linear_topk, loss_reference
+from baselines.linear import chunk_on
 
 SEEDS = {"hashing": 1, "initialisation": 2, "sampling": 3}
 HIDDEN = 6
@@ -199,3 +200,13 @@ def test_prior_predicts_train_frequencies() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"unknown|at least"):
         build(labels_of(4, 9), **wrong)
+
+
+def test_chunks_suit_the_device() -> None:
+    class OnGpu(torch.Tensor):
+        is_cuda = True  # type: ignore[assignment]
+
+    hidden = torch.zeros(4096, 1)
+    assert chunk_on(hidden, 2048) == 2048
+    sizes = [chunk_on(torch.zeros(n, 1).as_subclass(OnGpu), 2048) for n in (0, 1, 1024, 4096, 10**6)]  # type: ignore[attr-defined]
+    assert sizes == [65536, 65536, 65536, 16384, 2048]
