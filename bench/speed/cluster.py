@@ -108,18 +108,17 @@ def _rows(what: str, taken: dict[int, list[Took]], per: int | None) -> list[Row]
             note = f"{walls[1] / walls[n]:.2f}x one worker"
             if per:
                 note += f"; its repetitions {kept[1] / kept[n]:.2f}x, training alone {training[1] / training[n]:.2f}x"
-        rows.append(
-            {
-                "what": what,
-                "variant": f"Ray, {n} worker{'s' * (n > 1)}" if n else "the launcher of one machine",
-                "median_s": walls[n],
-                "ratio": walls[0] / walls[n],
-                "note": note,
-                "repeats_s": [took.wall_s for took in of],
-                "kept_s": [took.kept_s for took in of],
-                "training_s": [took.training_s for took in of],
-            }
-        )
+        row: Row = {
+            "what": what,
+            "variant": f"Ray, {n} worker{'s' * (n > 1)}" if n else "the launcher of one machine",
+            "median_s": walls[n],
+            "ratio": walls[0] / walls[n],
+            "note": note,
+            "repeats_s": [took.wall_s for took in of],
+        }
+        if per:  # else they were kept before
+            row |= {"kept_s": [took.kept_s for took in of], "training_s": [took.training_s for took in of]}
+        rows.append(row)
     return rows
 
 
