@@ -57,7 +57,7 @@ def evaluate(
         weights = _weights(train_or_inverse_propensity, counted.truth.shape[1], A, B)
         # Id -1 is never found, so that it reads the last label's weight does not matter.
         reached = np.cumsum((counted.found * weights[counted.ranked]).sum(axis=0))
-        best = np.cumsum(_best_weights(counted.truth, weights, max(ks)).sum(axis=0))
+        best = _best_sums(counted.truth, weights, max(ks))
         for k in ks:
             values[f"PSP@{k}"] = float(reached[k - 1] / best[k - 1]) if best[k - 1] > 0 else 0.0
     for k in ks:
@@ -75,13 +75,15 @@ def evaluate_points(
     A: float = 0.55,
     B: float = 1.5,
     ks: Sequence[int] = (1, 3, 5),
+    best_sums: Floats | None = None,
 ) -> dict[str, Floats]:
     """What each point adds: float64 [N] by metric, whose mean over the points is the value of `evaluate`.
 
     PSP@k is a ratio of sums over all points, so a point's value is its Σ h/p divided by the mean of the best sums;
-    it may exceed 1. The denominator depends on the true labels alone and is the same for every method.
+    it may exceed 1. The denominator depends on the true labels alone and is the same for every method: where many
+    rankings are evaluated it can be worked out once and given as ``best_sums``, from `best_weight_sums` with max(ks).
 
-    Arguments and errors: as `evaluate`.
+    Other arguments and errors: as `evaluate`.
     """
     counted = _count(labels, true, ks)
     correct, sizes = counted.correct, counted.at_least_one
@@ -94,10 +96,21 @@ def evaluate_points(
     if train_or_inverse_propensity is not None:
         weights = _weights(train_or_inverse_propensity, counted.truth.shape[1], A, B)
         reached = np.cumsum(counted.found * weights[counted.ranked], axis=1)
-        best = np.cumsum(_best_weights(counted.truth, weights, max(ks)).sum(axis=0)) / len(reached)
+        sums = _best_sums(counted.truth, weights, max(ks)) if best_sums is None else best_sums
+        best = sums / len(reached)
         for k in ks:
             values[f"PSP@{k}"] = reached[:, k - 1] / best[k - 1] if best[k - 1] > 0 else np.zeros(len(reached))
     return values
+
+
+def best_weight_sums(true: LabelMatrix, weights: Floats, depth: int) -> Floats:
+    """float64 [depth]: Σ 1/p over all points of the 1, 2, … heaviest labels that each has; weights 1/p [n_labels].
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    truth = label_sets(true, "true labels")
+    return _best_sums(truth, _weights(weights, truth.shape[1], 1.0, 1.0), depth)
 
 
 def hits(labels: npt.NDArray[np.integer[Any]], true: LabelMatrix) -> npt.NDArray[np.bool_]:
@@ -242,6 +255,11 @@ def _weights(given: LabelMatrix | Floats, n_labels: int, A: float, B: float) -> 
             f"inverse propensity of label {label}: found {weights[label]}; expected a positive finite number"
         )
     return weights.astype(np.float64)
+
+
+def _best_sums(truth: sparse.csr_array, weights: Floats, depth: int) -> Floats:
+    sums: Floats = np.cumsum(_best_weights(truth, weights, depth).sum(axis=0))
+    return sums
 
 
 def _best_weights(truth: sparse.csr_array, weights: Floats, depth: int) -> Floats:

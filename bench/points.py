@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from bench.data import Dataset, dataset_fingerprint, load_dataset
 from bench.errors import InputError
-from bench.metrics import Floats, evaluate_points, inverse_propensity
+from bench.metrics import Floats, best_weight_sums, evaluate_points, inverse_propensity
 from bench.score import evaluated_points, kept, predicted, ranked_rows
 from bench.store import Store, record_rows
+
+KS = (1, 3, 5)
 
 
 class NotAtHand(LookupError):
@@ -27,6 +29,7 @@ class Points:
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
         self._data: dict[str, tuple[Dataset, Floats]] = {}
+        self._best: dict[tuple[str, str], Floats] = {}  # denominators of PSP, the same for all rankings of the points
         self._last: tuple[str, npt.NDArray[np.int32], list[str]] | None = None
 
     def of(self, row: Mapping[str, Any]) -> dict[str, Floats]:
@@ -48,7 +51,10 @@ class Points:
         _, labels, names = self._last
         if row["run_id"] not in names:
             raise InputError(f"{folder}: found rows {', '.join(names)}; expected {row['run_id']}, as table.csv has it")
-        return evaluate_points(labels[names.index(row["run_id"])], points.Y, weights)
+        at = (data.fingerprint, on)
+        if at not in self._best:
+            self._best[at] = best_weight_sums(points.Y, weights, max(KS))
+        return evaluate_points(labels[names.index(row["run_id"])], points.Y, weights, ks=KS, best_sums=self._best[at])
 
     def _dataset(self, name: str, overrides: Mapping[str, Any], fingerprint: str) -> tuple[Dataset, Floats]:
         """The data that a row is about, and its labels' weights 1/p."""

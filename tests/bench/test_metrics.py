@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from bench.errors import InputError
-from bench.metrics import evaluate, hits, inverse_propensity
+from bench.metrics import best_weight_sums, evaluate, evaluate_points, hits, inverse_propensity
 from bench.metrics_reference import evaluate_reference, inverse_propensity_reference
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data_golden"
@@ -49,6 +49,22 @@ def test_equals_other_libraries(case: str) -> None:
             np.testing.assert_allclose(ours, expected[library][f"{metric}@k"], rtol=0, atol=1e-6)
     ours = [found[f"minP@{k}"] for k in KS]
     np.testing.assert_allclose(ours, expected["min_normalised"]["P@k"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", sorted(EXPECTED))
+def test_what_points_add_has_the_metrics_as_its_mean(case: str) -> None:
+    """With denominators of PSP worked out beforehand, or not."""
+    labels, true, train = golden(case)
+    weights = inverse_propensity(train)
+    expected = evaluate(labels, true, weights, ks=KS)
+    for best in (None, best_weight_sums(true, weights, max(KS))):
+        found = evaluate_points(labels, true, weights, ks=KS, best_sums=best)
+        assert found.keys() == expected.keys()
+        for name, values in found.items():
+            assert values.shape == (len(labels),)
+            assert values.mean() == pytest.approx(expected[name], abs=1e-12)
+    doubled = evaluate_points(labels, true, weights, ks=KS, best_sums=2 * best_weight_sums(true, weights, max(KS)))
+    assert doubled["PSP@5"].mean() == pytest.approx(expected["PSP@5"] / 2, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", sorted(EXPECTED))
