@@ -60,7 +60,7 @@ def test_the_kernels_in_the_interpreter() -> None:
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "pytest", *options, __file__],
         env=environment | {"TRITON_INTERPRET": "1"},
         cwd=Path(__file__).parents[1],
         capture_output=True,
