@@ -45,19 +45,7 @@ NUMBERS = (0.01, 0.9, 0.9, 0.999, 0.1, 0.001, 1e-8)  # rate, correction, both de
 
 @pytest.mark.skipif(not TRITON or GPU or INTERPRETED, reason="needs triton, and no GPU, where the tests run themselves")
 def test_the_kernels_in_the_interpreter() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-o",
-        "addopts=",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        __file__,
-    ]
+    options = ["-x", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, __file__],
