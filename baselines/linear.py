@@ -19,14 +19,10 @@ from baselines.topk import merge_topk, top_k_of_tiles
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
 DRAWN = 65536  # rows drawn at a time on the way to those of a shard
-LEARNED, RANKED = (
-    2048,
-    16384,
-)  # labels at a time on a CPU, so that logits stay in the cache; and where nothing is learned
-GPU_LABELS, GPU_LOGITS = (
-    65536,
-    2**26,
-)  # of a chunk on a GPU: work enough that it waits for no launch, and a bound of memory
+LEARNED = 2048  # labels at a time on a CPU, so that logits stay in the cache
+RANKED = 16384  # the same where nothing is learned
+GPU_LABELS = 65536  # labels of a chunk on a GPU: work enough that it waits for no launch
+GPU_LOGITS = 2**26  # of a chunk at most, which bounds its memory
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -125,13 +125,21 @@ class Worlds:
         }
 
     def warm_up(self, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
-        """Run every kernel once, so that compiling and first allocations are not timed as training; weights stay."""
-        some = slice(0, min(self.settings.batch_size, X.shape[0]))
+        """Run every kernel once, so that compiling and first allocations are not timed as training; weights stay.
+
+        On a GPU with batches of all sizes that training has, because some have kernels compiled anew.
+        """
+        n_points, batch_size = X.shape[0], self.settings.batch_size
+        some = slice(0, min(batch_size, n_points))
+        sizes = [some.stop]
+        if self.device.type == "cuda" and n_points % batch_size and n_points > batch_size:
+            sizes.append(n_points % batch_size)  # of the last batch of an epoch
         for group in self.to_train:
-            with Optimiser(group.network, 0.0, self.settings.optimiser) as optimiser:  # a step of length zero
-                group.network.loss(X[some], Y[some]).backward()
-                optimiser.step()
-                optimiser.zero_grad()
+            with Optimiser(group.network, 0.0, self.settings.optimiser) as optimiser:  # steps of length zero
+                for size in sizes:
+                    group.network.loss(X[:size], Y[:size]).backward()
+                    optimiser.step()
+                    optimiser.zero_grad()
         if self.settings.evaluate_on != NOTHING:
             with torch.no_grad():
                 self.topk(X[some][:2], self.prefixes, self.settings.top_k)

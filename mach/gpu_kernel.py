@@ -90,7 +90,8 @@ def splits_to_fill(processors: int, n_labels: int, n_blocks: int, k: int, bytes_
     return max(1, min(wanted, worth, SCRATCH_BYTES // bytes_a_split))
 
 
-@triton.jit
+# One kernel for all numbers of points and prefixes, so that none is compiled while predictions are timed.
+@triton.jit(do_not_specialize=["n_splits", "n_blocks", "n_prefixes"])
 def scan(  # type: ignore[no-untyped-def]
     table,  # float32 [blocks, R, B, POINTS]
     lookup,  # uint16 or int32 [at least R, n_labels]

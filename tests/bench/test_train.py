@@ -101,6 +101,24 @@ def test_a_warm_up_leaves_the_weights_alone() -> None:
         assert new.grad is None
 
 
+@pytest.mark.parametrize(("n_points", "sizes"), [(40, [16, 8]), (32, [16]), (9, [9])])
+def test_a_warm_up_for_a_gpu_has_batches_of_all_sizes(n_points: int, sizes: list[int]) -> None:
+    seen: list[int] = []
+
+    class Seeing(Layer):
+        def loss(self, hidden: torch.Tensor, labels: sp.csr_matrix) -> torch.Tensor:
+            seen.append(len(hidden))
+            return super().loss(hidden, labels)
+
+    X, Y = points()
+    for device, expected in ((CPU, sizes[:1]), (torch.device("cuda"), sizes)):
+        worlds = Worlds(Seeing(), 12, TrainSettings(hidden="4", top_k=3, batch_size=16), 0, CPU)
+        worlds.device = device
+        seen.clear()
+        worlds.warm_up(X[:n_points], Y[:n_points])
+        assert seen == expected
+
+
 def test_memory_is_told_in_bytes() -> None:
     peak, now = measure.peak_host_bytes(), measure.host_bytes()
     assert peak is not None
