@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from baselines.cluster_loss import KEEP_BYTES, cluster_loss, logits_of, normaliser
 from baselines.cost import adaptive_cost
 from baselines.full_softmax import label_prior
+from baselines.linear import chunk_on
 from baselines.topk import Ranking, top_k_of_tiles
 
+ON_CPU = 8192  # labels worked on at a time there
 MARGIN = 1e-3  # a label's log-probability may exceed its cluster's by rounding, far below this
 
 
@@ -29,8 +31,8 @@ class AdaptiveSoftmax(nn.Module):
     of the head has the share of the point's labels behind it. Only points with a label in a tail are computed there.
 
     cutoffs: where each tail starts, joined by '-', as numbers of labels (2000-10000) or shares of them (0.1-0.4).
-    bias: ``prior`` starts at train frequencies, ``zero`` at 0. label_chunk: labels worked on at a time. ValueError for
-    settings that make no sense.
+    bias: ``prior`` starts at train frequencies, ``zero`` at 0. label_chunk: labels worked on at a time, 0 for what
+    suits the device. ValueError for settings that make no sense.
 
     The buffer ``order`` [n_labels] holds label ids by cluster, and ``position`` the place of each label in it. Inside
     a cluster ids ascend: nothing depends on the order there but how ties are found.
@@ -49,13 +51,13 @@ class AdaptiveSoftmax(nn.Module):
         cutoffs: str | float = "0.1-0.4",
         div_value: float = 4.0,
         bias: str = "prior",
-        label_chunk: int = 8192,
+        label_chunk: int = 0,
     ) -> None:
         super().__init__()
         if bias not in ("prior", "zero"):
             raise ValueError(f"unknown bias {bias!r}; known: prior, zero")
-        if label_chunk < 1:
-            raise ValueError(f"label_chunk must be at least 1, got {label_chunk}")
+        if label_chunk < 0:
+            raise ValueError(f"label_chunk must be at least 1, or 0 for the device's, got {label_chunk}")
         self.bounds = [0, *cluster_ends(n_labels, cutoffs)]
         widths = tail_widths(len(self.bounds) - 2, hidden, div_value)
         self.label_chunk = label_chunk
@@ -100,13 +102,13 @@ class AdaptiveSoftmax(nn.Module):
         run: Mapping[str, float],
         cutoffs: str | float = "0.1-0.4",
         div_value: float = 4.0,
-        label_chunk: int = 8192,
+        label_chunk: int = 0,
         **_: object,
     ) -> dict[str, float]:
         """Bytes and operations of a run, see `baselines.cost`."""
         ends = cluster_ends(n_labels, cutoffs)
         widths = tail_widths(len(ends) - 1, hidden, div_value)
-        settings = {"keep_bytes": KEEP_BYTES, "label_chunk": label_chunk}
+        settings = {"keep_bytes": KEEP_BYTES, "label_chunk": label_chunk or ON_CPU}
         return adaptive_cost(hidden=hidden, run=run, ends=ends, widths=widths, **settings)
 
     def index_bytes(self) -> int:
@@ -121,14 +123,16 @@ class AdaptiveSoftmax(nn.Module):
         at = self.position[torch.from_numpy(labels.indices.astype(np.int64)).to(hidden.device)].long()
         cluster = torch.bucketize(at, at.new_tensor(self.bounds[1:-1]), right=True)
         entry = torch.where(cluster == 0, at, self.bounds[1] + cluster - 1)
-        total = cluster_loss(hidden, self.weight, self.bias, points, entry, share, self.label_chunk)
+        total = cluster_loss(hidden, self.weight, self.bias, points, entry, share, self._chunk(hidden))
         for c, tail in self._numbered_tails():
             here = (cluster == c).nonzero()[:, 0]
             if len(here):
                 members, row = points[here].unique(return_inverse=True)
                 narrow = hidden[members] @ tail.down.T
                 place = at[here] - self.bounds[c]
-                total = total + cluster_loss(narrow, tail.weight, tail.bias, row, place, share[here], self.label_chunk)
+                total = total + cluster_loss(
+                    narrow, tail.weight, tail.bias, row, place, share[here], self._chunk(narrow)
+                )
         return total
 
     def topk(self, hidden: Tensor, k: int) -> Ranking:
@@ -136,7 +140,7 @@ class AdaptiveSoftmax(nn.Module):
 
         A tail is left out for a point whose k-th best so far is above the tail's own probability.
         """
-        shift = -normaliser(hidden, self.weight, self.bias, self.label_chunk)
+        shift = -normaliser(hidden, self.weight, self.bias, self._chunk(hidden))
         n_head = self.bounds[1]
         tails = hidden @ self.weight[n_head:].T + self.bias[n_head:] + shift
         scores, labels = self._best(0, hidden, self.weight[:n_head], self.bias[:n_head], shift, k)
@@ -146,17 +150,21 @@ class AdaptiveSoftmax(nn.Module):
             if len(rows):
                 members = torch.from_numpy(rows).to(hidden.device)
                 narrow = hidden[members] @ tail.down.T
-                within = of_tail[members] - normaliser(narrow, tail.weight, tail.bias, self.label_chunk)
+                within = of_tail[members] - normaliser(narrow, tail.weight, tail.bias, self._chunk(narrow))
                 found = self._best(c, narrow, tail.weight, tail.bias, within, k)
                 scores[rows], labels[rows] = _merge((scores[rows], labels[rows]), found)
         return scores, labels
+
+    def _chunk(self, inputs: Tensor) -> int:
+        """Labels to be worked on at a time with inputs [n, d]."""
+        return self.label_chunk or chunk_on(inputs, ON_CPU)
 
     def _numbered_tails(self) -> Iterator[tuple[int, Tail]]:
         return ((c, cast(Tail, tail)) for c, tail in enumerate(self.tails, 1))
 
     def _best(self, c: int, narrow: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, k: int) -> Ranking:
         """Top-k of logits + shift [n, 1] in one cluster."""
-        tiles = ((low, part.add_(shift)) for low, part in logits_of(narrow, weight, bias, self.label_chunk))
+        tiles = ((low, part.add_(shift)) for low, part in logits_of(narrow, weight, bias, self._chunk(narrow)))
         scores, places = top_k_of_tiles(tiles, len(narrow), k)
         ids = self.order[self.bounds[c] : self.bounds[c + 1]].cpu().numpy()
         return scores, np.where(places < 0, np.int32(-1), ids[places])

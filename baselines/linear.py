@@ -19,8 +19,7 @@ from baselines.topk import merge_topk, top_k_of_tiles
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
 DRAWN = 65536  # rows drawn at a time on the way to those of a shard
-LEARNED = 2048  # labels at a time on a CPU, so that logits stay in the cache
-RANKED = 16384  # the same where nothing is learned
+RANKED = 16384  # labels at a time on a CPU where nothing is learned
 GPU_LABELS = 65536  # labels of a chunk on a GPU: work enough that it waits for no launch
 GPU_LOGITS = 2**26  # of a chunk at most, which bounds its memory
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,6 +39,7 @@ class LinearOverLabels(nn.Module):
     chunked = ("weight", "bias")
     precisions = PRECISIONS
     prior_of = "softmax"
+    on_cpu = 2048  # labels worked on at a time there, so that logits stay in the cache
     keep_bytes, passes = 0, 3  # logits kept for the gradient; products over all labels in a step without that
 
     def __init__(
@@ -104,7 +104,7 @@ class LinearOverLabels(nn.Module):
             hidden=hidden,
             run=run,
             keep_bytes=cls.keep_bytes,
-            label_chunk=label_chunk or LEARNED,
+            label_chunk=label_chunk or cls.on_cpu,
             passes=cls.passes,
             weight_bytes=WEIGHTS[weights].itemsize,
             shards=check_shards(shards, n_labels),
@@ -113,7 +113,7 @@ class LinearOverLabels(nn.Module):
     def loss_by(self, loss: Loss, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """The loss that ``loss`` works out chunk by chunk, for autograd. Without gradients nothing is updated."""
         positives = Positives.of(labels, hidden.device).of_rows(self.rows)
-        chunk = self.label_chunk or chunk_on(hidden, LEARNED)
+        chunk = self.label_chunk or chunk_on(hidden, self.on_cpu)
         settings = (chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
         value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, *settings)
         return value

@@ -266,7 +266,7 @@ def test_cutoffs_are_shares_or_counts() -> None:
         {"cutoffs": "few"},
         {"div_value": 0.5},
         {"bias": "one"},
-        {"label_chunk": 0},
+        {"label_chunk": -1},
     ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
