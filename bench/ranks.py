@@ -11,7 +11,8 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -23,12 +24,29 @@ from bench.errors import InputError
 from bench.follower import Place
 from bench.interfaces import address_towards, interface_of
 
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"  # environment variable that gloo reads where a group is formed
 PATIENCE = timedelta(minutes=30)  # of a process with the others; one that has ended is noticed at once
 
 
 def processes_of(method: type, settings: Mapping[str, Any]) -> int:
     """Processes that a run with a method's class takes. ValueError where the settings make no sense to the layer."""
     return int(method.processes(**settings)) if hasattr(method, "processes") else 1
+
+
+@contextmanager
+def talking_by(host: str | None) -> Iterator[None]:
+    """Have gloo take the interface with this address, unless the user has named one; else that of this host's name.
+
+    That one is often a loopback. Nothing else of this process, nor what it starts later, is to find the name.
+    """
+    interface = interface_of(host) if host and GLOO_INTERFACE not in os.environ else None
+    if interface:
+        os.environ[GLOO_INTERFACE] = interface
+    try:
+        yield
+    finally:
+        if interface:
+            del os.environ[GLOO_INTERFACE]
 
 
 class Ranks:
@@ -83,17 +101,16 @@ class Ranks:
         if on_gpu:
             torch.cuda.set_device(device)
             device = torch.device("cuda", torch.cuda.current_device())
-        if self._host and (interface := interface_of(self._host)):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)  # else that of this host's name, often a loopback
         try:
-            dist.init_process_group(
-                "nccl" if on_gpu else "gloo",
-                store=dist.PrefixStore("group", self._store),
-                rank=self.rank,
-                world_size=self.world_size,
-                timeout=PATIENCE,
-                device_id=device if on_gpu else None,
-            )
+            with talking_by(self._host):
+                dist.init_process_group(
+                    "nccl" if on_gpu else "gloo",
+                    store=dist.PrefixStore("group", self._store),
+                    rank=self.rank,
+                    world_size=self.world_size,
+                    timeout=PATIENCE,
+                    device_id=device if on_gpu else None,
+                )
         except RuntimeError as error:
             raise ConnectionError(f"joining the other processes: {error}") from error
         self.exchange("joined")  # gloo returns before the others are connected, whom leaving now would fail

@@ -31,7 +31,7 @@ from bench.interfaces import address_towards, interface_of
 from bench.meeting import Meeting
 from bench.orders import Orders
 from bench.prediction import Prediction, predict_run
-from bench.ranks import ALONE, Ranks, processes_of
+from bench.ranks import ALONE, GLOO_INTERFACE, Ranks, processes_of
 from bench.rates import Rates
 from bench.run_folder import RunFolder
 from bench.spec import RunSpec, TrainSettings
@@ -394,17 +394,21 @@ def test_an_interface_is_found_by_its_address() -> None:
 
 
 def test_processes_of_several_machines_talk_by_the_interface_of_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.ranks.dist.init_process_group", lambda *_, **__: None)
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    ranks, _ = Ranks.lead(1)
+    seen: list[str | None] = []
+
+    def form(*_: object, **__: object) -> None:
+        seen.append(os.environ.get(GLOO_INTERFACE))
+
+    monkeypatch.setattr("bench.ranks.dist.init_process_group", form)
+    assert GLOO_INTERFACE not in os.environ
+    for host in (None, "127.0.0.1"):
+        ranks, _ = Ranks.lead(1, host)
+        ranks.join(CPU)
+        assert GLOO_INTERFACE not in os.environ  # which processes that are started later would inherit
+    monkeypatch.setenv(GLOO_INTERFACE, "given")
     ranks.join(CPU)
-    assert "GLOO_SOCKET_IFNAME" not in os.environ
-    ranks, _ = Ranks.lead(1, "127.0.0.1")
-    ranks.join(CPU)
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "given")
-    ranks.join(CPU)
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "given"
+    assert os.environ[GLOO_INTERFACE] == "given"
+    assert seen == [None, "lo", "given"]
 
 
 # ── Checkpoints of several processes ──
