@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from bench.figures.labels import Label, label_ends
 from bench.figures.machine import Machines
-from bench.figures.panels import Curves, flat_groups, stack
+from bench.figures.panels import Curves, flat_groups, log_ticks, stack
 from bench.figures.picture import Picture, context, trace
 from bench.figures.style import INK, RC, Style, styles
 from bench.summary import Group
@@ -83,6 +83,7 @@ def draw(groups: Sequence[Group], machines: Machines, name: str = "wall_time_aga
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
                 axis.set_minor_formatter(NullFormatter())
+            log_ticks(ax.yaxis)
             ax.tick_params(labelbottom=ax is axes[-1])
             ax.margins(x=0.04)
         axes[-1].set_xlabel("workers (log scale)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench.columns import MIB, OUT_OF_MEMORY
 from bench.figures.labels import SIZE, Label, label_points
 from bench.figures.machine import GIB, Machines, on_gpu
-from bench.figures.panels import Curves, flat_groups, pareto, whole_and_top
+from bench.figures.panels import Curves, flat_groups, log_ticks, pareto, whole_and_top
 from bench.figures.picture import Picture, context, trace
 from bench.figures.style import GREY, INK, RC, VERMILLION, Style, styles
 from bench.model_size import model_stat
@@ -196,11 +195,7 @@ def _axis(ax: Axes, points: str, sizes: Sequence[float]) -> None:
     ax.set_ylabel(f"P@1 on {points} (%)")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    low, high = ax.get_xlim()
-    decades = math.log10(high / low)
-    if decades < 2:  # as many ticks as have room for their numbers
-        few: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0) if decades > 0.4 else range(1, 10)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades > 0.7 else few))
+    log_ticks(ax.xaxis)
 
 
 def _markers(

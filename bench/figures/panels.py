@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from bench.figures.style import RC, WIDTH_IN, Style, for_bucket_count, styles
 from bench.summary import Group, lines, varying
@@ -109,6 +111,15 @@ def draw_curve(ax: Axes, xs: Sequence[float], mids: Sequence[float], look: Style
 def draw_band(ax: Axes, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], look: Style) -> None:
     if any(high > low for low, high in zip(lows, highs, strict=True)):
         ax.fill_between(xs, lows, highs, color=look.color, alpha=0.18, linewidth=0, zorder=1)
+
+
+def log_ticks(axis: Axis) -> None:
+    """As many numbers on a log axis of less than two decades, whose powers of ten are few or none, as have room."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades < 2:
+        few: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0) if decades > 0.4 else range(1, 10)
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades > 0.7 else few))
 
 
 def whole_r(ax: Axes) -> None:

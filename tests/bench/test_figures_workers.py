@@ -35,6 +35,17 @@ def drawn(rows: Rows) -> dict[tuple[str, str, str], dict[int, float]]:
     return found
 
 
+def test_both_panels_have_numbers_beside_them(own: Rows) -> None:
+    """Also where all seconds are between two powers of ten."""
+    for row in own:
+        row |= {"fit_s": 2.0 + (row.get("fit_s") or 0.0) / 100, "elapsed_s": 2.0 + (row.get("elapsed_s") or 0.0) / 100}
+    (picture,) = build_figures(rows_to_frame(own), only=NAME)
+    assert picture.figure is not None
+    for ax in picture.figure.axes:
+        low, high = ax.get_ylim()
+        assert sum(low <= tick <= high for tick in ax.yaxis.get_majorticklocs()) >= 2
+
+
 def test_the_busiest_worker_trains_what_is_left_after_an_even_cut(own: Rows) -> None:
     found = drawn(own)
     training = found["fit_s", "computed", "mach"]
