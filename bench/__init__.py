@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,15 +11,11 @@ if TYPE_CHECKING:
 
 __all__ = ["load_dataset", "load_results"]
 
+_MODULES = {"load_dataset": "bench.data", "load_results": "bench.frame"}
+
 
 def __getattr__(name: str) -> Any:
     """Resolve the public names on first use, so that `import bench` stays cheap in the launching process."""
-    if name == "load_dataset":
-        from bench.data import load_dataset
-
-        return load_dataset
-    if name == "load_results":
-        from bench.frame import load_results
-
-        return load_results
-    raise AttributeError(f"module 'bench' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -11,17 +11,24 @@ from pathlib import Path
 
 from bench.errors import InputError
 
-ENTRIES = ("bench.execute", "bench.follow")
+ENTRIES = ("bench.child", "bench.execute", "bench.follow")  # modules that execute a run
+PROJECT = ("bench", "mach", "baselines")  # packages of this project, which import one another
 
 
 def code_hash(target: str) -> str:
     """Hex digest over the sources reached by imports from the executing modules and from a method's class.
 
-    Only modules of the harness's packages and of the method's own top-level package count; nothing is imported.
-    Raises InputError when the target's module cannot be found, or a source is no Python.
+    Only modules of this project's packages and of the method's own top-level package count, each with the packages
+    that hold it; nothing is imported. Raises InputError when the target's module or an executing module cannot be
+    found, or a source is no Python.
     """
     module = target.rpartition(".")[0]
-    packages = {"bench", module.partition(".")[0]}
+    packages = {*PROJECT, module.partition(".")[0]}
+    for entry in ENTRIES:
+        if _source(entry) is None:
+            raise InputError(f"code hash: module {entry!r} that executes runs not found; expected a file of that name")
+    if _source(module) is None:
+        raise InputError(f"method target {target!r}: module {module!r} not found on the Python path")
     sources: dict[str, Path] = {}
     waiting = [*ENTRIES, module]
     while waiting:
@@ -30,10 +37,10 @@ def code_hash(target: str) -> str:
         if name in sources or path is None:
             continue
         sources[name] = path
-        imported = _imports(path.read_bytes(), str(path))
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        imported = _imports(path.read_bytes(), str(path), package)
         waiting += [found for found in imported if found.partition(".")[0] in packages]
-    if module not in sources:
-        raise InputError(f"method target {target!r}: module {module!r} not found on the Python path")
+        waiting += _parents(name)
     digest = hashlib.sha256()
     for name in sorted(sources):
         digest.update(name.encode() + b"\0" + sources[name].read_bytes() + b"\0")
@@ -66,18 +73,34 @@ def _source(name: str) -> Path | None:
     return None
 
 
+def _parents(name: str) -> list[str]:
+    """The packages that hold a module: importing it executes them."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
 @cache
-def _imports(source: bytes, path: str) -> frozenset[str]:
-    """Dotted names that a file imports absolutely; ``from a import b`` names both a and a.b."""
+def _imports(source: bytes, path: str, package: str) -> frozenset[str]:
+    """Dotted names that a file of ``package`` imports; ``from a import b`` names both a and a.b."""
     found: set[str] = set()
     try:
         tree = ast.parse(source, path)
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{path}, line {getattr(error, 'lineno', '?')}: not readable as Python: {error}") from None
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse  # the body is never executed
+            continue
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                module = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [module])])
+            found.add(module)
+            found.update(f"{module}.{alias.name}" for alias in node.names)
     return frozenset(found)

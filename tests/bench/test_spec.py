@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from bench import code
 from bench.code import code_hash
 from bench.errors import InputError
 from bench.experiment import load_experiment
@@ -165,6 +170,50 @@ def test_code_hash_follows_the_imports(tmp_path: Path, monkeypatch: pytest.Monke
     assert code_hash("mypackage.layer.Layer") != before
     with pytest.raises(InputError, match="not found on the Python path"):
         code_hash("mypackage.absent.Layer")
+
+
+def test_code_hash_follows_relative_imports_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "relative_package" / "inner"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").write_text("")
+    (package.parent / "helper.py").write_text("x = 1\n")
+    (package / "__init__.py").write_text("")
+    (package / "beside.py").write_text("x = 1\n")
+    (package / "layer.py").write_text(
+        "from . import beside\nfrom ..helper import x\nif TYPE_CHECKING:\n    from . import never\nclass Layer: ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = {code_hash("relative_package.inner.layer.Layer")}
+    for edited in (package / "beside.py", package.parent / "helper.py", package / "__init__.py"):
+        edited.write_text("x = 2\n")
+        found.add(code_hash("relative_package.inner.layer.Layer"))
+    assert len(found) == 4
+    (package / "never.py").write_text("x = 2\n")
+    assert code_hash("relative_package.inner.layer.Layer") in found
+
+
+def test_code_hash_refuses_an_executing_module_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise edits of the training loop would change no run's identity after a careless rename."""
+    monkeypatch.setattr("bench.code.ENTRIES", ("bench.execute", "bench.no_such_module"))
+    with pytest.raises(InputError, match=r"'bench\.no_such_module'.*not found"):
+        code_hash("mach.output.MachOutput")
+
+
+@pytest.mark.parametrize("edited", ["bench/train.py", "mach/loss.py", "bench/follow.py", "bench/child.py"])
+def test_code_hash_changes_with_what_a_run_executes(edited: str, tmp_path: Path) -> None:
+    root = Path(code.__file__).resolve().parents[1]
+    for package in code.PROJECT:
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    program = "from bench.code import code_hash; print(code_hash('mach.output.MachOutput'))"
+
+    def hash_now() -> str:
+        command, env = [sys.executable, "-P", "-c", program], os.environ | {"PYTHONPATH": str(tmp_path)}
+        return subprocess.run(command, env=env, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    before = hash_now()
+    with (tmp_path / edited).open("a") as file:
+        file.write("# edited\n")
+    assert hash_now() != before
 
 
 def test_a_dataset_is_swept_and_brings_settings_of_its_own(tmp_path: Path) -> None:
