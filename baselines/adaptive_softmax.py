@@ -12,11 +12,11 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from baselines.cluster_loss import KEEP_BYTES, cluster_loss, logits_of, normaliser
-from baselines.cost import adaptive_cost
+from baselines.chunked.cluster_loss import KEEP_BYTES, cluster_loss, logits_of, normaliser
+from baselines.chunked.linear import chunk_on
 from baselines.full_softmax import label_prior
-from baselines.linear import chunk_on
-from baselines.topk import Ranking, top_k_of_tiles
+from baselines.parts.cost import adaptive_cost
+from baselines.parts.topk import Ranking, top_k_of_tiles
 
 ON_CPU = 8192  # labels worked on at a time there
 MARGIN = 1e-3  # a label's log-probability may exceed its cluster's by rounding, far below this
@@ -105,7 +105,7 @@ class AdaptiveSoftmax(nn.Module):
         label_chunk: int = 0,
         **_: object,
     ) -> dict[str, float]:
-        """Bytes and operations of a run, see `baselines.cost`."""
+        """Bytes and operations of a run, see `baselines.parts.cost`."""
         ends = cluster_ends(n_labels, cutoffs)
         widths = tail_widths(len(ends) - 1, hidden, div_value)
         settings = {"keep_bytes": KEEP_BYTES, "label_chunk": label_chunk or ON_CPU}

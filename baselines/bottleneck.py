@@ -59,7 +59,8 @@ class Bottleneck(nn.Module):
     def cost(
         *, n_labels: int, hidden: int, run: Mapping[str, float], rank: int = 32, **full_softmax: Any
     ) -> dict[str, float]:
-        """Bytes and operations of a run, see `baselines.cost`: those of a full softmax on ``rank`` numbers and more."""
+        """Bytes and operations of a run, see `baselines.parts.cost`: those of a full softmax on ``rank`` numbers and
+        more."""
         found = NarrowSoftmax.cost(n_labels=n_labels, hidden=rank, run=run, **full_softmax)
         down = 4 * hidden * rank
         own: dict[str, float] = {

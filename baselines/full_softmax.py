@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines import chunk_kernels
-from baselines.chunked import LabelStep
-from baselines.linear import LinearOverLabels
-from baselines.linear import label_prior as label_prior
-from baselines.linear import linear_topk as linear_topk
-from baselines.scatter import add_at
+from baselines.chunked import kernels
+from baselines.chunked.linear import LinearOverLabels
+from baselines.chunked.linear import label_prior as label_prior
+from baselines.chunked.linear import linear_topk as linear_topk
+from baselines.chunked.step import LabelStep
+from baselines.parts.scatter import add_at
 
 LOSSES = ("softmax", "decoupled")
 KEEP_BYTES = 64 * 2**20  # logits up to this size are kept for the gradient instead of computed twice
@@ -57,7 +57,7 @@ def loss_reference(hidden: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, c
     share = target / target.sum(1, keepdim=True).clamp(min=1.0)
     if kind == "softmax":
         return -(share * F.log_softmax(logits, dim=1)).sum() / len(hidden)
-    log_negatives = logits.masked_fill(target > 0, chunk_kernels.LOWEST).logsumexp(1, keepdim=True)
+    log_negatives = logits.masked_fill(target > 0, kernels.LOWEST).logsumexp(1, keepdim=True)
     return -(share * F.logsigmoid(logits - log_negatives)).sum() / len(hidden)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.chunked import LabelStep
-from baselines.linear import LinearOverLabels
+from baselines.chunked.linear import LinearOverLabels
+from baselines.chunked.step import LabelStep
 
 
 class OneVsAll(LinearOverLabels):

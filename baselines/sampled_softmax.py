@@ -13,10 +13,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from baselines.cost import sampled_cost
 from baselines.full_softmax import label_prior, linear_topk
-from baselines.samplers import Labels, make_sampler
-from baselines.scatter import add_at
+from baselines.parts.cost import sampled_cost
+from baselines.parts.samplers import Labels, make_sampler
+from baselines.parts.scatter import add_at
 
 CHOICES = {
     "correction": ("log_q", "log_q_all", "none"),
@@ -29,9 +29,9 @@ CHOICES = {
 class SampledSoftmax(nn.Module):
     """The full softmax's parameters, trained on a sample of negatives a step (Jean et al. 2015).
 
-    Each step a ``sampler`` (see ``baselines.samplers.make_sampler``) chooses distinct labels, shared by the batch so
-    that their logits are one matrix product. A sampled logit is lowered by the log of its probability of being in the
-    sample (``correction`` log_q): then the sum over the sample estimates the sum over all labels without bias. All
+    Each step a ``sampler`` (see ``baselines.parts.samplers.make_sampler``) chooses distinct labels, shared by the batch
+    so that their logits are one matrix product. A sampled logit is lowered by the log of its probability of being in
+    the sample (``correction`` log_q): then the sum over the sample estimates the sum over all labels without bias. All
     labels of a point are positives with target 1/|Y|, and a sampled label that is one of them is masked (an accidental
     hit). Gradients touch only the rows used.
 
@@ -100,7 +100,7 @@ class SampledSoftmax(nn.Module):
         sampler: str = "unigram",
         **_: object,
     ) -> dict[str, float]:
-        """Bytes and operations of a run, see `baselines.cost`; in_batch samples the batch's own labels."""
+        """Bytes and operations of a run, see `baselines.parts.cost`; in_batch samples the batch's own labels."""
         own = round(run["batch_size"] * run["labels_per_point"])
         n_samples = min(n_labels, own if sampler == "in_batch" else n_samples)
         return sampled_cost(n_labels=n_labels, hidden=hidden, run=run, n_samples=n_samples)

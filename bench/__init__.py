@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.data import load_dataset as load_dataset
-    from bench.frame import load_results as load_results
+    from bench.results.table import load_results as load_results
 
 __all__ = ["load_dataset", "load_results"]
 
-_MODULES = {"load_dataset": "bench.data", "load_results": "bench.frame"}
+_MODULES = {"load_dataset": "bench.data", "load_results": "bench.results.table"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from bench.child import python
-from bench.environment import THREADS
-from bench.errors import InputError, unknown_name
-from bench.experiment import experiment_name, load_experiment
-from bench.files import is_full, write_atomic
-from bench.launch import RETRY, WorkOff, run_experiment
-from bench.progress import Progress
-from bench.quarantine import lift as lift_quarantine
-from bench.quarantine import quarantine as withdraw
-from bench.status import status_table
-from bench.store import Store
+from bench.common.child_processes import python
+from bench.common.environment import THREADS
+from bench.common.errors import InputError, unknown_name
+from bench.common.exits import ended
+from bench.common.files import write_atomic
+from bench.config.experiment import experiment_name, load_experiment
+from bench.launch.experiment_runner import RETRY, Launcher, run_experiment
+from bench.launch.progress import Progress
+from bench.results.quarantine import lift as lift_quarantine
+from bench.results.quarantine import quarantine as withdraw
+from bench.results.status import status_table
+from bench.results.store import Store
 
 app = typer.Typer(
     help="Benchmark output layers with up to millions of labels: MACH beside full and sampled softmax.",
@@ -31,11 +30,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
 ExperimentArgument = Annotated[str, typer.Argument(help="Name of an experiment that was run.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds one folder an experiment.")]
 AcrossOption = Annotated[bool, typer.Option("--across-machines", help="Show times of several machines together.")]
 RESULTS = Path("results")
+
+
 # What one verb needs is imported by it: the process that runs experiments stays without data, torch and figures.
 
 
@@ -61,7 +61,7 @@ def plan(
 ) -> None:
     """The grid: cached, to do or unsupported; parameters, bytes and seconds predicted; fits or not, and why."""
     os.environ.update(THREADS | os.environ)  # before torch is loaded
-    from bench.plan_view import show_plan
+    from bench.plan.view import show_plan
 
     given = {"parameters": budget_parameters, "bytes": budget_bytes, "seconds": budget_seconds}
     show_plan(load_experiment(experiment, overrides or []), results, given, solve_for or [], json_file, tables)
@@ -92,14 +92,14 @@ def run(
     """
     if retry is not None and retry not in RETRY:
         raise InputError(f"--retry: found {retry!r}; expected one of {', '.join(RETRY)}")
-    work_off = _launcher(launcher, address, exchange)
+    chosen_launcher = _launcher(launcher, address, exchange)
     chosen = load_experiment(experiment, overrides or [])
     console = Console()
     try:
         with Progress(console) as progress:
-            failed = run_experiment(chosen, results, progress, retry, force, skip_unfit, work_off)
+            failed = run_experiment(chosen, results, progress, retry, force, skip_unfit, chosen_launcher)
         folder = results / chosen.name
-        command, env = python("bench.readings")
+        command, env = python("bench.report.write_all")
         told = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
     except KeyboardInterrupt:
         console.print("stopped; what is finished is kept. The same command goes on from here.")
@@ -126,7 +126,7 @@ def score(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Metrics again from kept predictions; with --file, a ranking made elsewhere becomes a row."""
-    from bench.score import score_experiment, score_file
+    from bench.results.rescore import score_experiment, score_file
 
     store = Store(results / experiment_name(experiment) if file else experiment_folder(experiment, results))
     with store.lock():
@@ -136,7 +136,9 @@ def score(
             print(f"{score_file(store, file, method, dataset)}: scored")
         for run_id, moved in score_experiment(store).items():
             print(f"{run_id}: {'unchanged' if moved == 0 else f'changed by up to {moved:.2g}'}")
-        store.write_table()
+        from bench.results.table import write_results
+
+        write_results(store)
 
 
 @app.command()
@@ -147,9 +149,9 @@ def table(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Write the tables, and print them."""
-    from bench.compare import against_best
-    from bench.machines import on_one_machine
-    from bench.tables import further_tables, render_table, write_tables
+    from bench.report.against_best import against_best
+    from bench.report.machines import on_one_machine
+    from bench.report.tables import further_tables, render_table, write_tables
 
     folder = experiment_folder(experiment, results)
     with Store(folder).writing():
@@ -167,8 +169,8 @@ def figure(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Draw the figures."""
-    from bench.figures import write_figures
-    from bench.machines import on_one_machine
+    from bench.report.figures import write_figures
+    from bench.report.machines import on_one_machine
 
     folder = experiment_folder(experiment, results)
     with Store(folder).writing():
@@ -182,7 +184,7 @@ def report(
     experiment: ExperimentArgument, across_machines: AcrossOption = False, results: ResultsOption = RESULTS
 ) -> None:
     """Write report.html, one self-contained page."""
-    from bench.report import write_report
+    from bench.report.html import write_report
 
     folder = experiment_folder(experiment, results)
     with Store(folder).writing():
@@ -198,7 +200,7 @@ def diff(
     results: ResultsOption = RESULTS,
 ) -> None:
     """How B differs from A, with paired tests. Exit status 0: nothing significant, 1: something, 2: a bad request."""
-    from bench.diff import diff as tell_differences
+    from bench.report.diff import diff as tell_differences
 
     lines, significant = tell_differences(a, b, results, times)
     print("\n".join(lines))
@@ -214,13 +216,15 @@ def quarantine(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Withdraw a run: it stays on disk, and leaves table.csv, tables, figures and the report."""
-    from bench.readings import write_readings
+    from bench.report.write_all import write_readings
 
     folder = experiment_folder(experiment, results)
     store = Store(folder)
     with store.lock():
         (lift_quarantine if lift else withdraw)(store, run_id, reason)
-        store.write_table()
+        from bench.results.table import write_results
+
+        write_results(store)
     write_readings(folder)
     state = "out of quarantine, its rows are back" if lift else "in quarantine; only `run --force` runs it again"
     print(f"{run_id}: {state}")
@@ -260,7 +264,7 @@ def speed(
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 
 
-def _launcher(name: str, address: str | None, exchange: str | None) -> WorkOff | None:
+def _launcher(name: str, address: str | None, exchange: str | None) -> Launcher | None:
     if name not in ("local", "ray"):
         raise InputError(f"--launcher: found {name!r}; expected local or ray")
     if name == "local":
@@ -270,7 +274,7 @@ def _launcher(name: str, address: str | None, exchange: str | None) -> WorkOff |
                     f"{option}: found without --launcher ray; expected both, it says something of a cluster"
                 )
         return None
-    from bench.on_ray import RayCluster
+    from bench.launch.ray.cluster import RayCluster
 
     return RayCluster(address, exchange)
 
@@ -287,24 +291,6 @@ def experiment_folder(experiment: str, results: Path) -> Path:
 def main() -> None:
     """Entry point, see `ended`."""
     ended(app)
-
-
-def ended(work: Callable[[], None]) -> None:
-    """Do the work; what a user can mend is one line on standard error: bad input with exit status 2, a full disk 1."""
-    try:
-        work()
-    except InputError as error:
-        print(f"machbench: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        print(
-            f"machbench: {error.filename or 'disk'}: no space left there; what is finished is kept. "
-            "Make room, then the same command goes on from here.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
 
 
 if __name__ == "__main__":

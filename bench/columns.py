@@ -115,7 +115,11 @@ def _seconds(name: str, label: str, required: bool = True) -> Column:
 
 
 _MEASURES = [(m, k) for m in ("P", "nDCG", "PSP") for k in (1, 3, 5)] + [("R", 5), ("minP", 3), ("minP", 5)]
+
+
 QUALITY = tuple(f"{measure}@{k}" for measure, k in _MEASURES)
+
+
 # Kinds of memory, and the phases of a run that each has a peak of, as columns call them and as people do.
 MEMORIES = {
     "host": "host memory",
@@ -123,9 +127,16 @@ MEMORIES = {
     "gpu_reserved": "GPU memory, reserved",
     "gpu_process": "GPU memory of the process",
 }
+
+
 PHASES = {"load": "load", "build": "build", "warmup": "warm-up", "fit": "fit", "predict": "predict"}
+
+
 PARTS = ("weights", "gradients", "optimiser", "activations", "index", "data", "process")  # of a predicted peak
+
+
 BY_GROUP = tuple(f"{metric}_{group}" for metric in ("P@1", "P@5", "R@5") for group in ("head", "torso", "tail"))
+
 
 COLUMNS: tuple[Column, ...] = (
     *_text("identity", "experiment run_id status reason method dataset data_fingerprint"),
@@ -192,6 +203,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("resumed", "time", "int", "times resumed", required=False),
     Column("examples_per_s", "time", "float", "examples/s", unit="1/s", better="higher", style="sig3"),
 )
+
+
 BY_NAME = {column.name: column for column in COLUMNS}
 
 
@@ -212,3 +225,9 @@ def with_highest(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) ->
     for name in [name for name in found if name.startswith("peak_")]:
         found[name] = max((v for v in (found[name], *(o.get(name) for o in others)) if v is not None), default=None)
     return found | above_baseline(found)
+
+
+WEIGHT_BYTES, HALF_BYTES = 4, 2
+
+
+REFERENCE = "full_softmax"  # sizes are told relative to this method's row

@@ -22,11 +22,11 @@ from pathlib import Path
 from IPython.display import Image, Markdown, display
 
 from bench import load_results
-from bench.figures import build_figures
-from bench.render import to_markdown
-from bench.summary import grouped
-from bench.tables import build_tables
-from bench.verdict import verdict
+from bench.common.text_table import to_markdown
+from bench.report.figures import build_figures
+from bench.report.groups import grouped
+from bench.report.tables import build_tables
+from bench.report.verdict import verdict
 
 RESULTS = Path("../results/reference")
 folder = RESULTS / "quickstart"

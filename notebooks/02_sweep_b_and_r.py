@@ -29,7 +29,7 @@ import pandas as pd
 from IPython.display import Image, display
 
 from bench import load_results
-from bench.figures import build_figures
+from bench.report.figures import build_figures
 
 folder = Path("../results/reference/sweep_b_r")
 df = load_results(folder)

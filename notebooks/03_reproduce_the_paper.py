@@ -22,8 +22,8 @@ import yaml
 from IPython.display import Markdown, display
 
 from bench import load_results
-from bench.render import to_markdown
-from bench.reproduction import reproduction_table
+from bench.common.text_table import to_markdown
+from bench.report.tables.reproduction import reproduction_table
 
 folder = Path("../results/reference/reproduce_mach_pytorch")
 df = load_results(folder)

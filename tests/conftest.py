@@ -7,9 +7,9 @@ import signal
 
 from hypothesis import settings
 
-from bench.environment import THREADS
+from bench.common.environment import THREADS
 
-# Before torch is imported: as runs have it, see bench.environment.
+# Before torch is imported: as runs have it, see bench.common.environment.
 for name, value in THREADS.items():
     os.environ.setdefault(name, value)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.experiment import load_experiment
-from bench.frame import load_results
-from bench.render import to_csv
-from bench.reproduction import reproduction_table
-from bench.schema import page
+from bench.common.text_table import to_csv
+from bench.config.experiment import load_experiment
+from bench.report.columns_page import page
+from bench.report.tables.reproduction import reproduction_table
+from bench.results.table import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
@@ -156,4 +156,4 @@ def test_the_reproductions_table_is_the_reference_result() -> None:
 
 
 def test_the_columns_are_those_of_the_code() -> None:
-    assert (ROOT / "docs" / "columns.md").read_text() == page(), "python -m bench.schema > docs/columns.md"
+    assert (ROOT / "docs" / "columns.md").read_text() == page(), "python -m bench.report.columns_page > docs/columns.md"

@@ -20,21 +20,23 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from baselines import chunk_kernels
+from baselines.chunked import kernels
 from baselines.full_softmax import FullSoftmax
 from baselines.one_vs_all import OneVsAll
-from bench import in_place, optim
-from bench.execute import method_class
-from bench.spec import TrainSettings
-from bench.worlds import Worlds
-from mach import loss as mach_loss
-from mach.output import MachOutput
+from bench.config.spec import TrainSettings
+from bench.model import inplace_adam, optim
+from bench.model.ensemble import Ensemble
+from bench.model.methods import method_class
+from bench.run.clock import Clock
+from bench.run.train import train_groups
+from mach.layer import loss as mach_loss
+from mach.layer.output import MachOutput
 
 TRITON = importlib.util.find_spec("triton") is not None
 GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if GPU else "cpu")
-kernels = pytest.mark.skipif(
+with_triton = pytest.mark.skipif(
     not TRITON or not (GPU or INTERPRETED), reason="needs triton, and a GPU or its interpreter"
 )
 needs_gpu = pytest.mark.skipif(not GPU or not TRITON, reason="needs a GPU, and triton")
@@ -76,30 +78,30 @@ def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.double(), expected.double(), **tolerance)
 
 
-@kernels
+@with_triton
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("negatives_only", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_log_sum(shape: tuple[int, int], negatives_only: bool, dtype: torch.dtype) -> None:
-    from baselines import gpu_chunks
+    from baselines.chunked import triton_kernels
 
     logits, bias, rows, points = chunk(*shape, dtype)
     found, expected = (torch.empty(len(rows), device=DEVICE, dtype=t) for t in (torch.float32, torch.float64))
     sums, expected_sums = (torch.full((shape[1],), torch.nan, device=DEVICE, dtype=found.dtype) for _ in range(2))
     expected_sums = expected_sums.double()
-    chunk_kernels.log_sum_torch(logits.double(), bias.double(), rows, points, negatives_only, expected, expected_sums)
-    gpu_chunks.log_sum(logits, bias, rows, points, negatives_only, found, sums)
+    kernels.log_sum_torch(logits.double(), bias.double(), rows, points, negatives_only, expected, expected_sums)
+    triton_kernels.log_sum(logits, bias, rows, points, negatives_only, found, sums)
     near(found, expected, torch.float32)
     some = expected_sums > -1e30  # where a point has a label that counts
     near(sums[some], expected_sums[some], torch.float32)
     assert (sums[~some] < -1e30).all()
 
 
-@kernels
+@with_triton
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_softmax_gradient(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    from baselines import gpu_chunks
+    from baselines.chunked import triton_kernels
 
     logits, bias, rows, points = chunk(*shape, dtype)
     log_total = torch.linspace(5.0, 9.0, shape[1], device=DEVICE)
@@ -107,58 +109,58 @@ def test_softmax_gradient(shape: tuple[int, int], dtype: torch.dtype) -> None:
     at_positives = -torch.linspace(0.1, 1.0, len(rows), device=DEVICE)
     expected, expected_bias = logits.double(), bias.double()
     rest = (t.double() for t in (log_total, factor, at_positives))
-    chunk_kernels.softmax_gradient_torch(expected, bias.double(), rows, points, *rest, expected_bias)
+    kernels.softmax_gradient_torch(expected, bias.double(), rows, points, *rest, expected_bias)
     grad_bias = torch.full_like(bias, torch.nan)
-    gpu_chunks.softmax_gradient(logits, bias, rows, points, log_total, factor, at_positives, grad_bias)
+    triton_kernels.softmax_gradient(logits, bias, rows, points, log_total, factor, at_positives, grad_bias)
     near(logits, expected, dtype)
     near(grad_bias, expected_bias if dtype == torch.float32 else logits.double().sum(1), torch.float32)
 
 
-@kernels
+@with_triton
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bce_gradient(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    from baselines import gpu_chunks
+    from baselines.chunked import triton_kernels
 
     logits, bias, rows, points = chunk(*shape, dtype)
     logits[0, 0], bias[0] = -40.0, 0.0  # e^-40 is lost beside 1, but not from the loss
     expected, expected_bias = logits.double(), bias.double()
-    expected_loss = chunk_kernels.bce_gradient_torch(expected, bias.double(), rows, points, 0.25, expected_bias)
+    expected_loss = kernels.bce_gradient_torch(expected, bias.double(), rows, points, 0.25, expected_bias)
     grad_bias = torch.full_like(bias, torch.nan)
-    near(gpu_chunks.bce_gradient(logits, bias, rows, points, 0.25, grad_bias), expected_loss, torch.float32)
+    near(triton_kernels.bce_gradient(logits, bias, rows, points, 0.25, grad_bias), expected_loss, torch.float32)
     near(logits, expected, dtype)
     near(grad_bias, expected_bias if dtype == torch.float32 else logits.double().sum(1), torch.float32)
 
 
-@kernels
+@with_triton
 def test_a_small_loss_is_not_lost() -> None:
-    from baselines import gpu_chunks
+    from baselines.chunked import triton_kernels
 
     logits = torch.full((1, 4), -17.0, device=DEVICE)
     nothing = torch.empty(0, dtype=torch.int64, device=DEVICE)
-    loss = gpu_chunks.bce_gradient(
+    loss = triton_kernels.bce_gradient(
         logits, torch.zeros(1, device=DEVICE), nothing, nothing, 1.0, torch.zeros(1, device=DEVICE)
     )
     assert loss.item() == pytest.approx(4 * np.log1p(np.exp(-17.0)), rel=1e-5)
 
 
-@kernels
+@with_triton
 def test_a_logit_that_is_no_number_shows() -> None:
-    from baselines import gpu_chunks
+    from baselines.chunked import triton_kernels
 
     logits, bias, rows, points = chunk(33, 130, torch.float32)
     logits[20, 7] = torch.nan
     sums = torch.empty(130, device=DEVICE)
-    gpu_chunks.log_sum(logits, bias, rows, points, False, torch.empty(len(rows), device=DEVICE), sums)
+    triton_kernels.log_sum(logits, bias, rows, points, False, torch.empty(len(rows), device=DEVICE), sums)
     assert sums.isnan().nonzero().tolist() == [[7]]
-    assert gpu_chunks.bce_gradient(logits, bias, rows, points, 1.0, torch.empty_like(bias)).isnan()
+    assert triton_kernels.bce_gradient(logits, bias, rows, points, 1.0, torch.empty_like(bias)).isnan()
 
 
-@kernels
+@with_triton
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 70), (2, 33, 40)])
 def test_bucket_losses(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-    from mach.gpu_loss import bce_gradient
+    from mach.layer.triton_kernels import bce_gradient
 
     rng = np.random.default_rng(shape[1])
     logits = torch.from_numpy(rng.normal(-3.0, 4.0, shape).astype(np.float32)).to(dtype).to(DEVICE)
@@ -170,61 +172,61 @@ def test_bucket_losses(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     assert loss.dtype == torch.float32
 
 
-@kernels
+@with_triton
 @pytest.mark.parametrize("gradient_type", TYPES)
 @pytest.mark.parametrize("cells", [1, 1023, 2500])
 def test_adam_in_place(cells: int, gradient_type: torch.dtype) -> None:
-    from bench import gpu_updates
+    from bench.model import triton_updates
 
     ours = [torch.randn(cells, device=DEVICE), torch.randn(cells, device=DEVICE), torch.rand(cells, device=DEVICE)]
     theirs, gradient = [tensor.clone() for tensor in ours], torch.randn(cells, device=DEVICE).to(gradient_type)
-    gpu_updates.adam(*ours, gradient, 0, 0, *NUMBERS)
-    in_place.adam_torch(*theirs, gradient.float(), 0, 0, *NUMBERS)
+    triton_updates.adam(*ours, gradient, 0, 0, *NUMBERS)
+    inplace_adam.adam_torch(*theirs, gradient.float(), 0, 0, *NUMBERS)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
 
 
-@kernels
+@with_triton
 @pytest.mark.parametrize(("first", "key"), [(0, 1), (2**32 - 700, 2**32 - 1), (2**40 + 3, 2**31)])
 def test_adam_in_place_rounds_as_the_reference_does(first: int, key: int) -> None:
     """Bit for bit but where a value differs in its last place, which moves it over an edge seldom and by one step."""
-    from bench import gpu_updates
+    from bench.model import triton_updates
 
     moments = [torch.randn(3000, device=DEVICE), torch.rand(3000, device=DEVICE)]
     ours = [torch.randn(3000, device=DEVICE).bfloat16(), *moments]
     theirs, gradient = [tensor.clone() for tensor in ours], torch.randn(3000, device=DEVICE)
-    gpu_updates.adam(*ours, gradient, first, key, *NUMBERS)
-    in_place.adam_torch(*theirs, gradient, first, key, *NUMBERS)
+    triton_updates.adam(*ours, gradient, first, key, *NUMBERS)
+    inplace_adam.adam_torch(*theirs, gradient, first, key, *NUMBERS)
     assert (ours[0] == theirs[0]).float().mean() > 0.99
     torch.testing.assert_close(ours[0], theirs[0], rtol=2**-7, atol=0.0)
 
 
-@kernels
+@with_triton
 @pytest.mark.parametrize("width", [1, 96, 1500])
 def test_adam_of_rows(width: int) -> None:
-    from bench import gpu_updates
+    from bench.model import triton_updates
 
     rows = torch.tensor([7, 0, 3], device=DEVICE)
     ours = [torch.randn(9, width, device=DEVICE), torch.randn(9, width, device=DEVICE)]
     ours.append(torch.rand(9, width, device=DEVICE))
     theirs, gradient = [tensor.clone() for tensor in ours], torch.randn(3, width, device=DEVICE)
     rate, _, *others = NUMBERS
-    gpu_updates.adam_rows(*ours, rows, gradient, rate, *others)
+    triton_updates.adam_rows(*ours, rows, gradient, rate, *others)
     optim._adam_torch(*theirs, rows, gradient, rate, *others)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
-    gpu_updates.adam_rows(*ours, rows[:0], gradient[:0], rate, *others)
+    triton_updates.adam_rows(*ours, rows[:0], gradient[:0], rate, *others)
 
 
-@kernels
+@with_triton
 @pytest.mark.parametrize(("groups", "width"), [(1, 1), (3, 20), (2, 300)])
 def test_rowwise_adagrad(groups: int, width: int) -> None:
-    from bench import gpu_updates
+    from bench.model import triton_updates
 
     rows = torch.tensor([7, 0, 3], device=DEVICE)
     ours = [torch.randn(9, groups * width, device=DEVICE), torch.rand(9, groups, device=DEVICE)]
     theirs, gradient = [tensor.clone() for tensor in ours], torch.randn(3, groups * width, device=DEVICE)
-    gpu_updates.adagrad_rows(*ours, rows, gradient, 0.1, 1e-10)
+    triton_updates.adagrad_rows(*ours, rows, gradient, 0.1, 1e-10)
     optim._adagrad_torch(*theirs, rows, gradient, 0.1, 1e-10)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
@@ -272,8 +274,8 @@ REPEATED: dict[str, tuple[str, dict[str, Any]]] = {
     "sampled_softmax": ("baselines.sampled_softmax.SampledSoftmax", {"n_samples": 300}),
     "adaptive_softmax": ("baselines.adaptive_softmax.AdaptiveSoftmax", {"cutoffs": "100-400"}),
     "bottleneck": ("baselines.bottleneck.Bottleneck", {"rank": 8}),
-    "mach": ("mach.output.MachOutput", {"B": 50, "R": 4}),
-    "mach with hashed features": ("mach.output.MachOutput", {"B": 50, "R": 4, "feature_hash": 90}),
+    "mach": ("mach.layer.output.MachOutput", {"B": 50, "R": 4}),
+    "mach with hashed features": ("mach.layer.output.MachOutput", {"B": 50, "R": 4, "feature_hash": 90}),
 }
 
 
@@ -292,11 +294,11 @@ def test_training_on_a_gpu_gives_the_same_bits_again(method: str, optimiser: str
     for _ in range(2):
         seeds = {"hashing": 1, "initialisation": 2, "sampling": 3}
         layer = method_class(target)(n_labels=900, hidden=24, train_labels=Y, seeds=seeds, **own)
-        worlds = Worlds(layer, 200, settings, 5, device)
-        worlds.train(X, Y, lambda *_: None)
+        ensemble = Ensemble(layer, 200, settings, 5, device)
+        train_groups(ensemble, X, Y, Clock(DEVICE), lambda *_: None)
         with torch.no_grad():
-            (ranking,) = worlds.topk(X, worlds.prefixes[-1:], 10)
-        parameters = [p.detach().cpu() for group in worlds.groups for p in group.network.parameters()]
+            (ranking,) = ensemble.topk(X, ensemble.prefixes[-1:], 10)
+        parameters = [p.detach().cpu() for group in ensemble.groups for p in group.network.parameters()]
         found.append([*ranking, *(p.float().numpy() for p in parameters)])
     for first, second in zip(*found, strict=True):
         np.testing.assert_array_equal(first, second)

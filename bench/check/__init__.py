@@ -11,7 +11,7 @@ from bench.check.layer import LAYER_CHECKS
 from bench.check.outcome import DOES_NOT_APPLY, FAILED, PASSED, UNSUPPORTED, Failed, Outcome, expect, outcome_of
 from bench.check.runs import RUN_CHECKS
 from bench.check.subject import Check, Subject
-from bench.errors import InputError
+from bench.common.errors import InputError
 
 
 def check_method(method: str) -> Iterator[Outcome]:

@@ -12,7 +12,7 @@ from torch import nn
 from bench.check.outcome import DoesNotApply, Failed, expect
 from bench.check.rankings import begins, same_scores, well_formed
 from bench.check.subject import N_POINTS, TOP_K, Check, Subject, emptied, finite
-from bench.optim import row_sparse_parameters
+from bench.model.optim import row_sparse_parameters
 
 
 def parameter_count(subject: Subject) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench.check.outcome import expect
-from bench.predict import Ranking
+from bench.interface import Ranking
 
 
 def well_formed(ranking: Any, n_points: int, k: int, n_labels: int) -> Ranking:

@@ -19,10 +19,10 @@ from torch import nn
 
 from bench.check.outcome import DoesNotApply, Failed, expect
 from bench.check.subject import DATASET, N_POINTS, TOP_K, Check, Subject
-from bench.execute import execute
-from bench.metrics import evaluate
-from bench.store import RunFolder
-from bench.worlds import Worlds
+from bench.metrics.ranking import evaluate
+from bench.model.ensemble import Ensemble
+from bench.results.run_folder import RunFolder
+from bench.run.execute import execute
 
 UNKNOWN = "no-such-choice"
 STOP_IN = 3  # of the five epochs
@@ -137,8 +137,8 @@ def _use(subject: Subject) -> list[tuple[str, str, weakref.ref[Any]]]:
         method.fit(fit.X, fit.Y)
         method.topk(fit.X[:N_POINTS], TOP_K)
     else:
-        worlds = Worlds(method, fit.X.shape[1], fresh.spec.train, fresh.spec.seed, torch.device("cpu"))
-        worlds.warm_up(fit.X, fit.Y)
+        ensemble = Ensemble(method, fit.X.shape[1], fresh.spec.train, fresh.spec.seed, torch.device("cpu"))
+        ensemble.warm_up(fit.X, fit.Y)
     held = [("the method", method), *_held(method)]
     return [(name, type(value).__name__, weakref.ref(value)) for name, value in held]
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from bench.check.outcome import expect
+from bench.config.experiment import unfold
+from bench.config.spec import RunSpec, derive_seed
 from bench.data import Dataset, load_dataset
-from bench.execute import execute, method_class
-from bench.experiment import unfold
-from bench.spec import RunSpec, derive_seed
-from bench.store import RunFolder
+from bench.model.methods import method_class
+from bench.results.run_folder import RunFolder
+from bench.run.execute import execute
 
 DATASET = "tiny"
 # Enough for every sound method to pass the floor in a second or so.
@@ -99,7 +100,7 @@ class Subject:
 
     @cached_property
     def run(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """Record and kept predictions of a run, made as `bench.execute` makes them but in this process."""
+        """Record and kept predictions of a run, made as `bench.run.execute` makes them but in this process."""
         with tempfile.TemporaryDirectory() as results:
             folder = RunFolder.create(Path(results) / "check" / "runs", "check", self.spec)
             record = execute(self.spec, folder, lambda _: None)

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from bench.data.csr import Block
-from bench.files import sync
+from bench.common.files import sync
+from bench.data.formats.csr_blocks import Block
 
 LAYOUT = 2  # raise when the files of a cache folder change meaning
 SPLITS = ("train", "test")

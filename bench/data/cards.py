@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from bench.errors import InputError, unknown_name
-from bench.paths import cache_root, config_root
+from bench.common.errors import InputError, unknown_name
+from bench.common.paths import cache_root, config_root
 
 # Jain, Prabhu, Varma 2016 (propensity model); the XML Repository's constants for data of no stated kind
 DEFAULT_PROPENSITY = (0.55, 1.5)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench.data.cards import known_datasets, load_card
 from bench.data.dataset import dataset_fingerprint, load_dataset
-from bench.data.fetch import fetch_dataset, install
+from bench.data.download.fetch import fetch_dataset, install
 from bench.data.passport import passport_lines
 
 app = typer.Typer(help="Datasets: what there is, what is on disk, getting more.", no_args_is_help=True)

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from bench.common.errors import InputError, unknown_name
+from bench.common.paths import cache_root
 from bench.data import cache
 from bench.data.cards import Card, load_card
-from bench.data.files import checked, complete
 from bench.data.passport import passport, statistics
 from bench.data.sources import Progress, source
-from bench.errors import InputError, unknown_name
-from bench.paths import cache_root
+from bench.data.sources.files import checked, complete
 
 VALIDATION_SEED = 20_190_713
 
@@ -237,3 +237,13 @@ def _build(card: Card, parameters: Mapping[str, Any], progress: Progress) -> Pat
 
 def _describe(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
     return {"stats": statistics(matrices), "passport": passport(matrices)}
+
+
+def identity_of(fingerprint: str, dataset: str) -> str:
+    """What of the data is part of a run's identity.
+
+    The card decides how many train points are held out; that changes the run, but not the data's fingerprint.
+    """
+    from bench.data import load_card
+
+    return f"{fingerprint} {load_card(dataset).validation_points}"

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.common.errors import InputError
 from bench.data import cache
 from bench.data.cards import load_card
 from bench.data.dataset import cached_meta, resolve_parameters
 from bench.data.sources import source
-from bench.errors import InputError
 
 NEEDED = ("n_train", "n_test", "n_features", "n_labels", "labels_per_point")
 DEFAULT_FEATURES_PER_POINT = 75  # where a card states none: that of the XML Repository's Amazon-670K

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import OmegaConf
 
-from bench.errors import InputError, unknown_name
-from bench.paths import config_root
+from bench.common.errors import InputError, unknown_name
+from bench.common.paths import config_root
 
 REPEATS = 5  # at least; more, as long as they take less than ENOUGH_S together, up to MOST
 MOST, ENOUGH_S = 15, 60.0

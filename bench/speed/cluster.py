@@ -20,14 +20,14 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from bench.experiment import load_experiment
-from bench.launch import Ways, one_by_one
-from bench.on_ray import connect
-from bench.plan import PlannedRun, plan
-from bench.progress import Progress
-from bench.ray_driver import Driver
+from bench.config.experiment import load_experiment
+from bench.launch.experiment_runner import LaunchContext, one_by_one
+from bench.launch.progress import Progress
+from bench.launch.ray.cluster import connect
+from bench.launch.ray.driver import Driver
+from bench.plan.plan import PlannedRun, plan
+from bench.results.store import REPETITIONS, WEIGHTS, Store
 from bench.speed import Row
-from bench.store import REPETITIONS, WEIGHTS, Store
 
 ROUNDS = 3
 R = 16
@@ -128,7 +128,7 @@ def _run(folder: Path, workers: int, keep: bool) -> tuple[Took, float]:
     store = Store(folder / "results" / "cluster")
     shutil.rmtree(store.root if keep else store.root.parent, ignore_errors=True)
     (run,) = plan(experiment, store, lambda _: None)
-    ways = Ways(store, experiment, force=False, skip_unfit=False)
+    ways = LaunchContext(store, experiment, force=False, skip_unfit=False)
     began, wall = _timed(run, ways, workers)
     record = store.record(run.run_id)
     if record is None or record["status"] != "ok":
@@ -142,7 +142,7 @@ def _run(folder: Path, workers: int, keep: bool) -> tuple[Took, float]:
     return Took(wall, last - began, max(by_process.values())), float(record["rows"][-1]["P@1"])
 
 
-def _timed(run: PlannedRun, ways: Ways, workers: int) -> tuple[float, float]:
+def _timed(run: PlannedRun, ways: LaunchContext, workers: int) -> tuple[float, float]:
     """When the clock started, by the system's clock, and what it showed at the end."""
     quiet = Progress(Console(file=io.StringIO()))
     if not workers:
@@ -152,7 +152,7 @@ def _timed(run: PlannedRun, ways: Ways, workers: int) -> tuple[float, float]:
     ray = connect(None, workers)
     try:
         began, started = time.time(), time.perf_counter()
-        Driver(ray, ways, quiet, {}, shared_from=PREDICTED_FROM).work_off([run])
+        Driver(ray, ways, quiet, {}, shared_from=PREDICTED_FROM).launcher([run])
         return began, time.perf_counter() - started
     finally:
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""What the harness adds to training: a bare loop and a run of `bench.execute`, taking turns epoch by epoch.
+"""What the harness adds to training: a bare loop and a run of `bench.run.execute`, taking turns epoch by epoch.
 
 Behind `machbench speed overhead`.
 """
@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from bench.config.experiment import load_experiment
+from bench.config.spec import RunSpec, derive_seed
 from bench.data import load_dataset
-from bench.execute import execute, method_class
-from bench.experiment import load_experiment
-from bench.limits import INTERVAL_S, held_bytes
-from bench.optim import Optimiser
-from bench.spec import RunSpec, derive_seed
+from bench.launch.memory_watch import INTERVAL_S, held_bytes
+from bench.model.ensemble import Ensemble
+from bench.model.methods import method_class
+from bench.model.optim import Optimiser
+from bench.results.run_folder import RunFolder
+from bench.run.execute import execute
+from bench.run.train import batches
 from bench.speed import Row
-from bench.store import RunFolder
-from bench.train import batches
-from bench.worlds import Worlds
 
 SECONDS = 20.0  # of training on each side, about
 LEAST_EPOCHS = 9
@@ -85,9 +86,9 @@ def bare_epochs(spec: RunSpec) -> Iterator[tuple[float, float, float]]:
     layer = method_class(spec.target)(
         n_labels=Y.shape[1], hidden=settings.hidden_sizes()[-1], train_labels=Y, seeds=seeds, **spec.settings
     )
-    worlds = Worlds(layer, X.shape[1], settings, spec.seed, torch.device("cpu"))
-    worlds.warm_up(X, Y)
-    (group,), order = worlds.groups, derive_seed(spec.seed, "data order")
+    ensemble = Ensemble(layer, X.shape[1], settings, spec.seed, torch.device("cpu"))
+    ensemble.warm_up(X, Y)
+    (group,), order = ensemble.groups, derive_seed(spec.seed, "data order")
     step, n_steps = 0, settings.epochs * math.ceil(X.shape[0] / settings.batch_size)
     with Optimiser(group.network, settings.lr, settings.optimiser, order) as optimiser:
         for epoch in range(1, settings.epochs + 1):
@@ -161,7 +162,7 @@ def told(taken: dict[str, list[float]]) -> list[Row]:
 
 
 def watching() -> Row:
-    """CPU seconds that the launching process spends on watching a second of a run (`bench.limits`)."""
+    """CPU seconds that the launching process spends on watching a second of a run (`bench.launch.memory_watch`)."""
     started = time.thread_time()
     for _ in range(LOOKS):
         held_bytes(os.getpid())

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from bench.common.errors import InputError
 from bench.data import load_dataset
-from bench.data.export import write_xmlrepo
-from bench.data.formats import read_matrices
-from bench.errors import InputError
+from bench.data.formats.detect import read_matrices
+from bench.data.formats.export import write_xmlrepo
 
 SCALE = 0.05
 Arrays = list[np.ndarray]

@@ -21,12 +21,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.measure import host_bytes, peak_host_bytes
-from bench.optim import Optimiser
-from bench.paths import config_root
-from bench.precision import has_bf16
+from bench.common.paths import config_root
+from bench.common.procfs import host_bytes
+from bench.model.ensemble import set_precision
+from bench.model.optim import Optimiser
+from bench.model.precision import has_bf16
+from bench.run.memory import peak_host_bytes
 from bench.speed import Array, Measurement, Row, Variants
-from bench.worlds import set_precision
 
 N_LABELS, HIDDEN, BATCH, LABELS_A_POINT, N_BATCHES = 670_091, 128, 256, 5, 2  # labels of Amazon-670K
 N_SAMPLES = 6_701  # 1 % of the labels

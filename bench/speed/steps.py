@@ -12,10 +12,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from bench.network import Network
-from bench.optim import Optimiser
+from bench.model.ensemble import set_precision
+from bench.model.network import Network
+from bench.model.optim import Optimiser
 from bench.speed import Array
-from bench.worlds import set_precision
 
 LR = 1e-3
 Batch = tuple[sp.csr_matrix, sp.csr_matrix]

@@ -15,13 +15,13 @@ import torch
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from bench.network import Encoder, Network
-from bench.optim import Optimiser
-from bench.paths import config_root
-from bench.precision import has_bf16
+from bench.common.paths import config_root
+from bench.model.ensemble import set_precision
+from bench.model.network import Encoder, Network
+from bench.model.optim import Optimiser
+from bench.model.precision import has_bf16
 from bench.speed import Array, Measurement, Row, Variants
 from bench.speed.steps import LR, Batch, Fused, Modules, Step
-from bench.worlds import set_precision
 
 N_FEATURES, FEATURES_A_POINT, N_LABELS, LABELS_A_POINT = 135_909, 76, 670_091, 5.45  # Amazon-670K
 R, B, HIDDEN, BATCH, N_BATCHES = 16, 2000, 128, 256, 4

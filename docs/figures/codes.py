@@ -18,10 +18,10 @@ from matplotlib.patches import Rectangle
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from bench.figures.picture import Picture  # noqa: E402
-from bench.figures.style import BLUE, FAINT, GREY, INK, ORANGE, PAPER, RC, VERMILLION, for_text  # noqa: E402
-from bench.files import write_atomic  # noqa: E402
-from mach.theory import parameters, unresolved_pairs  # noqa: E402
+from bench.common.files import write_atomic  # noqa: E402
+from bench.report.figures.drawing.picture import Picture  # noqa: E402
+from bench.report.figures.drawing.style import BLUE, FAINT, GREY, INK, ORANGE, PAPER, RC, VERMILLION, for_text  # noqa: E402
+from mach.theory.collisions import parameters, unresolved_pairs  # noqa: E402
 
 B, WORLDS = 3, (2, 3, 4)
 LABELS = {"circle": (2, 3, 1, 2), "square": (2, 3, 3, 1), "triangle": (2, 3, 1, 3)}  # bucket in worlds 1 to 4, from 1

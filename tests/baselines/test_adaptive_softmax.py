@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines import cluster_loss as cluster_loss_module
 from baselines.adaptive_softmax import AdaptiveSoftmax, cluster_ends
-from baselines.cluster_loss import cluster_loss, cluster_loss_reference, logits_of, normaliser
+from baselines.chunked import cluster_loss as cluster_loss_module
+from baselines.chunked.cluster_loss import cluster_loss, cluster_loss_reference, logits_of, normaliser
 
 SEEDS = {"hashing": 1, "initialisation": 2, "sampling": 3}
 N_LABELS, HIDDEN = 30, 8

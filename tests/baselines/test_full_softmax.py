@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import full_softmax
+from baselines.chunked.linear import chunk_on
 from baselines.full_softmax import LOSSES, FullSoftmax, label_prior, linear_topk, loss_reference
-from baselines.linear import chunk_on
 
 SEEDS = {"hashing": 1, "initialisation": 2, "sampling": 3}
 HIDDEN = 6

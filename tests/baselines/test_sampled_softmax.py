@@ -6,8 +6,8 @@ import scipy.sparse as sp
 import torch
 
 from baselines.full_softmax import loss_reference
+from baselines.parts.samplers import SAMPLERS
 from baselines.sampled_softmax import SampledSoftmax, one_positive, sampled_loss_reference
-from baselines.samplers import SAMPLERS
 
 SEEDS = {"hashing": 1, "initialisation": 2, "sampling": 3}
 N_LABELS = 60

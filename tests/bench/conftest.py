@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.frame import rows_to_frame, write_table
+from bench.results.table import rows_to_frame, write_table
 
 K, N_FEATURES, HIDDEN = 46_881, 24_082, 256
 BS, R_MAX = (256, 1024, 4096), 16

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from test_run import alive, environment
+from command_line import alive, environment
 
-from bench.frame import load_results
-from bench.ledger import Ledger
-from bench.machines import TIMES
+from bench.report.machines import TIMES
+from bench.results.ledger import Ledger
+from bench.results.table import load_results
 
 N = 6
 EXPERIMENT = f"dataset: tiny\nmethods:\n  quick: {{method: quick.yaml, which: {list(range(N))}}}\n"

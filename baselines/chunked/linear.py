@@ -1,0 +1,171 @@
+"""A linear layer over all labels, as the exact losses and the sampled one share it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from baselines.chunked.step import ChunkedLoss, Loss, Positives, Update
+from baselines.parts.cost import dense_cost
+from baselines.parts.shards import Shards, check_shards
+from baselines.parts.topk import merge_topk, top_k_of_tiles
+from mach.kernels.product import PRECISIONS
+
+SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
+DRAWN = 65536  # rows drawn at a time on the way to those of a shard
+RANKED = 16384  # labels at a time on a CPU where nothing is learned
+GPU_LABELS = 65536  # labels of a chunk on a GPU: work enough that it waits for no launch
+GPU_LOGITS = 2**26  # of a chunk at most, which bounds its memory
+WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class LinearOverLabels(nn.Module):
+    """Weight [n_labels, hidden] and bias [n_labels], trained in chunks of labels; what its loss is, subclasses say.
+
+    weights ``bf16``: the weight is kept in bfloat16; the optimiser rounds it stochastically, because an update smaller
+    than half a unit in the last place would otherwise be lost. bias ``prior`` starts a label at its frequency in train
+    by `label_prior`, ``zero`` at 0. label_chunk: labels worked on at a time, 0 for what suits the device (`chunk_on`).
+    shards: processes over which the labels are divided (`baselines.parts.shards`); each has some rows of weight and
+    bias, which start as those of the undivided layer do, and loss and top-k are the same in all. ValueError for
+    anything else."""
+
+    chunked = ("weight", "bias")
+    precisions = PRECISIONS
+    prior_of = "softmax"
+    on_cpu = 2048  # labels worked on at a time there, so that logits stay in the cache
+    keep_bytes, passes = 0, 3  # logits kept for the gradient; products over all labels in a step without that
+
+    def __init__(
+        self,
+        *,
+        n_labels: int,
+        hidden: int,
+        train_labels: sp.csr_matrix,
+        seeds: dict[str, int],
+        bias: str = "prior",
+        label_chunk: int = 0,
+        weights: str = "fp32",
+        shards: int = 1,
+    ) -> None:
+        super().__init__()
+        if bias not in ("prior", "zero"):
+            raise ValueError(f"unknown bias {bias!r}; known: prior, zero")
+        if weights not in WEIGHTS:
+            raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
+        if label_chunk < 0:
+            raise ValueError(f"label_chunk must be at least 1, or 0 for the device's, got {label_chunk}")
+        generator = torch.Generator().manual_seed(seeds["initialisation"])
+        bound = 1.0 / math.sqrt(hidden)
+        self.shards = Shards.of(shards)
+        self.rows = self.shards.rows(n_labels)
+        self.offset = self.rows.start  # of the rows here within the whole layer
+        n_rows = self.rows.stop - self.rows.start
+        self.elsewhere = self.parameter_count(n_labels=n_labels - n_rows, hidden=hidden)
+        weight = uniform_rows(self.rows, hidden, bound, generator)
+        self.weight = nn.Parameter(weight.to(WEIGHTS[weights]))
+        prior = label_prior(train_labels, self.prior_of)[self.rows].clone() if bias == "prior" else torch.zeros(n_rows)
+        self.bias = nn.Parameter(prior)
+        self.label_chunk = label_chunk
+        self.precision = "fp32"
+        self.update: Update | None = None
+
+    @staticmethod
+    def parameter_count(*, n_labels: int, hidden: int, **_: object) -> int:
+        """K·(H + 1), of all shards together."""
+        return n_labels * (hidden + 1)
+
+    @staticmethod
+    def processes(*, shards: int = 1, **_: object) -> int:
+        """One for each shard."""
+        return check_shards(shards)
+
+    @classmethod
+    def cost(
+        cls,
+        *,
+        n_labels: int,
+        hidden: int,
+        run: Mapping[str, float],
+        label_chunk: int = 0,
+        weights: str = "fp32",
+        shards: int = 1,
+        **_: object,
+    ) -> dict[str, float]:
+        """Bytes and operations of a run, see `baselines.parts.cost`; with shards of one process, that with most
+        labels."""
+        return dense_cost(
+            n_labels=n_labels,
+            hidden=hidden,
+            run=run,
+            keep_bytes=cls.keep_bytes,
+            label_chunk=label_chunk or cls.on_cpu,
+            passes=cls.passes,
+            weight_bytes=WEIGHTS[weights].itemsize,
+            shards=check_shards(shards, n_labels),
+        )
+
+    def loss_by(self, loss: Loss, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
+        """The loss that ``loss`` works out chunk by chunk, for autograd. Without gradients nothing is updated."""
+        positives = Positives.of(labels, hidden.device).of_rows(self.rows)
+        chunk = self.label_chunk or chunk_on(hidden, self.on_cpu)
+        settings = (chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
+        value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, *settings)
+        return value
+
+    def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """Exact top-k logits: (scores [N, k], labels [N, k])."""
+        scores, labels = linear_topk(hidden, self.weight, self.bias, k)
+        if self.shards.count == 1:
+            return scores, labels
+        labels[labels >= 0] += self.offset
+        lists = [
+            np.concatenate(
+                [part.cpu().numpy() for part in self.shards.gather(torch.from_numpy(own).to(hidden.device))], 1
+            )
+            for own in (scores, labels)
+        ]
+        return merge_topk(lists[0], lists[1], k)
+
+
+def uniform_rows(rows: slice, width: int, bound: float, generator: torch.Generator) -> Tensor:
+    """Some rows of a matrix drawn from U(−bound, bound) row by row; those before them are drawn and dropped."""
+    for low in range(0, rows.start, DRAWN):
+        torch.empty(min(DRAWN, rows.start - low), width).uniform_(-bound, bound, generator=generator)
+    return torch.empty(rows.stop - rows.start, width).uniform_(-bound, bound, generator=generator)
+
+
+def chunk_on(hidden: Tensor, on_cpu: int) -> int:
+    """Labels to be worked on at a time with hidden [N, H]; ``on_cpu`` of them on a CPU, and at least on a GPU."""
+    if not hidden.is_cuda:
+        return on_cpu
+    return max(on_cpu, min(GPU_LABELS, GPU_LOGITS // max(1, len(hidden))))
+
+
+def linear_topk(
+    hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 0
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Exact top-k of hidden·weightᵀ + bias, ties by lowest label id; a chunk of labels at a time, 0: `chunk_on`."""
+    size = label_chunk or chunk_on(hidden, RANKED)
+    chunks = (slice(low, low + size) for low in range(0, len(weight), size))
+    tiles = ((c.start, torch.addmm(bias[c], hidden, weight[c].to(hidden.dtype).T)) for c in chunks)
+    return top_k_of_tiles(tiles, len(hidden), k)
+
+
+def label_prior(train_labels: sp.csr_matrix, loss: str) -> Tensor:
+    """Bias that reproduces the labels' train frequencies when nothing else is known, float32 [n_labels].
+
+    For ``softmax`` a label's log share of the positives, for ``bce`` its log-odds.
+    """
+    counts = np.bincount(train_labels.indices, minlength=train_labels.shape[1]) + SMOOTHING
+    if loss == "softmax":
+        prior = np.log(counts / counts.sum())
+    else:
+        share = counts / (train_labels.shape[0] + 2 * SMOOTHING)
+        prior = np.log(share) - np.log1p(-share)
+    return torch.from_numpy(prior.astype(np.float32))

@@ -1,0 +1,48 @@
+"""Memory and processes as Linux tells them under /proc. Imports nothing heavy: the launching process reads it too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+def status_bytes(pid: int | str) -> dict[str, int]:
+    """The memory lines (``Vm...``) of a process's status in bytes; empty where there is no such process or /proc."""
+    try:
+        lines = (PROC / str(pid) / "status").read_text().splitlines()
+    except OSError:
+        return {}
+    fields = (line.split() for line in lines if line.startswith("Vm"))
+    return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in fields}
+
+
+def family(pid: int) -> Iterator[int]:
+    """A process and all that descend from it, as far as they are alive; children of each of its threads count."""
+    yield pid
+    try:
+        threads = list((PROC / str(pid) / "task").iterdir())
+    except OSError:
+        return
+    for thread in threads:
+        try:
+            children = (thread / "children").read_text().split()
+        except OSError:  # the thread has ended, or the kernel does not tell
+            continue
+        for child in children:
+            yield from family(int(child))
+
+
+def oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory since the machine started; 0 where it does not tell."""
+    try:
+        lines = (PROC / "vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def host_bytes() -> int | None:
+    """Resident memory now (VmRSS)."""
+    return status_bytes("self").get("VmRSS")

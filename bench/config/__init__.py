@@ -1,0 +1,1 @@
+"""YAML to frozen objects: specs, experiments, search spaces, published values."""

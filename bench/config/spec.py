@@ -1,0 +1,146 @@
+"""What travels to the process that executes a run: one frozen spec. Nothing here imports torch or loads data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.common.errors import InputError, unknown_name
+
+NOTHING = "nothing"  # to evaluate on, in the specs of repetitions that are trained for another run
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of the trunk and of the one training loop, shared by all neural methods unless one says otherwise."""
+
+    hidden: str = "128"  # widths of the hidden layers, e.g. 128 or 500-500
+    epochs: int = 5
+    batch_size: int = 256
+    lr: float = 0.01
+    lr_schedule: str = "linear"  # from lr down to 0 over the run, or constant
+    optimiser: str = "adam"  # of the input layer's rows: adam or rowwise_adagrad; adam everywhere else
+    repetitions_at_a_time: int = 0  # train repetitions in groups of this size, 0 = as many as memory holds
+    holdout: bool = True  # keep the validation points out of training; False trains on the whole train split
+    validate_every: int = 1  # epochs between points of the learning curve, 0 = none
+    evaluate_on: str = "test"  # points to predict and measure quality on: test, or validation to choose settings
+    top_k: int = 10  # predictions kept for each of these points
+    predict_batch: int = 1024
+    precision: str = "fp32"  # of the output layer's matrix products: fp32, or bf16 where layer and hardware have it
+    device: str = "auto"  # auto, cpu or cuda
+    threads: int = 0  # 0 = all cores
+    checkpoint_every_s: float = 30.0  # seconds at least between checkpoints, 0 = one after every epoch
+    keep_repetitions: bool = False  # keep trained repetitions, and train none that were kept before
+
+    def hidden_sizes(self) -> list[int]:
+        """The widths as integers; InputError when they are not positive integers joined by '-'."""
+        try:
+            sizes = [int(width) for width in str(self.hidden).split("-")]
+        except ValueError:
+            sizes = []
+        if not sizes or min(sizes) < 1:
+            raise InputError(f"hidden: found {self.hidden!r}; expected widths such as 128 or 500-500")
+        return sizes
+
+    def check(self) -> None:
+        """InputError when a value is out of its range."""
+        self.hidden_sizes()
+        for name in ("epochs", "batch_size", "top_k", "predict_batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: found {getattr(self, name)}; expected at least 1")
+        for name in ("repetitions_at_a_time", "validate_every", "threads"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: found {getattr(self, name)}; expected 0 or more")
+        if not self.checkpoint_every_s >= 0:
+            raise InputError(f"checkpoint_every_s: found {self.checkpoint_every_s}; expected 0 or more")
+        if not self.lr > 0:
+            raise InputError(f"lr: found {self.lr}; expected a positive number")
+        choices = {
+            "evaluate_on": ("test", "validation"),
+            "lr_schedule": ("constant", "linear"),
+            "optimiser": ("adam", "rowwise_adagrad"),
+            "precision": ("fp32", "bf16"),
+            "device": ("auto", "cpu", "cuda"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise unknown_name(name, str(getattr(self, name)), known)
+        if self.evaluate_on == "validation" and not self.holdout:
+            raise InputError("holdout: found False; expected True, because points trained on tell nothing of settings")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a run predicts of another one, whose predictions several processes share: some points, or some labels."""
+
+    of: str  # points: some of them ranked among all labels; labels: all points ranked among some of these
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, completely: what travels to the executing process."""
+
+    method: str  # name in tables and figures
+    target: str  # dotted path of the class
+    settings: Mapping[str, Any]  # its own settings
+    train: TrainSettings
+    dataset: str
+    dataset_overrides: Mapping[str, Any]
+    seed: int
+    swept: Mapping[str, Any] = field(default_factory=dict)  # dotted key -> value; names columns, not part of identity
+    share: Share | None = None  # None: all of it
+
+    def canonical(self) -> str:
+        """JSON that two equal runs share byte for byte."""
+        content = asdict(self)
+        del content["swept"]
+        if self.share is None:
+            del content["share"]
+        for name in ("checkpoint_every_s", "keep_repetitions"):  # what is written down does not change a run
+            del content["train"][name]
+        if self.train.evaluate_on == "test":  # runs made before there was a choice keep their names
+            del content["train"]["evaluate_on"]
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    def run_id(self, code_hash: str, data_fingerprint: str) -> str:
+        """Readable name and a hash of spec, code and data, such as mach-icd10cm-B1024-R16-s0-3fa9c1."""
+        identity = "\n".join([self.canonical(), code_hash, data_fingerprint])
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
+        sizes = [f"{key}{self.settings[key]}" for key in ("B", "R") if key in self.settings]
+        return "-".join([self.method, self.dataset_name, *sizes, f"s{self.seed}", digest])
+
+    def asked(self, data_fingerprint: str) -> str:
+        """Short hash of what a run is asked: spec and data, whatever code answers."""
+        return hashlib.sha256(f"{self.canonical()}\n{data_fingerprint}".encode()).hexdigest()[:16]
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's name in tables: a card given as a path goes by its file name."""
+        return Path(self.dataset).stem if self.dataset.endswith((".yaml", ".yml")) else self.dataset
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunSpec:
+        """From what `to_json` gives, also with the hashes that a run's spec.json adds."""
+        content = {key: value for key, value in json.loads(text).items() if key not in ("code", "asked")}
+        content["train"] = TrainSettings(**content["train"])
+        if content.get("share"):
+            content["share"] = Share(**content["share"])
+        return cls(**content)
+
+
+def derive_seed(seed: int, *axes: str | int) -> int:
+    """A seed for one named use of randomness (data order, hashing, ...), 31 bits, equal on every machine.
+
+    Methods share the axes that must not differ between them, such as the order of the data.
+    """
+    text = "/".join(str(part) for part in (seed, *axes))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,1 @@
+"""Downloads: HTTP, Google Drive, archives that are extracted safely."""

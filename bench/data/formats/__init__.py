@@ -1,0 +1,1 @@
+"""File formats of datasets and score files, a file for each."""

@@ -1,0 +1,156 @@
+"""Predictions made elsewhere, read as ranked labels: scipy ``.npz``, plain ``.npz`` arrays, or text pairs.
+
+Whatever the file holds comes out as scores and labels [N, k], best first, label -1 and score -inf where a
+point has fewer than k predictions. Equal scores are ranked by the lower label. A sparse matrix in *rank
+order* (row entries in the order of their rank, all values alike or falling) keeps its order; otherwise
+entries are sorted by value. Zero and negative scores are ordinary scores.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.errors import DataError, InputError
+from bench.data.formats.streams import line_blocks
+from bench.data.formats.xmlrepo import Bad, whole
+
+Scores = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def read_scores(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
+    """Scores and labels [n_points, k] of a prediction file.
+
+    Raises InputError when there is no such file, DataError for another number of points, a label out of
+    range or given twice for a point, or a score that is NaN.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"score file {path} does not exist")
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    if is_zip and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if all(name.endswith(".npy") for name in archive.namelist()):
+                return _from_npz(path, n_points, n_labels)
+    return _from_text(path, n_points, n_labels)
+
+
+def _from_npz(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            parts = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(path, None, f"not readable ({error})", "arrays in .npz, without pickled objects") from None
+    if {"indptr", "indices", "data", "shape"} <= set(parts):
+        return _from_csr(path, parts, n_points, n_labels)
+    if "labels" in parts:
+        labels = parts["labels"]
+        scores = parts.get("scores", -np.arange(labels.shape[-1] if labels.ndim else 0, dtype=np.float64))
+        if labels.ndim != 2 or labels.dtype.kind not in "iu":
+            raise DataError(path, None, f"labels of shape {labels.shape} {labels.dtype}", "whole numbers [N, k]")
+        try:
+            scores = np.array(np.broadcast_to(scores, labels.shape), dtype=np.float64)
+        except ValueError:
+            raise DataError(path, None, f"scores of shape {scores.shape}", f"{labels.shape}, as labels") from None
+        return _ranked(path, labels.astype(np.int64), scores, n_points, n_labels)
+    raise DataError(path, None, f"arrays {', '.join(sorted(parts))}", "a scipy CSR matrix, or labels and scores")
+
+
+def _from_csr(path: Path, parts: dict[str, Any], n_points: int, n_labels: int) -> tuple[Scores, Labels]:
+    kind = parts.get("format", np.array("csr")).item()
+    if kind not in (b"csr", "csr"):
+        raise DataError(path, None, f"a sparse matrix in format {kind!r}", "csr, which keeps the order of a row")
+    indptr, indices, data = (np.asarray(parts[name]) for name in ("indptr", "indices", "data"))
+    shape = tuple(np.asarray(parts["shape"]).tolist())
+    if shape != (n_points, n_labels):
+        raise DataError(path, None, f"a matrix of {shape}", f"({n_points}, {n_labels}): points and labels")
+    counts = np.diff(indptr)
+    sound = len(indptr) == n_points + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(data)
+    if not sound or (counts < 0).any():
+        raise DataError(path, None, "row pointers that do not fit the entries", "a sound CSR matrix")
+    k = int(counts.max(initial=0))
+    rows = np.repeat(np.arange(n_points), counts)
+    place = np.arange(len(indices)) - np.repeat(indptr[:-1], counts)
+    labels, scores = np.full((n_points, k), -1, np.int64), np.full((n_points, k), -np.inf)
+    labels[rows, place], scores[rows, place] = indices, data
+    return _ranked(path, labels, scores, n_points, n_labels)
+
+
+def _from_text(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
+    """``label:score label:score`` a point; a header of two counts ``points labels`` may come first."""
+    rows: list[list[tuple[int, float]]] = []
+    number = 0
+    for text in line_blocks(path):
+        for raw in text.split(b"\n")[:-1]:
+            number += 1
+            line = raw.decode("ascii", "replace").removesuffix("\r")
+            fields = line.split()
+            if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
+                if [int(field) for field in fields] != [n_points, n_labels]:
+                    raise DataError(path, 1, repr(line), f"`{n_points} {n_labels}`: points and labels")
+                continue
+            if len(rows) == n_points:
+                if fields:
+                    raise DataError(path, number, f"point {n_points + 1}", f"{n_points} points")
+                continue
+            try:
+                rows.append([_pair(token, n_labels) for token in fields])
+            except Bad as bad:
+                raise DataError(path, number, bad.found, bad.expected) from None
+    if len(rows) != n_points:
+        raise DataError(path, number, f"the end after {len(rows)} points", f"{n_points} points")
+    k = max((len(row) for row in rows), default=0)
+    labels, scores = np.full((n_points, k), -1, np.int64), np.full((n_points, k), -np.inf)
+    for place, row in enumerate(rows):
+        labels[place, : len(row)] = [label for label, _ in row]
+        scores[place, : len(row)] = [score for _, score in row]
+    return _ranked(path, labels, scores, n_points, n_labels)
+
+
+def _pair(token: str, n_labels: int) -> tuple[int, float]:
+    label, colon, score = token.partition(":")
+    try:
+        value = float(score) if colon else math.nan
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise Bad(repr(token), "`label:score` with a number as score")
+    return whole(label, n_labels, "label"), value
+
+
+def _ranked(path: Path, labels: Labels, scores: Scores, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
+    """Check, and sort rows by falling score and rising label; rows already falling keep their order."""
+    if len(labels) != n_points:
+        raise DataError(path, None, f"{len(labels)} points", f"{n_points} points")
+    real = labels >= 0
+    bad = (labels < -1) | (labels >= n_labels)
+    for wrong, what, expected in (
+        (bad, "label {label}", f"labels from 0 to {n_labels - 1}, or -1 for none"),
+        (real & np.isnan(scores), "score NaN for label {label}", "numbers"),
+    ):
+        if wrong.any():
+            point, place = np.argwhere(wrong)[0].tolist()
+            found = what.format(label=labels[point, place]) + f" at point {point}"
+            raise DataError(path, None, found, expected)
+    scores = np.where(real, scores, -np.inf)
+    if labels.shape[1] > 1:
+        order = np.lexsort((labels, -scores), axis=1)
+        order = np.take_along_axis(order, np.argsort(~np.take_along_axis(real, order, 1), axis=1, kind="stable"), 1)
+        flat = (scores[:, 1:] == scores[:, :-1]) | ~real[:, 1:]
+        constant = flat.all(axis=1) & (real.sum(axis=1) > 1)  # no score to sort by: the row is in rank order
+        order[constant] = np.arange(labels.shape[1])
+        labels, scores = np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
+        by_label = np.sort(labels, axis=1)
+        twice = (by_label[:, 1:] == by_label[:, :-1]) & (by_label[:, 1:] >= 0)
+        if twice.any():
+            point, place = np.argwhere(twice)[0].tolist()
+            raise DataError(path, None, f"label {by_label[point, place]} twice at point {point}", "distinct labels")
+    return scores, labels

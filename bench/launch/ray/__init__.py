@@ -1,0 +1,1 @@
+"""Runs on a Ray cluster; `cluster` is the only module that the rest of the harness imports."""

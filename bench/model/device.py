@@ -1,0 +1,54 @@
+"""What of the machine each process of a run gets: threads, and a GPU where there are any."""
+
+from __future__ import annotations
+
+import numba
+import torch
+
+from bench.common.errors import InputError
+from bench.config.spec import TrainSettings
+
+
+def threads_each(total: int, processes: int) -> int:
+    """Threads of each process. The same for all, though cores be left over: with other threads come other bits."""
+    return max(1, total // processes)
+
+
+def set_threads(asked: int, processes: int) -> None:
+    """Let this process use its share of the threads asked for; 0: of all that there are."""
+    if asked or processes > 1:
+        each = threads_each(asked or torch.get_num_threads(), processes)
+        torch.set_num_threads(each)
+        numba.set_num_threads(min(each, numba.get_num_threads()))
+
+
+def take_share(train: TrainSettings, rank: int, world_size: int, threads: int = 0) -> torch.device:
+    """Let a process of a run use its threads, and the device that is its own. InputError as `pick_device` raises it.
+
+    ``threads``: of a process that was given threads and a GPU of its own, and sees no other GPU; 0: the processes of
+    the run share those of the machine.
+    """
+    device = pick_device(train.device) if threads else pick_device(train.device, rank, world_size)
+    if threads:
+        set_threads(threads, 1)
+    else:
+        set_threads(train.threads, world_size)
+    return device
+
+
+def pick_device(name: str, rank: int = 0, world_size: int = 1) -> torch.device:
+    """``auto`` takes a GPU when there is one; several processes of a run have one each, in the order of ranks.
+
+    InputError when a GPU is asked for and none is there, or when there are fewer than processes.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device: found cuda; expected cpu or auto, because torch sees no GPU here")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if world_size == 1:
+        return torch.device("cuda")
+    if (found := torch.cuda.device_count()) < world_size:
+        raise InputError(
+            f"GPUs: found {found}; expected {world_size}, one for each process of the run (or device: cpu)"
+        )
+    return torch.device("cuda", rank)

@@ -1,0 +1,93 @@
+"""The data that runs need, built and named in a process of its own, so that the launcher holds none of it.
+
+    python -m bench.plan.datasets     (standard input: JSON list of [dataset, overrides]; standard output: JSON lines)
+
+A line is ``{"building": dataset}``, or at the end ``{"data": [[fingerprint, identity], ...]}`` or ``{"error": text}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bench.common.child_processes import die_with_parent, python
+from bench.common.errors import InputError
+from bench.common.files import is_full
+from bench.data.dataset import identity_of
+
+
+class Named(NamedTuple):
+    """A dataset on disk: the fingerprint of its content, and what of it is part of a run's identity."""
+
+    fingerprint: str
+    identity: str
+
+
+def prepare(wanted: Sequence[tuple[str, Mapping[str, Any]]], on_build: Callable[[str], None]) -> list[Named]:
+    """Name each dataset (name and overrides of its card), building it first where it is not yet on disk.
+
+    Raises InputError for data that cannot be had or read, OSError when there is no room for them.
+    """
+    command, env = python("bench.plan.datasets")
+    child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with child:
+        child.stdin.write(json.dumps([[name, dict(overrides)] for name, overrides in wanted]))
+        child.stdin.close()
+        last: dict[str, Any] = {}
+        for line in child.stdout:
+            last = json.loads(line)
+            if "building" in last:
+                on_build(last["building"])
+    if "error" in last:
+        raise InputError(last["error"])
+    if "full" in last:
+        raise OSError(*last["full"])
+    if "data" not in last:
+        raise InputError(f"the process that prepares data ended with exit status {child.returncode} and no result")
+    return [Named(*found) for found in last["data"]]
+
+
+def _name(dataset: str, overrides: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]) -> Named:
+    from bench.data import dataset_fingerprint, prepare_dataset
+
+    found = dataset_fingerprint(dataset, **overrides)
+    if found is None:
+        tell({"building": dataset})
+        prepare_dataset(dataset, **overrides)
+        found = dataset_fingerprint(dataset, **overrides)
+    if found is None:
+        raise RuntimeError(f"dataset {dataset} was built but has no fingerprint")
+    return Named(found, identity_of(found, dataset))
+
+
+def main() -> int:
+    """The child's side."""
+    die_with_parent()
+    # Lines of JSON only go to the pipe; what is printed while data are built goes where errors go.
+    pipe = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def tell(event: dict[str, Any]) -> None:
+        print(json.dumps(event), file=pipe, flush=True)
+
+    try:
+        tell({"data": [_name(dataset, overrides, tell) for dataset, overrides in json.load(sys.stdin)]})
+    except InputError as error:
+        tell({"error": str(error)})
+    except OSError as error:
+        if not is_full(error):
+            raise
+        tell({"full": [error.errno, error.strerror, error.filename]})
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The runs of an experiment, each with its identity and what is already known of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.common.code_hash import code_hash
+from bench.config.experiment import Experiment
+from bench.config.spec import RunSpec
+from bench.plan.datasets import prepare
+from bench.results.store import Store
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of the plan; ``status`` is that of its record, None when there is none."""
+
+    run_id: str
+    spec: RunSpec
+    status: str | None
+    code: str = ""  # hash of the code that is to answer
+    asked: str = ""  # hash of what is asked, see `RunSpec.asked`
+    stale: tuple[str, ...] = ()  # runs with a result to the same, made by other code
+
+
+def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) -> list[PlannedRun]:
+    """All runs of an experiment in the order they will run; datasets not yet on disk are built first.
+
+    Raises InputError for data that cannot be had or read, and for methods whose code is not found.
+    """
+    wanted = {_data(spec): (spec.dataset, spec.dataset_overrides) for spec in experiment.runs}
+    named = dict(zip(wanted, prepare(list(wanted.values()), on_build), strict=True))
+    hashes = {target: code_hash(target) for target in dict.fromkeys(spec.target for spec in experiment.runs)}
+    answers = answered(store)
+    planned: dict[str, PlannedRun] = {}
+    for spec in experiment.runs:
+        data, code = named[_data(spec)], hashes[spec.target]
+        run_id, asked = spec.run_id(code, data.identity), spec.asked(data.fingerprint)
+        record = store.record(run_id)
+        others = tuple(other for other in answers.get(asked, ()) if other != run_id)
+        planned[run_id] = PlannedRun(run_id, spec, record["status"] if record else None, code, asked, others)
+    return list(planned.values())
+
+
+def answered(store: Store) -> dict[str, list[str]]:
+    """Runs with a result, by what they were asked, whatever code answered."""
+    found: dict[str, list[str]] = {}
+    for record in store.records():
+        asked = store.asked(record)[0]
+        if record["status"] == "ok" and asked is not None:
+            found.setdefault(asked, []).append(record["run_id"])
+    return found
+
+
+def _data(spec: RunSpec) -> str:
+    return json.dumps([spec.dataset, dict(spec.dataset_overrides)], sort_keys=True)

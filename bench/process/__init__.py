@@ -1,0 +1,1 @@
+"""The wire between the launcher and the process of a run: options, events, failures. No torch, no pandas."""

@@ -1,0 +1,1 @@
+"""Results to pages: tables, figures, one HTML report. Imports no torch."""

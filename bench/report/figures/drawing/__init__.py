@@ -1,0 +1,1 @@
+"""Parts that figures are drawn with: axes, labels, panels, style."""

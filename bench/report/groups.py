@@ -1,0 +1,202 @@
+"""Rows that differ only in the seed or the random split, brought together: what all readers count from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.columns import COLUMNS, REFERENCE
+from bench.metrics.significance import t_half_width
+from bench.results.table import swept_columns
+
+SPLIT = "dataset.split"  # swept over random splits of the data, a run is repeated as it is over seeds
+SETTINGS = tuple(c.name for c in COLUMNS if c.group == "settings" and c.name not in ("B", "R"))
+ENOUGH = 0.001  # a smaller R is enough when its P@1 is within 0.1 point of the best R of the same B
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A mean over ``n`` runs; None for a single run: ``sd``, the sample standard deviation (n - 1), and ``half``, half
+    the width of the 95 % t interval of the mean."""
+
+    mean: float
+    low: float
+    high: float
+    sd: float | None
+    half: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration of a method on one dataset, one row a seed and random split; ``B`` and ``R`` if it hashes.
+
+    Parameters of a dataset that an experiment sweeps make it several: ``dataset`` then ends in their values.
+    """
+
+    dataset: str
+    method: str
+    B: int | None
+    R: int | None
+    settings: dict[str, Any]
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def hashed(self) -> bool:
+        return self.B is not None and self.R is not None
+
+    @property
+    def ok(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["status"] == "ok"]
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["status"] != "ok"]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What names the configuration."""
+        return (*self.line, self.R)
+
+    @property
+    def line(self) -> tuple[Any, ...]:
+        """What a curve over R holds fixed."""
+        return (self.dataset, self.method, self.B, tuple(self.settings.items()))
+
+    def stat(self, column: str, of_failed: bool = False) -> Stat | None:
+        """Mean and spread of ``column`` (in the file's unit), or None when no run has it.
+
+        Failed runs count only when asked for: their sizes are known, what they measured is not a result.
+        """
+        rows = self.rows if of_failed else self.ok
+        values = [float(row[column]) for row in rows if row.get(column) is not None]
+        if not values:
+            return None
+        mean = values[0] + math.fsum(v - values[0] for v in values) / len(values)  # exact for equal values
+        spread = math.fsum((v - mean) ** 2 for v in values)
+        sd = math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else None
+        return Stat(mean, min(values), max(values), sd, t_half_width(values), len(values))
+
+    def mean(self, column: str, of_failed: bool = False) -> float | None:
+        stat = self.stat(column, of_failed)
+        return None if stat is None else stat.mean
+
+
+def records(df: pd.DataFrame) -> list[dict[str, Any]]:
+    """The frame's rows as plain dicts, None where missing."""
+    columns = [[None if missing else v for v, missing in zip(df[c], df[c].isna(), strict=True)] for c in df.columns]
+    names = [str(c) for c in df.columns]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def grouped(df: pd.DataFrame) -> list[Configuration]:
+    """All configurations, datasets and methods in order of first appearance, then B, then R.
+
+    Swept keys that only say B, R, the seed or the random split again are no settings of their own, and those of the
+    dataset are part of its name. A seed (of a split) counts once: of a row trained at this R and one derived from a
+    larger R, the trained one, which measured its memory, is kept.
+    """
+    known = ("B", "R", "seed", "seeds")
+    swept = [name for name in swept_columns(df) if name != SPLIT and name.rsplit(".", 1)[1] not in known]
+    of_data = [name for name in swept if name.startswith("dataset.")]
+    of_method = [*SETTINGS, *(name for name in swept if name not in of_data)]
+    together: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {}
+    for row in records(df):
+        settings = tuple((name, row.get(name)) for name in of_method)
+        values = [f"{name.removeprefix('dataset.')} {row[name]}" for name in of_data if row.get(name) is not None]
+        key = (" ".join([row["dataset"], *values]), row["method"], row["B"], row["R"], settings)
+        seeds = together.setdefault(key, {})
+        if repeat(row) not in seeds or _rank(row) < _rank(seeds[repeat(row)]):
+            seeds[repeat(row)] = row
+    groups = [
+        Configuration(dataset, method, B, R, dict(settings), tuple(seeds.values()))
+        for (dataset, method, B, R, settings), seeds in together.items()
+    ]
+    place: dict[Any, int] = {}
+    for group in groups:
+        place.setdefault(group.dataset, len(place))
+        place.setdefault((group.dataset, group.method), len(place))
+    return sorted(
+        groups,
+        key=lambda g: (place[g.dataset], place[(g.dataset, g.method)], g.B is not None, g.B or 0, g.R or 0),
+    )
+
+
+def repeat(row: dict[str, Any]) -> tuple[Any, Any]:
+    """What tells the repeats of a configuration apart: the seed, and the random split where there are several."""
+    return row["seed"], row.get(SPLIT)
+
+
+def repeats(rows: Iterable[dict[str, Any]]) -> str:
+    """What the rows of one configuration are repeated over, in words."""
+    found = [repeat(row) for row in rows]
+    seeds, splits = {seed for seed, _ in found}, {split for _, split in found}
+    if len(splits) < 2:
+        return "seeds"
+    return "seeds and random splits" if len(seeds) > 1 else "random splits"
+
+
+def points_of(groups: Iterable[Configuration]) -> str:
+    """The points that quality was measured on, in words; results of before there was a choice do not name them."""
+    found = dict.fromkeys(row.get("evaluated_on") or "test" for group in groups for row in group.rows)
+    return f"{' and '.join(found) or 'test'} points"
+
+
+def _rank(row: dict[str, Any]) -> tuple[bool, bool]:
+    return (row["status"] != "ok", row["derived_from"] is not None)
+
+
+def lines(groups: Iterable[Configuration]) -> list[list[Configuration]]:
+    """Hashed groups with a P@1, brought together by everything but R; R ascending."""
+    found: dict[tuple[Any, ...], list[Configuration]] = {}
+    for group in groups:
+        if group.hashed and group.mean("P@1") is not None:
+            found.setdefault(group.line, []).append(group)
+    return [sorted(line, key=lambda g: g.R or 0) for line in found.values()]
+
+
+def smallest_enough(line: list[Configuration]) -> Configuration:
+    """The smallest R of the line whose mean P@1 is within 0.1 point of the line's best."""
+    best = max(group.mean("P@1") or 0.0 for group in line)
+    return next(group for group in line if (group.mean("P@1") or 0.0) >= best - ENOUGH - 1e-12)
+
+
+def shown_groups(groups: list[Configuration]) -> list[tuple[Configuration, bool]]:
+    """The rows of both tables: every method; if hashed, for each B the largest R and the smallest enough.
+
+    The flag: this is the smallest R within 0.1 point of the best P@1 of its B. Failures stay.
+    """
+    keep: dict[int, bool] = {}
+    for line in lines(groups):
+        keep[id(line[-1])] = False
+        keep[id(smallest_enough(line))] = True
+    return [(g, keep.get(id(g), False)) for g in groups if not g.hashed or id(g) in keep or not g.ok]
+
+
+def reference_for(group: Configuration, groups: Iterable[Configuration]) -> Configuration | None:
+    """The full-softmax configuration to compare with: same dataset, same hidden if there is one, best P@1."""
+    candidates = [
+        g
+        for g in groups
+        if g.method == REFERENCE and g.dataset == group.dataset and g.mean("params_output", of_failed=True)
+    ]
+    same = group.settings.get("hidden")
+    return min(candidates, key=lambda g: (g.settings["hidden"] != same, -(g.mean("P@1") or 0.0)), default=None)
+
+
+def same_machine(a: Configuration, b: Configuration) -> bool:
+    """Whether all finished runs of both are from one environment and device, so that times and memory compare."""
+    return len({(row.get("env_id"), row.get("device")) for group in (a, b) for row in group.ok}) == 1
+
+
+def varying(groups: Iterable[Configuration]) -> list[str]:
+    """Settings (besides B and R) that take more than one value within one method on one dataset."""
+    seen: dict[tuple[str, str, str], set[Any]] = {}
+    for group in groups:
+        for name, value in group.settings.items():
+            seen.setdefault((name, group.dataset, group.method), set()).add(value)
+    return list(dict.fromkeys(name for (name, _, _), values in seen.items() if len(values) > 1))

@@ -1,0 +1,204 @@
+"""What runs leave on disk: a folder for each run, an append-only ledger, and the table made of them.
+
+Several processes, also of several machines on a shared folder, may work on one experiment: see docs/running.md.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.common.errors import InputError
+from bench.common.locks import held, hold
+from bench.config.spec import RunSpec
+from bench.results.ledger import ENDS, Ledger, end_of
+from bench.results.record import record_rows
+from bench.results.run_folder import CHECKPOINTS, RECORD_VERSION, run_id_of, settle, status_of
+
+REPETITIONS, WEIGHTS = ".repetitions", "weights"  # beside the experiments: trained repetitions that are kept
+QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
+OVER = ("ok", "diverged", "unsupported")  # statuses after which there is nothing to go on with
+UNSETTLED = ("interrupted", "skipped_by_plan")  # statuses of runs that the next command takes up again
+SHOWN_CODE = 8  # hex digits of a code's hash in table.csv
+
+
+class Store:
+    """results/<experiment>/: run folders, ledger, table."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.runs = root / "runs"
+        self.ledger = Ledger(root / "ledger.jsonl")
+
+    def record(self, run_id: str) -> dict[str, Any] | None:
+        """A run's record; None when there is none. InputError when it cannot be read."""
+        path = self.runs / run_id / "record.json"
+        try:
+            record = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not a readable record: {error}") from error
+        if not isinstance(record, dict) or record.get("version") != RECORD_VERSION or "status" not in record:
+            found = record.get("version") if isinstance(record, dict) else type(record).__name__
+            raise InputError(f"{path}, key version: found {found!r}; expected {RECORD_VERSION}")
+        return record
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Records of all complete runs, by run id."""
+        for folder in sorted(self.runs.glob("[!.]*")):
+            record = self.record(folder.name)
+            if record is not None:
+                yield record
+
+    def quarantined(self, run_id: str) -> str | None:
+        """Why a run's result is withdrawn; None when it is not. InputError when the mark cannot be read."""
+        path = self.runs / run_id / QUARANTINE
+        if not path.is_file():
+            return None
+        try:
+            return str(json.loads(path.read_text())["reason"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a readable mark of quarantine: {error}") from error
+
+    @contextmanager
+    def lock(self, shared: bool = False) -> Iterator[None]:
+        """Keep the experiment: shared by those that run it, alone for what rewrites results.
+
+        InputError when another process keeps it from that.
+        """
+        path = self.root / ".lock"
+        with hold(path, shared) as mine:
+            if mine is None:
+                doing = "rewriting results of" if shared else "running"
+                raise InputError(f"another machbench is {doing} this experiment (it holds {path})")
+            yield
+
+    def claim(self, run_id: str) -> AbstractContextManager[int | None]:
+        """Hold one run, so that nobody else executes it; None when another does."""
+        return hold(self.root / ".claims" / run_id)
+
+    def claimed(self, run_id: str) -> bool:
+        """Whether a living process, here or on another machine, holds the run."""
+        return held(self.root / ".claims" / run_id)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write what is made of all runs (table, tables, figures, report) one process after the other."""
+        with hold(self.root / ".writing", wait=True):
+            yield
+
+    def sweep_up(self) -> list[str]:
+        """Close the books on runs that were killed, and drop what they left unfinished; returns their ids.
+
+        Runs that a living process holds are left alone, and so are checkpoints of runs without a result.
+        """
+        interrupted = []
+        for run_id in sorted({*self.ledger.open_starts(), *(run_id_of(path) for path in self.runs.glob(".*"))}):
+            with self.claim(run_id) as mine:
+                if mine is not None and self.close_books(run_id):
+                    interrupted.append(run_id)
+        with self.writing():
+            for folder in (self.root, self.root / "tables", self.root / "figures"):
+                for aside in folder.glob(".*.tmp"):
+                    aside.unlink(missing_ok=True)
+        for kept in (self.root / CHECKPOINTS).glob("*"):
+            if status_of(self.runs / kept.name) in OVER and not self.claimed(kept.name):
+                self.drop_checkpoint(kept.name)
+        return interrupted
+
+    def drop_checkpoint(self, run_id: str) -> None:
+        """Forget how far a run has come; does nothing when nothing is known of it."""
+        shutil.rmtree(self.root / CHECKPOINTS / run_id, ignore_errors=True)
+
+    def close_books(self, run_id: str, reason: str = "started, but neither finished nor failed") -> bool:
+        """Settle what a killed process left of a run, whose claim the caller holds. Whether it was interrupted.
+
+        A run that was complete but for the last rename, or for the ledger, is finished: it is not run again.
+        """
+        start = self.ledger.open_starts().get(run_id)
+        attempt = start["attempt"] if start and "attempt" in start else None
+        for leftover in sorted(self.runs.glob(".*")):  # .old before .tmp
+            if run_id_of(leftover) == run_id:
+                settle(leftover, attempt)
+        if start is None:
+            return False
+        record = self.record(run_id)
+        if record is not None and record.get("attempt") == attempt and record["status"] != "interrupted":
+            self.ledger.append(end_of(record["status"]), run_id, status=record["status"])
+            return False
+        kept = {name: start[name] for name in ("shared", "asked") if name in start}
+        self.ledger.append("interrupted", run_id, reason=reason, **kept)
+        return True
+
+    def asked(self, record: Mapping[str, Any]) -> tuple[str | None, str]:
+        """What a run was asked, whatever code answered it, and the hash of that code.
+
+        None for predictions made elsewhere, for what cannot be told, and as the code of results that do not say it.
+        """
+        try:
+            text = (self.runs / record["run_id"] / "spec.json").read_text()
+            content = json.loads(text)
+            if content.get("asked"):
+                return str(content["asked"]), str(content["code"])
+            return RunSpec.from_json(text).asked(record["shared"]["data_fingerprint"]), ""
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None, ""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of table.csv from all records but withdrawn and replaced ones, in the order of the ledger.
+
+        A result is replaced when the same was asked later of other code, and answered.
+        """
+        events = list(self.ledger.events())
+        place = {run_id: at for at, run_id in enumerate(dict.fromkeys(entry["run_id"] for entry in events))}
+        records = sorted(self.records(), key=lambda record: place.get(record["run_id"], len(place)))
+        answers = {record["run_id"]: self.asked(record) for record in records}
+        gone = _replaced(records, answers, events)
+        gone |= {r["run_id"] for r in records if self.quarantined(r["run_id"]) is not None}
+        rows = []
+        for record in records:
+            code = answers[record["run_id"]][1][:SHOWN_CODE] or None
+            own = record_rows(self.root.name, record) if record["run_id"] not in gone else []
+            rows += [row | {"code": code} for row in own]
+        return rows + list(_open_rows(self.root.name, events, records, answers))
+
+
+def _replaced(
+    records: Sequence[Mapping[str, Any]],
+    answers: Mapping[str, tuple[str | None, str]],
+    events: Sequence[Mapping[str, Any]],
+) -> set[str]:
+    """Runs of which the same was asked later, with an answer: what was asked last is what the code now says."""
+    last = {entry["run_id"]: at for at, entry in enumerate(events) if entry["event"] in ("planned", "started", *ENDS)}
+    latest: dict[str | None, int] = {}
+    for record in records:
+        if record["status"] != "interrupted":
+            asked = answers[record["run_id"]][0]
+            latest[asked] = max(latest.get(asked, -1), last.get(record["run_id"], -1))
+    asked_of = {record["run_id"]: answers[record["run_id"]][0] for record in records}
+    return {
+        run_id
+        for run_id, asked in asked_of.items()
+        if asked is not None and last.get(run_id, -1) < latest.get(asked, -1)
+    }
+
+
+def _open_rows(
+    experiment: str,
+    events: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
+    answers: Mapping[str, tuple[str | None, str]],
+) -> Iterator[dict[str, Any]]:
+    """Rows for runs that have no record because they were killed, unless another answers what they were asked."""
+    recorded = {record["run_id"] for record in records}
+    answered = {answers[record["run_id"]][0] for record in records if record["status"] != "interrupted"} - {None}
+    last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started")}
+    for run_id, entry in last.items():
+        if run_id not in recorded and entry["event"] == "interrupted" and entry.get("asked") not in answered:
+            shared = {**entry.get("shared", {}), "experiment": experiment, "run_id": run_id}
+            yield shared | {"status": "interrupted", "reason": entry.get("reason")}

@@ -1,0 +1,1 @@
+"""Vector instructions for the scan, written by LLVM intrinsics."""

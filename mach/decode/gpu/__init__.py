@@ -1,0 +1,1 @@
+"""Exact decoding on GPUs."""

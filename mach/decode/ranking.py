@@ -1,0 +1,108 @@
+"""From the logits of R·B buckets to ranked labels, by one estimator or by several, a slice of the points at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mach.decode.cpu.scan import FIRST_PART, SAMPLE
+from mach.decode.cpu.simd.lanes import AT_ONCE
+from mach.decode.cpu.simd.vectors import LINE
+from mach.decode.decoder import Decoder
+from mach.decode.estimators import ESTIMATORS
+from mach.decode.gpu.api import top_k_prefixes_device
+
+Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+SLICE_BYTES = 256 * 2**20  # bucket scores of the points that are decoded together
+
+
+class BucketRanker:
+    """Decodes with lookup [R, n_labels] of buckets 0..B−1; keeps what decoding prepares from one call to the next.
+
+    ``first``: id of the label that the first column of the lookup belongs to.
+    """
+
+    def __init__(self, lookup: npt.NDArray[np.integer], B: int, first: int = 0) -> None:
+        self.lookup, self.B, self.first = lookup, B, first
+        self._decoders: dict[range, Decoder] = {}
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    def rank(
+        self,
+        logits: Callable[[int, slice], Tensor],
+        loss: str,
+        n_points: int,
+        k: int,
+        prefixes: Sequence[int],
+        repetitions: range,
+        estimators: Sequence[str],
+    ) -> dict[str, Ranking]:
+        """For each estimator the top-k (scores, labels) [P, N, k] from the first R' of ``repetitions``, R' in prefixes.
+
+        ``logits(at, points)`` gives the float logits [n, B] of the repetition at that place for a slice of the points;
+        ``loss`` (bce or softmax) says what probability a logit stands for.
+        """
+        size = max(LINE, SLICE_BYTES // (4 * len(repetitions) * self.B) // LINE * LINE)
+        parts: dict[str, list[Ranking]] = {name: [] for name in estimators}
+        for low in range(0, n_points, size):
+            points = slice(low, min(low + size, n_points))
+            found = [logits(at, points).float() for at in range(len(repetitions))]
+            for name in estimators:
+                parts[name].append(self._decode(found, loss, k, list(prefixes), repetitions, name))
+        joined = {name: [np.concatenate(arrays, 1) for arrays in zip(*of, strict=True)] for name, of in parts.items()}
+        return {name: (scores, self._named(labels)) for name, (scores, labels) in joined.items()}
+
+    def warm_up(self, k: int, estimators: Sequence[str]) -> None:
+        """Run every kernel that ranking on the host may choose, on few labels, so that none is compiled later on."""
+        R, K = min(AT_ONCE, len(self.lookup)), self.lookup.shape[1]
+        some = np.ascontiguousarray(self.lookup[:R, : min(K, FIRST_PART * (max(SAMPLE, 8 * k) + 1))])
+        scores = np.random.default_rng(0).random((2 * LINE, R, self.B), dtype=np.float32)
+        decoder = Decoder(some, self.B)
+        for name in estimators:
+            for method in ("dense", "pruned") if ESTIMATORS[name].exact else ("auto",):
+                for points in (1, LINE, 2 * LINE, 2 * LINE):  # the last twice: half bytes, then bytes
+                    for prefixes in ([R], list(range(1, R + 1))):
+                        decoder.top_k_prefixes(scores[:points], k, prefixes, estimator=name, method=method)
+
+    def _named(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Columns of the lookup as label ids; −1 stays."""
+        return np.where(labels < 0, labels, labels + np.int32(self.first)) if self.first else labels
+
+    def _decode(
+        self, logits: list[Tensor], loss: str, k: int, prefixes: list[int], repetitions: range, name: str
+    ) -> Ranking:
+        how = ESTIMATORS[name]
+        read = [bucket_scores(part, how.reads, loss) for part in logits]
+        if logits[0].is_cuda and how.exact:
+            table = self._table_on(logits[0].device)[repetitions.start : repetitions.stop]
+            scores, labels = top_k_prefixes_device(torch.stack(read, 1), table, k, prefixes, how.combine)
+            return how.finish(scores.cpu().numpy(), np.asarray(prefixes), self.B), labels.cpu().numpy()
+        on_host = np.empty((len(read[0]), len(read), self.B), dtype=np.float32)
+        for at, part in enumerate(read):
+            on_host[:, at] = part.cpu().numpy()
+        if repetitions not in self._decoders:
+            self._decoders[repetitions] = Decoder(self.lookup[repetitions.start : repetitions.stop], self.B)
+        return self._decoders[repetitions].top_k_prefixes(on_host, k, prefixes, estimator=name)
+
+    def _table_on(self, device: torch.device) -> Tensor:
+        if device not in self._on_device:
+            signed = self.lookup.view(np.int16) if self.lookup.dtype == np.uint16 else self.lookup
+            self._on_device[device] = torch.from_numpy(signed).to(device)
+        return self._on_device[device]
+
+
+def bucket_scores(logits: Tensor, reads: str, loss: str) -> Tensor:
+    """What an estimator reads of logits [N, B]: ``logit``, ``probability`` or ``log_probability`` of each bucket.
+
+    With ``bce`` a bucket's probability is that of holding any label of the point; with ``softmax`` buckets share 1.
+    """
+    if reads == "logit":
+        return logits
+    if reads == "probability":
+        return logits.sigmoid() if loss == "bce" else logits.softmax(1)
+    return F.logsigmoid(logits) if loss == "bce" else logits.log_softmax(1)

@@ -1,0 +1,235 @@
+"""MACH as an output layer: R independent linear classifiers over B hash buckets each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from mach.decode.estimators import estimator_names
+from mach.decode.ranking import BucketRanker, Ranking
+from mach.hashing.families import hash_features, hash_labels
+from mach.kernels.product import PRECISIONS
+from mach.layer.cost import layer_cost
+from mach.layer.loss import LOSSES, Targets, Tell, bucket_losses
+from mach.theory.collisions import unresolved_pairs
+
+# A bucket without positives gets the prior of half a positive, so that its bias is finite.
+SMOOTHING = 0.5
+
+
+class MachOutput(nn.Module):
+    """R worlds of B buckets (Medini et al., NeurIPS 2019; Huang et al., arXiv 1810.04254).
+
+    Asks for one encoder for each repetition: hidden is [R, N, H]. Repetition r depends on the seeds and on r alone,
+    never on R, and the repetitions share no parameter; so they may be trained together, in groups (`subset`) or
+    apart, and a model of R repetitions holds the models of every smaller R. Its weights are ``kernel[r]`` [H, B] and
+    ``biases[r]`` [B].
+
+    loss: ``bce`` over buckets or ``softmax`` with 1/|buckets| targets. bias: ``prior`` starts a bucket at the
+    log-odds (bce) or log share (softmax) of its train frequency, ``zero`` at 0. estimator: how bucket scores become a
+    label's score (`mach.decode.estimators`); several joined by ``+`` are all evaluated, the first is the run's own.
+    share_encoder: one encoder for all repetitions (an ablation; the first R' of them then hold what training R' alone
+    would not give). feature_hash: hashed input features that the encoder of each repetition should have
+    (`feature_lookup`), 0 for the features as they are. first: number of the first repetition, for a layer that holds
+    only some of a larger one's (`part`).
+    """
+
+    precisions = PRECISIONS
+
+    def __init__(
+        self,
+        *,
+        n_labels: int,
+        hidden: int,
+        train_labels: sp.csr_matrix,
+        seeds: dict[str, int],
+        B: int,
+        R: int,
+        loss: str = "bce",
+        hash: str = "universal",
+        bias: str = "prior",
+        estimator: str = "logit_sum",
+        share_encoder: bool = False,
+        feature_hash: int = 0,
+        first: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, known in [
+            ("loss", loss, LOSSES),
+            ("bias", bias, ("prior", "zero")),
+        ]:
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        if feature_hash < 0 or (feature_hash and share_encoder):
+            raise ValueError(
+                f"feature_hash: found {feature_hash} with share_encoder {share_encoder}; expected 0 or more, and 0 for "
+                "a shared encoder, because every repetition hashes the features in its own way"
+            )
+        self.B, self.R, self.first, self.loss_kind = B, R, first, loss
+        self.decoders = estimator_names(estimator)
+        self.share_encoder, self.feature_hash = share_encoder, feature_hash
+        self.precision = "fp32"
+        self.tell: Tell | None = None
+        self.lookup = hash_labels(n_labels, B, R, family=hash, seed=seeds["hashing"], first=first)
+        self._hashing_seed = seeds["hashing"]
+        self._ranker = BucketRanker(self.lookup, B)
+        bound = 1.0 / math.sqrt(hidden)
+        kernel, biases = torch.empty(R, hidden, B), torch.zeros(R, B)
+        for r in range(R):
+            generator = torch.Generator().manual_seed(seeds["initialisation"] + first + r)
+            kernel[r] = torch.empty(B, hidden).uniform_(-bound, bound, generator=generator).T
+            if bias == "prior":
+                biases[r] = bucket_prior(train_labels, self.lookup[r], B, loss)
+        self.kernel, self.biases = nn.Parameter(kernel), nn.Parameter(biases)
+
+    @property
+    def repetitions(self) -> int:
+        """Encoders that the layer asks for, or heads on the one encoder that they share."""
+        return self.R
+
+    @property
+    def weights(self) -> Tensor:
+        """The kernel as one row for each bucket: [R, B, H], a view."""
+        return self.kernel.transpose(1, 2)
+
+    def feature_lookup(self, n_features: int) -> npt.NDArray[np.integer] | None:
+        """Hashed id of every input feature in every repetition, [R, n_features]; None for features as they are."""
+        if not self.feature_hash:
+            return None
+        return hash_features(n_features, self.feature_hash, self.R, seed=self._hashing_seed, first=self.first)
+
+    @staticmethod
+    def parameter_count(*, hidden: int, B: int, R: int, **_: object) -> int:
+        """Trained parameters of the layer: R·(H·B + B), whatever the number of labels."""
+        return R * (hidden * B + B)
+
+    @staticmethod
+    def encoders(*, R: int, share_encoder: bool = False, feature_hash: int = 0, **_: object) -> dict[str, int]:
+        """Repetitions, the encoders that they train with, and hashed features of each (0: features as they are)."""
+        return {"repetitions": R, "encoders": 1 if share_encoder else R, "feature_hash": feature_hash}
+
+    @staticmethod
+    def part(
+        repetitions: range, *, first: int = 0, share_encoder: bool = False, **settings: object
+    ) -> dict[str, object] | None:
+        """Settings of a layer that has only these repetitions: all that their training depends on, and nothing else.
+
+        None with a shared encoder, which all repetitions train.
+        """
+        if share_encoder:
+            return None
+        asked = {name: value for name, value in settings.items() if name != "estimator"}
+        return asked | {"R": len(repetitions), "first": first + repetitions.start}
+
+    @staticmethod
+    def cost(
+        *,
+        n_labels: int,
+        hidden: int,
+        run: Mapping[str, float],
+        B: int,
+        R: int,
+        estimator: str = "logit_sum",
+        **_: object,
+    ) -> dict[str, float]:
+        """See `mach.layer.cost.layer_cost`."""
+        return layer_cost(n_labels=n_labels, hidden=hidden, run=run, B=B, R=R, estimator=estimator)
+
+    def index_bytes(self) -> int:
+        """Bytes of the hash tables that decoding needs."""
+        return int(self.lookup.nbytes)
+
+    def facts(self) -> list[dict[str, int]]:
+        """For each R up to the layer's: label pairs that share their buckets in all of the first R repetitions.
+
+        With a shared encoder also how many repetitions it was trained by, which is more than R in all rows but one.
+        """
+        shared = {"encoder_trained_by": self.R} if self.share_encoder else {}
+        return [{"unresolved_pairs": int(pairs)} | shared for pairs in unresolved_pairs(self.lookup)]
+
+    def warm_up(self, k: int) -> None:
+        """Have all compiled that ranking needs on the host, whichever way it will choose."""
+        if not self.kernel.is_cuda:
+            self._ranker.warm_up(k, self.decoders)
+
+    def rank_only(self, labels: range) -> None:
+        """Rank these labels alone from now on, with the scores that they have among all of them; training needs all."""
+        self._ranker = BucketRanker(self.lookup[:, labels.start : labels.stop].copy(), self.B, labels.start)
+
+    def subset(self, repetitions: range) -> MachSubset:
+        """The layer seen by the encoders of some repetitions; parameters are shared with this one."""
+        return MachSubset(self, repetitions)
+
+    def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
+        """Sum over repetitions of their losses: hidden [R, N, H], labels CSR [N, n_labels]."""
+        targets = Targets.of(labels, self.lookup, self.B)
+        return bucket_losses(hidden, self.kernel, self.biases, targets, self.loss_kind, self.precision, self.tell)
+
+    def topk(self, hidden: Tensor, k: int) -> Ranking:
+        """Top-k from all repetitions by the first estimator: (scores [N, k], labels [N, k])."""
+        scores, labels = self.topk_prefixes(hidden, k, [self.R])
+        return scores[0], labels[0]
+
+    def topk_prefixes(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> Ranking:
+        """Top-k by the first estimator from the first R' repetitions for each R' asked for: [len(prefixes), N, k]."""
+        return self._ranked(hidden, k, prefixes, range(self.R), self.decoders[:1])[self.decoders[0]]
+
+    def topk_decoders(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> dict[str, Ranking]:
+        """The same by each of the layer's estimators."""
+        return self._ranked(hidden, k, prefixes, range(self.R), self.decoders)
+
+    def _ranked(
+        self, hidden: Tensor, k: int, prefixes: Sequence[int], repetitions: range, estimators: Sequence[str]
+    ) -> dict[str, Ranking]:
+        def logits(at: int, points: slice) -> Tensor:
+            r = repetitions[at]
+            return torch.addmm(self.biases[r], hidden[at, points], self.weights[r].T)
+
+        n_points = hidden.shape[1]
+        return self._ranker.rank(logits, self.loss_kind, n_points, k, prefixes, repetitions, estimators)
+
+
+class MachSubset(nn.Module):
+    """Some repetitions of a MachOutput, to be trained by themselves; its parameters lie in the whole's memory."""
+
+    def __init__(self, whole: MachOutput, repetitions: range) -> None:
+        super().__init__()
+        part = slice(repetitions.start, repetitions.stop)
+        self.kernel, self.biases = nn.Parameter(whole.kernel.detach()[part]), nn.Parameter(whole.biases.detach()[part])
+        self.worlds = repetitions
+        self._whole = (whole,)  # in a tuple, so that its parameters are not registered here
+
+    @property
+    def repetitions(self) -> int:
+        return len(self.worlds)
+
+    def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
+        """Sum over these repetitions of their losses: hidden [G, N, H]."""
+        (whole,) = self._whole
+        targets = Targets.of(labels, whole.lookup[self.worlds.start : self.worlds.stop], whole.B)
+        return bucket_losses(hidden, self.kernel, self.biases, targets, whole.loss_kind, whole.precision, whole.tell)
+
+    def topk(self, hidden: Tensor, k: int) -> Ranking:
+        """Top-k from these repetitions alone, by the first estimator: (scores [N, k], labels [N, k])."""
+        (whole,) = self._whole
+        name = whole.decoders[0]
+        scores, labels = whole._ranked(hidden, k, [len(self.worlds)], self.worlds, [name])[name]
+        return scores[0], labels[0]
+
+
+def bucket_prior(train_labels: sp.csr_matrix, buckets: npt.NDArray[np.integer], B: int, loss: str) -> Tensor:
+    """Bias that reproduces the buckets' train frequencies when nothing else is known, float32 [B]."""
+    _, columns = Targets.of(train_labels, buckets[None], B).pairs(0)
+    positives = np.bincount(columns.numpy(), minlength=B) + SMOOTHING
+    if loss == "bce":
+        share = positives / (train_labels.shape[0] + 2 * SMOOTHING)
+        prior = np.log(share) - np.log1p(-share)
+    else:
+        prior = np.log(positives / positives.sum())
+    return torch.from_numpy(prior.astype(np.float32))

@@ -1,0 +1,1 @@
+"""Benchmarks of MACH's own parts beside plain references."""

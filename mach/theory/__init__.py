@@ -1,0 +1,1 @@
+"""What theory says of MACH: collisions of labels, memory and operations."""

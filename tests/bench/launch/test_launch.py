@@ -1,0 +1,168 @@
+"""Which runs a command repeats, what it says of stale results, and what its process does without."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import environment, machbench, results, write_experiment
+from rich.console import Console
+from sweep import executions, write_sweep
+
+from bench.columns import STATUS_WORDS
+from bench.common.units import in_units
+from bench.config.spec import RunSpec, TrainSettings
+from bench.launch.experiment_runner import RETRY, _choose
+from bench.launch.progress import Progress
+from bench.plan.plan import PlannedRun
+from bench.results.ledger import Ledger
+from bench.results.quarantine import quarantine
+from bench.results.record import described
+from bench.results.run_folder import RunFolder
+from bench.results.store import Store
+
+SPEC = RunSpec("quick", "a.B", {}, TrainSettings(), "tiny", {}, 0)
+ALWAYS = {"new", "interrupted", "skipped_by_plan"}
+
+
+@pytest.mark.parametrize(
+    ("retry", "expected"),
+    [
+        (None, set()),
+        ("oom", {"oom_host", "oom_device"}),
+        ("timeout", {"timeout"}),
+        ("failed", {"crashed", "diverged"}),
+        ("all", {"oom_host", "oom_device", "timeout", "crashed", "diverged", "unsupported"}),
+    ],
+)
+def test_retry_repeats_failures_of_its_kind(tmp_path: Path, retry: str | None, expected: set[str]) -> None:
+    assert chosen(tmp_path, RETRY[retry] if retry else set(), force=False) == ALWAYS | expected
+
+
+def test_force_repeats_everything_also_what_is_withdrawn(tmp_path: Path) -> None:
+    assert chosen(tmp_path, set(), force=True) == {*STATUS_WORDS, "new", "withdrawn"}
+
+
+def chosen(folder: Path, again: set[str], force: bool) -> set[str]:
+    """The runs to do of one of every status, one in quarantine and a new one."""
+    store = Store(folder / "e")
+    runs = [PlannedRun("new", SPEC, None)]
+    for name in [*STATUS_WORDS, "withdrawn"]:
+        status = "crashed" if name == "withdrawn" else name
+        made = RunFolder.create(store.runs, name, SPEC)
+        made.write_record({"status": status, "shared": described(SPEC), "rows": [{}]})
+        made.complete()
+        runs.append(PlannedRun(name, SPEC, status))
+    quarantine(store, "withdrawn", "wrong")
+    todo = {run.run_id for run in _choose(runs, store, Progress(Console(file=io.StringIO())), again, force)}
+    told = {e["run_id"]: e["event"] for e in store.ledger.events() if e["event"] in ("planned", "skipped")}
+    assert told == {run.run_id: "planned" if run.run_id in todo else "skipped" for run in runs}
+    return todo
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_not_started_where_that_is_wanted(tmp_path: Path) -> None:
+    text = "dataset: tiny\nmemory_limit_bytes: 2GB\ntrain: {hidden: '2000000'}\n"
+    experiment = write_experiment(tmp_path, text + "methods: {full_softmax: {}, label_frequency: {}}\n")
+    done = machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1)
+    assert "skipped_by_plan, plan: needs" in done.stdout
+    table = results(tmp_path).set_index("method")
+    skipped = table.loc["full_softmax"]
+    assert (skipped["status"], table.loc["label_frequency", "status"]) == ("skipped_by_plan", "ok")
+    needs = re.fullmatch(
+        r"plan: needs (\S+ GB), (memory limit 2 GB|\S+ \wB free); largest part \w+ \S+ GB", skipped["reason"]
+    )
+    assert needs is not None
+    assert needs[1] == in_units(skipped["predicted_peak_bytes"])
+    assert skipped["params_output"] == 500 * 2_000_001
+    assert skipped[["peak_host_bytes", "baseline_host_bytes", "fit_s", "elapsed_s"]].isna().all()
+    events = [e["event"] for e in Ledger(tmp_path / "results/small/ledger.jsonl").events() if "full" in e["run_id"]]
+    assert events == ["planned", "started", "skipped"]
+    assert "skipped_by_plan" in machbench("status", "small", cwd=tmp_path).stdout
+    assert "skipped by the plan" in (tmp_path / "results/small/tables/quality.md").read_text()
+    assert "1 cached" in machbench("plan", experiment, cwd=tmp_path).stdout
+
+    again = machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1)  # is looked at once more
+    assert ", 1 to do" in again.stdout
+    assert results(tmp_path).set_index("method").loc["full_softmax", "status"] == "skipped_by_plan"
+    machbench("run", experiment, cwd=tmp_path, check=1)
+    assert results(tmp_path).set_index("method").loc["full_softmax", "status"] == "oom_host"
+    assert ", 0 to do" in machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1).stdout
+    assert results(tmp_path).set_index("method").loc["full_softmax", "status"] == "oom_host"
+
+
+@pytest.mark.slow
+def test_what_fits_is_run(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, "dataset: tiny\nmethods: {mach: {R: 1, B: 8}}\ntrain: {epochs: 1}\n")
+    machbench("run", experiment, "--skip-unfit", cwd=tmp_path)
+    assert results(tmp_path)["status"].tolist() == ["ok"]
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_repeated_when_asked_for(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "e", "dataset: tiny\nmethods:\n  quick: {method: quick.yaml, which: [0, 1], fail: bad}\n")
+    folder = tmp_path / "e"
+    (folder / "bad").touch()
+    machbench("run", "small.yaml", cwd=folder, check=1)
+    (folder / "bad").unlink()
+    for more in ([], ["--retry", "oom"], ["--retry", "timeout"]):
+        assert ", 0 to do" in machbench("run", "small.yaml", *more, cwd=folder, check=1).stdout
+    assert "2 to do" in machbench("run", "small.yaml", "--retry", "failed", cwd=folder).stdout
+    assert ", 0 to do" in machbench("run", "small.yaml", "--retry", "all", cwd=folder).stdout
+    assert executions(folder) == {0: 1, 1: 1}
+    assert "2 to do" in machbench("run", "small.yaml", "--force", cwd=folder).stdout
+    assert executions(folder) == {0: 2, 1: 2}
+    (folder / "bad").touch()
+    machbench("run", "small.yaml", "--force", cwd=folder, check=1)  # the failures are told, but the results stay
+    assert results(folder)["status"].tolist() == ["ok", "ok"]
+
+
+@pytest.mark.slow
+def test_edited_code_is_stale_and_runs_again(tmp_path: Path) -> None:
+    folder = tmp_path / "e"
+    write_sweep(folder, "dataset: tiny\nmethods:\n  quick: {method: quick.yaml, which: [0, 1]}\n")
+    machbench("run", "small.yaml", cwd=folder)
+    before = results(folder)
+    assert [path.stem for path in (folder / "results" / "code").iterdir()] == before["code"].unique().tolist()
+    (folder / "mine.py").write_text((folder / "mine.py").read_text() + "\n# edited\n")
+
+    assert "2 stale" in machbench("status", "small", cwd=folder).stdout
+    plan = machbench("plan", "small.yaml", cwd=folder).stdout
+    assert plan.count("stale") == 2
+    assert f"{before['run_id'][1]} was made by other code" in plan
+    assert "0 cached" in plan
+
+    done = machbench("run", "small.yaml", "methods.quick.which=0", cwd=folder)
+    assert f"{before['run_id'][0]} is stale, made by other code" in done.stdout
+    assert executions(folder) == {0: 2, 1: 1}
+    table = results(folder)
+    assert table["run_id"].tolist()[0] == before["run_id"][1]  # without a replacement, told apart by its code
+    assert table["code"].nunique() == 2
+    assert "2 stale" in machbench("status", "small", cwd=folder).stdout
+    assert len(list((folder / "results" / "small" / "runs").iterdir())) == 3  # nothing is removed
+
+
+@pytest.mark.slow
+def test_the_launching_process_takes_neither_torch_nor_data(tmp_path: Path) -> None:
+    """From the first line to the written report."""
+    write_sweep(tmp_path / "e", "dataset: tiny\nmethods:\n  quick: {method: quick.yaml}\n")
+    code = """
+import sys
+from bench.__main__ import main
+sys.argv = ["machbench", "run", "small.yaml"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = ("torch", "numba", "scipy", "matplotlib", "bench.data", "bench.run.execute", "mine")
+sys.exit(str([name for name in heavy if name in sys.modules] or ""))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "e", env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.stderr.strip() == ""
+    assert (tmp_path / "e" / "results" / "small" / "report.html").is_file()

@@ -1,0 +1,409 @@
+"""Clocks, step times, peaks of phases, bytes in words, and the watch over a run's memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.columns import BY_NAME, COLUMNS, MEMORIES, PARTS, PHASES, above_baseline
+from bench.common import procfs
+from bench.common.errors import InputError
+from bench.common.units import read_bytes
+from bench.config.experiment import load_experiment
+from bench.launch import memory_watch
+from bench.process.events import RunTrace
+from bench.process.failure import LAST_LINES, failure_record, last_lines
+from bench.run import clock, memory
+from bench.run.clock import Clock
+from bench.run.phases import Phases
+from bench.run.steps import StepTimes
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+MIB = 2**20
+needs_reset = pytest.mark.skipif(not memory.reset_host_peak(), reason="the kernel does not let peaks be reset")
+
+
+@given(st.lists(st.floats(1e-6, 1e4), min_size=1, max_size=200), st.sampled_from([0.05, 0.5, 0.95, 1.0]))
+def test_quantiles_of_steps_are_those_of_all_times(seconds: list[float], share: float) -> None:
+    steps = StepTimes()
+    for each in seconds:
+        steps.add(each)
+    exact = float(np.quantile(seconds, share, method="inverted_cdf"))
+    assert steps.quantile(share) == pytest.approx(exact, rel=0.0051)
+    assert len(steps) == len(seconds)
+
+
+def test_without_steps_nothing_is_known() -> None:
+    assert StepTimes().columns() == {"step_p50_s": None, "step_p95_s": None}
+
+
+def test_a_step_is_the_time_since_the_last_or_since_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read off a clock of ours: started at 10 and at 50, and pauses belong to no step."""
+    readings = iter([10.0, 11.0, 13.0, 14.0, 50.0, 54.0, 55.0])
+    monkeypatch.setattr(clock, "time", types.SimpleNamespace(perf_counter=lambda: next(readings)))
+    own = Clock(CPU)
+    for steps in (2, 1):
+        with own.running():
+            for _ in range(steps):
+                own.step()
+    assert own.seconds == 4.0 + 5.0
+    found = [own.steps.quantile(share) for share in (0.3, 0.6, 1.0)]
+    assert found == pytest.approx([1.0, 2.0, 4.0], rel=0.0051)
+
+
+def test_many_steps_take_few_bins() -> None:
+    steps = StepTimes()
+    for at in range(100_000):
+        steps.add(0.001 * (1 + at % 1000))
+    assert len(steps._counts) < 800
+
+
+@pytest.fixture
+def told() -> list[dict[str, Any]]:
+    return []
+
+
+def block(megabytes: int) -> np.ndarray:
+    return np.ones(megabytes * MIB // 8)
+
+
+@needs_reset
+def test_each_phase_has_a_peak_of_its_own(told: list[dict[str, Any]]) -> None:
+    """The large one is in build; what comes after is not as high, and the whole run's peak is the largest."""
+    phases = Phases(CPU, told.append)
+    for phase, size in (("load", 20), ("build", 160), ("warm up", 20), ("fit", 80)):
+        phases.report({"phase": phase})
+        held = block(size)
+        del held
+    phases.report({"phase": "fit", "done": 1.0})  # still the same
+    phases.report({"phase": "predict"})
+    row = phases.row()
+    peaks = {name: row[f"peak_host_{name}_bytes"] for name in ("load", "build", "warmup", "fit")}
+    # Half of what lies between the blocks: meanwhile the process may give back what earlier tests have taken.
+    assert peaks["build"] > peaks["fit"] + 40 * MIB
+    assert peaks["fit"] > peaks["warmup"] + 30 * MIB
+    assert row["peak_host_bytes"] == max(ended["peak_host_bytes"] for ended in phases.ended.values())
+    assert row["peak_host_above_baseline_bytes"] == row["peak_host_bytes"] - row["baseline_host_bytes"]
+    assert "peak_host_predict_bytes" not in row  # it has not ended
+    assert [event["phase"] for event in told] == ["load", "build", "warm up", "fit", "fit", "predict"]
+    assert ["measured" in event for event in told] == [True, True, True, True, False, True]
+    assert set(told[-1]["measured"]["phases"]) == {"start", "load", "build", "warm up", "fit"}
+    assert set(row) <= set(BY_NAME)
+
+
+def test_where_peaks_cannot_be_reset_only_the_whole_is_told(
+    told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "reset_host_peak", lambda: False)
+    phases = Phases(CPU, told.append)
+    for phase in ("load", "build", "fit", "predict"):
+        phases.report({"phase": phase})
+    row = phases.row()
+    assert row["peak_host_bytes"] > 0
+    assert not {f"peak_host_{name}_bytes" for name in ("load", "build", "fit")} & set(row)
+
+
+def test_the_whole_peak_survives_the_resets(told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([100, 900, 300])
+    monkeypatch.setattr(clock, "peak_host_bytes", lambda: next(peaks))
+    monkeypatch.setattr(clock, "host_bytes", lambda: 90)
+    phases = Phases(CPU, told.append)
+    for phase in ("load", "build", "fit"):
+        phases.report({"phase": phase})
+        phases.report({"note": "of the same phase"})
+    row = phases.row()
+    assert (row["peak_host_bytes"], row["peak_host_load_bytes"], row["peak_host_build_bytes"]) == (900, 900, 300)
+    assert row["peak_host_above_baseline_bytes"] == 810
+
+
+def test_a_phase_that_comes_twice_is_added_up(told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks, seconds = iter([10, 40, 20, 30]), iter([0.0, 1.0, 1.0, 3.0, 3.0, 8.0, 8.0, 18.0, 18.0])
+    monkeypatch.setattr(clock, "peak_host_bytes", lambda: next(peaks))
+    monkeypatch.setattr("bench.run.phases.time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
+    phases = Phases(CPU, told.append)
+    for phase in ("build", "fit", "build", "fit"):
+        phases.report({"phase": phase})
+    assert phases.ended["build"] == {"seconds": 12.0, "peak_host_bytes": 40}
+    assert phases.ended["fit"] == {"seconds": 5.0, "peak_host_bytes": 20}
+
+
+class Gpu:
+    """What torch and NVML say of a GPU, made up: ``allocated`` now, and the peak since it was reset."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+
+    def __init__(self) -> None:
+        self.allocated = self.peak = 0
+        self.context = 500
+        self.others = [(1, 10**12)]  # (process, bytes) that are not ours
+
+    def hold(self, count: int) -> None:
+        self.allocated = count
+        self.peak = max(self.peak, count)
+
+    def reset(self, _: object) -> None:
+        self.peak = self.allocated
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, at: int) -> int:
+        return at
+
+    def nvmlDeviceGetComputeRunningProcesses(self, at: int) -> list[types.SimpleNamespace]:
+        own = [(os.getpid(), self.context + self.allocated)] if at == 1 else []
+        return [types.SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.others + own]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    made = Gpu()
+    monkeypatch.setitem(sys.modules, "pynvml", made)  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "INTERVAL_S", 0.001)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: made.peak)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 2 * made.peak)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", made.reset)
+    yield made
+    monkeypatch.undo()
+
+
+def test_peaks_of_a_gpu_by_phase(gpu: Gpu, told: list[dict[str, Any]]) -> None:
+    """Of torch as it counts them, of the process as the driver does: also where the memory is given back in between."""
+    phases = Phases(CUDA, told.append)
+    phases.report({"phase": "load"})
+    phases.report({"phase": "build"})
+    gpu.hold(700)
+    assert phases._sampler is not None
+    deadline = time.monotonic() + 60
+    while phases._sampler._peak != 1200 and time.monotonic() < deadline:
+        time.sleep(0.001)  # until its thread has looked
+    gpu.hold(100)
+    phases.report({"phase": "fit"})
+    gpu.hold(300)
+    phases.report({"phase": "predict"})
+    phases.stop()
+    row = phases.row()
+    assert (row["peak_gpu_allocated_build_bytes"], row["peak_gpu_allocated_fit_bytes"]) == (700, 300)
+    assert (row["peak_gpu_reserved_build_bytes"], row["peak_gpu_reserved_bytes"]) == (1400, 1400)
+    assert (row["peak_gpu_process_build_bytes"], row["peak_gpu_process_fit_bytes"]) == (1200, 800)
+    assert (row["peak_gpu_process_bytes"], row["baseline_gpu_process_bytes"]) == (1200, 500)
+    assert row["peak_gpu_process_above_baseline_bytes"] == 700
+    assert row["peak_gpu_allocated_load_bytes"] == 0
+    assert set(row) <= set(BY_NAME)
+
+
+def test_a_driver_that_does_not_answer_leaves_its_columns_empty(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise Gpu.NVMLError
+
+    monkeypatch.setattr(gpu, "nvmlInit", refuse)
+    assert memory.GpuSampler.start(CUDA) is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert memory.GpuSampler.start(CUDA) is None
+    monkeypatch.setattr(gpu, "nvmlDeviceGetCount", refuse)
+    assert memory.process_bytes(gpu) is None
+    assert memory.GpuSampler.start(CPU) is None
+
+
+def test_a_process_that_the_driver_does_not_list_is_not_measured(gpu: Gpu) -> None:
+    gpu.nvmlDeviceGetComputeRunningProcesses = lambda _: [types.SimpleNamespace(pid=1, usedGpuMemory=7)]  # type: ignore[method-assign]
+    assert memory.process_bytes(gpu) is None
+
+
+FREED = "import time; held = bytearray(b'1' * (64 * 2**20)); del held; print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time; held = bytearray(b'1' * int(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+PARENT = (
+    "import subprocess, sys, threading, time\n"
+    "start = lambda: subprocess.Popen([sys.executable, '-c', sys.argv[2], sys.argv[1]])\n"
+    "thread = threading.Thread(target=start); thread.start(); thread.join(); time.sleep(60)\n"
+)
+
+
+def wait_until_held(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_memory_of_a_process_and_its_children_is_added_up(nested: bool) -> None:
+    command = [sys.executable, "-c", PARENT, str(64 * MIB), HOLD] if nested else [sys.executable, "-c", HOLD, "1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        wait_until_held(process)
+        held = memory_watch.held_bytes(process.pid)
+        assert held is not None
+        assert (held > 64 * MIB) == nested
+        assert len(list(procfs.family(process.pid))) == 1 + nested
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+    assert memory_watch.held_bytes(process.pid) is None
+
+
+def test_a_peak_between_two_looks_counts() -> None:
+    process = subprocess.Popen([sys.executable, "-c", FREED], stdout=subprocess.PIPE, text=True)
+    wait_until_held(process)
+    held, now = memory_watch.held_bytes(process.pid), procfs.status_bytes(process.pid)["VmRSS"]
+    process.kill()
+    process.wait()
+    assert held is not None
+    assert held > 64 * MIB > now
+
+
+def test_a_watch_kills_above_its_limit_and_only_once() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(96 * MIB)], stdout=subprocess.PIPE, text=True)
+    kills = []
+
+    def kill() -> None:
+        kills.append(memory_watch.held_bytes(process.pid))
+        process.kill()
+
+    watch = memory_watch.MemoryWatch(process.pid, 64 * MIB, kill)
+    code = process.wait(timeout=60)
+    watch.stop()
+    watch.check(10**12)  # told too late
+    assert watch.over
+    assert len(kills) == 1
+    assert watch.peak is not None
+    assert watch.peak > 64 * MIB
+    reason = watch.reason(code)
+    assert reason is not None
+    assert reason.startswith("killed at the memory limit of 67.1 MB; it held ")
+
+
+def test_below_its_limit_a_watch_only_looks() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(MIB)], stdout=subprocess.PIPE, text=True)
+    watch = memory_watch.MemoryWatch(process.pid, 10**12, lambda: pytest.fail("killed"))
+    wait_until_held(process)
+    watch.check(5 * 10**11)  # what the run itself has told counts
+    process.terminate()
+    watch.stop()
+    assert (watch.peak, watch.over, watch.reason(process.wait())) == (5 * 10**11, False, None)
+
+
+def test_a_peak_that_only_the_run_knows_of_counts_too() -> None:
+    """Of a phase that ended between two looks."""
+    kills: list[int] = []
+    watch = memory_watch.MemoryWatch(os.getpid(), 10**15, lambda: kills.append(1))
+    watch.check(None)
+    watch.check(10**15)
+    assert not kills
+    watch.check(10**15 + 1)
+    watch.check(10**15 + 2)
+    watch.stop()
+    assert (kills, watch.over, watch.peak) == ([1], True, 10**15 + 2)
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    assert procfs.oom_kills() == 0
+    (tmp_path / "vmstat").write_text("pgfault 8\noom_kill 3\n")
+    watch = memory_watch.MemoryWatch(1, None, lambda: None)
+    watch.check(4_000_000)
+    assert watch.reason(-9) is None  # somebody's kill -9
+    (tmp_path / "vmstat").write_text("pgfault 8\noom_kill 4\n")
+    assert watch.reason(-9) == "killed by the kernel, which was out of memory; it held 4 MB"
+    assert watch.reason(-11) is None
+    watch.stop()
+
+
+@pytest.mark.parametrize(("value", "count"), [(4_000_000_000, 4e9), (4e9, 4e9), ("1e+09", 1e9), ("8GB", 8e9)])
+def test_a_memory_limit_is_bytes(value: object, count: float) -> None:
+    assert read_bytes(value, "x") == count
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("memory_limit_bytes: lots", r"small.yaml, key memory_limit_bytes: found 'lots'; expected bytes such as"),
+        ("memory_limit_bytes: -1", "found -1; expected bytes"),
+        ("memory_limit_bytes: true", "found True; expected bytes"),
+        ("time_limit_s: soon", r"small.yaml, key time_limit_s: found 'soon'; expected a positive number of seconds"),
+        ("time_limit_s: 0", "found 0; expected a positive number"),
+        ("memory_limit: 1", "did you mean 'memory_limit_bytes'"),
+    ],
+)
+def test_limits_are_checked_at_the_door(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(f"dataset: tiny\nmethods: {{label_frequency: {{}}}}\n{text}\n")
+    with pytest.raises(InputError, match=message):
+        load_experiment(str(path))
+
+
+def test_limits_can_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text("dataset: tiny\nmethods: {label_frequency: {}}\nmemory_limit_bytes: 2GiB\n")
+    assert load_experiment(str(path)).memory_limit_bytes == 2**31
+    changed = load_experiment(str(path), ["memory_limit_bytes=1.5GB", "time_limit_s=90"])
+    assert (changed.memory_limit_bytes, changed.time_limit_s) == (1_500_000_000, 90.0)
+
+
+def test_what_was_told_before_the_end_stays_in_the_record_of_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text("dataset: tiny\nmethods: {label_frequency: {}}\n")
+    (spec,) = load_experiment(str(path)).runs
+    log = tmp_path / "log.txt"
+    log.write_text("".join(f"line {at}\n\n" for at in range(100)))
+    told = RunTrace()
+    told.note({"phase": "load", "measured": {"row": {}, "phases": {"start": {"seconds": 0.1}}}})
+    row = {"peak_host_bytes": 50, "baseline_host_bytes": 30, "load_s": 0.5}
+    told.note({"phase": "fit", "measured": {"row": row, "phases": {"load": {"seconds": 0.6}}}})
+    told.note({"phase": "fit", "done": 0.5})
+    record = failure_record(spec, "timeout", "too slow", told, 70, log)
+    assert (record["status"], record["reason"], record["phase"]) == ("timeout", "fit: too slow", "fit")
+    assert record["phases"] == {"load": {"seconds": 0.6}}
+    assert record["rows"] == [row | {"peak_host_bytes": 70, "peak_host_above_baseline_bytes": 40}]
+    assert record["log_tail"] == [f"line {at}" for at in range(100 - LAST_LINES, 100)]
+    assert failure_record(spec, "timeout", "", told, None, log)["rows"][0]["peak_host_bytes"] == 50
+
+
+def test_the_end_of_a_long_log_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_bytes(b"x" * 100_000 + b"\n\xff\nend")
+    assert last_lines(tmp_path / "log.txt")[-2:] == ["\ufffd", "end"]
+    assert last_lines(tmp_path / "none.txt") == []
+
+
+def test_a_peak_above_nothing_known_is_not_told() -> None:
+    assert above_baseline({"peak_host_bytes": 5}) == {}
+    assert above_baseline({"baseline_host_bytes": 5, "peak_host_bytes": None}) == {}
+
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+
+
+def test_the_page_names_lines_that_are_there() -> None:
+    """Where each clock starts and stops: the quoted line is in the named file."""
+    page = (DOCS / "measuring.md").read_text()
+    clocks = [row.split(" | ") for row in page.splitlines() if row.startswith("| `") and "| `bench/" in row]
+    assert len(clocks) >= 8
+    for _, line, file, *_ in clocks:
+        assert line.strip("`") in (DOCS.parent / file.strip("`")).read_text(), line
+
+
+def test_every_column_of_memory_and_time_is_explained() -> None:
+    told = (DOCS.parent / "results" / "README.md").read_text()
+    by_phase = {f"peak_{kind}_{phase}_bytes" for kind in MEMORIES for phase in PHASES}
+    parts = {f"predicted_{part}_bytes" for part in PARTS}
+    for column in COLUMNS:
+        if column.group in ("memory", "time") and column.name not in by_phase | parts:
+            assert f"`{column.name}`" in told, column.name
+    assert all(f"`{name}`" in told for name in (*MEMORIES, *PHASES))
+    assert f"`{' '.join(PARTS)}`" in told

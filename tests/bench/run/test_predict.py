@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from bench.interface import Ranking
+from bench.results.predictions import without
+from bench.run.predict import predict
+
+
+def everything(scores: np.ndarray) -> Ranking:
+    order = np.argsort(-scores, axis=1, kind="stable").astype(np.int32)
+    return np.take_along_axis(scores, order, 1).astype(np.float32), order
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_left_out_pairs_make_room_for_the_next_best(batch: int) -> None:
+    """Against the ranking of scores in which forbidden pairs are minus infinity."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(10, 12))
+    forbidden = sp.csr_matrix(rng.random((10, 12)) < 0.3)
+    X = sp.csr_matrix(scores)  # the "features" are the scores themselves
+
+    def topk(rows: sp.csr_matrix, k: int) -> list[Ranking]:
+        best, labels = everything(rows.toarray())
+        return [(best[:, :k], labels[:, :k])]
+
+    (found,) = predict(topk, X, [None], 4, batch, forbidden)
+    masked = np.where(forbidden.toarray(), -np.inf, scores)
+    np.testing.assert_array_equal(found.labels, everything(masked)[1][:, :4])
+    (unfiltered,) = predict(topk, X, [None], 4, batch)
+    np.testing.assert_array_equal(unfiltered.labels, everything(scores)[1][:, :4])
+
+
+def test_too_few_labels_left_are_marked_missing() -> None:
+    ranking = (np.array([[3.0, 2.0, 1.0]], dtype=np.float32), np.array([[2, 0, 1]], dtype=np.int32))
+    scores, labels = without(ranking, sp.csr_matrix(np.array([[1, 0, 1]])), 2)
+    assert labels.tolist() == [[1, -1]]
+    assert scores.tolist() == [[1.0, -np.inf]]

@@ -1,0 +1,238 @@
+"""Predictions that several processes share: joined, they are those of one process, byte for byte."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.config.experiment import unfold
+from bench.config.spec import RunSpec, Share
+from bench.data import load_dataset
+from bench.process.options import RunOptions
+from bench.results.run_folder import RunFolder
+from bench.results.store import REPETITIONS
+from bench.run.execute import execute
+from bench.run.fit_network import predict_points
+from bench.run.prediction_shards import LABELS, POINTS, cut, join, share_spec
+from mach.layer.output import MachOutput
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 40), st.integers(1, 9), st.booleans())
+def test_shares_cover_everything_once(n_points: int, n_labels: int, batch: int, workers: int, by_label: bool) -> None:
+    found = cut(n_points, n_labels, batch, workers, None, 0.0, by_label)
+    assert len(found) != 1
+    assert len(found) <= workers
+    if found:
+        of_labels = found[0].of == LABELS
+        assert [share.start for share in found] == [0, *(share.stop for share in found[:-1])]
+        assert found[-1].stop == (n_labels if of_labels else n_points)
+        assert all(share.of == found[0].of and share.start < share.stop for share in found)
+        assert of_labels or all(share.start % batch == 0 for share in found)
+
+
+def test_points_are_shared_unless_they_are_few_or_the_labels_do_not_fit() -> None:
+    sizes = (1000, 600, 100)
+    assert cut(*sizes, 4, None, 0.0, True) == [
+        Share(POINTS, low, high) for low, high in itertools.pairwise((0, 200, 500, 700, 1000))
+    ]
+    assert cut(*sizes, 4, 9, 10.0, True)[0].of == POINTS
+    assert cut(*sizes, 4, 11, 10.0, True) == [Share(LABELS, low, low + 150) for low in (0, 150, 300, 450)]
+    assert cut(*sizes, 4, 11, 10.0, False)[0].of == POINTS
+    assert [share.of for share in cut(1000, 600, 1000, 4, None, 0.0, True)] == [LABELS] * 4
+    assert cut(1000, 600, 1000, 4, None, 0.0, False) == []
+    assert cut(*sizes, 1, None, 0.0, True) == []
+
+
+@given(st.data())
+def test_joined_rankings_of_labels_are_the_ranking_of_all(draw: st.DataObject) -> None:
+    n, K, k = (draw.draw(st.integers(1, most)) for most in (4, 12, 15))
+    all_scores = np.array(draw.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=n * K, max_size=n * K)))
+    all_scores = all_scores.astype(np.float32).reshape(n, K)
+    ends = [0, *sorted(draw.draw(st.sets(st.integers(1, K - 1), max_size=3)) if K > 1 else ()), K]
+    shares = [Share(LABELS, low, high) for low, high in itertools.pairwise(ends)]
+    order = draw.draw(st.permutations(range(len(shares))))
+    parts = [best(all_scores[:, shares[at].start : shares[at].stop], k, shares[at].start) for at in order]
+    found = join([shares[at] for at in order], [s[None] for s, _ in parts], [ids[None] for _, ids in parts], n)
+    for mine, right in zip(found, best(all_scores, k, 0), strict=True):
+        np.testing.assert_array_equal(mine[0], right)
+
+
+def best(scores: np.ndarray[Any, Any], k: int, first: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The best k by the definition: highest scores, ties by lowest label id, filled up with -1 at -inf."""
+    n, K = scores.shape
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    found = np.full((n, k), -np.inf, dtype=np.float32), np.full((n, k), -1, dtype=np.int32)
+    found[0][:, :K] = np.take_along_axis(scores, order, 1)
+    found[1][:, :K] = order + first
+    return found
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        [Share(POINTS, 0, 1), Share(POINTS, 2, 3)],
+        [Share(POINTS, 1, 2), Share(POINTS, 2, 3)],
+        [Share(POINTS, 0, 1), Share(LABELS, 1, 2)],
+        [Share(POINTS, 0, 1), Share(POINTS, 0, 1)],
+    ],
+)
+def test_shares_that_do_not_meet_are_refused(shares: list[Share]) -> None:
+    scores, labels = np.zeros((1, 1, 2), dtype=np.float32), np.zeros((1, 1, 2), dtype=np.int32)
+    with pytest.raises(ValueError, match="expected neighbours of one kind, from 0 on"):
+        join(shares, [scores, scores], [labels, labels], 2)
+
+
+ESTIMATORS = "logit_sum+min+median+top_buckets"
+
+
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
+def test_a_layer_ranks_some_labels_with_the_scores_that_they_have_among_all(loss: str) -> None:
+    n_labels, R, k = 300, 5, 20
+    labels = sp.random(50, n_labels, 0.05, "csr", random_state=np.random.default_rng(0), dtype=np.float32)
+    seeds = {"hashing": 1, "initialisation": 2, "sampling": 3}
+
+    def layer() -> MachOutput:
+        settings: dict[str, Any] = {"B": 16, "R": R, "loss": loss, "estimator": ESTIMATORS}
+        return MachOutput(n_labels=n_labels, hidden=6, train_labels=labels, seeds=seeds, **settings)
+
+    hidden = torch.rand(R, 33, 6, generator=torch.Generator().manual_seed(0))
+    ends = [0, 1, 120, 300]
+    shares = [Share(LABELS, low, high) for low, high in itertools.pairwise(ends)]
+    with torch.no_grad():
+        expected = layer().topk_decoders(hidden, k, range(1, R + 1))
+        parts = []
+        for share in shares:
+            some = layer()
+            some.rank_only(range(share.start, share.stop))
+            parts.append(some.topk_decoders(hidden, k, range(1, R + 1)))
+    for name in expected:
+        found = join(shares, [part[name][0] for part in parts], [part[name][1] for part in parts], 33)
+        for mine, right in zip(found, expected[name], strict=True):
+            np.testing.assert_array_equal(mine, right)
+
+
+def spec_of(dataset: Any = "tiny", **settings: Any) -> RunSpec:
+    train = {"hidden": "16", "epochs": 1, "batch_size": 700, "device": "cpu", "validate_every": 0, "top_k": 5}
+    train |= {"keep_repetitions": True, "predict_batch": 150, "threads": 1}
+    return next(unfold({"dataset": dataset, "train": train, "methods": {"mach": {"B": 32, "R": 3, **settings}}}, "t"))
+
+
+def run(results: Path, spec: RunSpec, shares: Sequence[str] = (), store: str = "test") -> tuple[Path, Any, list[str]]:
+    """A run in this process: its folder, record and notes."""
+    notes: list[str] = []
+    folder = RunFolder.create(results / store / "runs", "run" if spec.share is None else str(spec.share), spec, "code")
+    record = execute(spec, folder, lambda event: notes.append(event.get("note", "")), RunOptions(shares=tuple(shares)))
+    folder.write_record(record)
+    return folder.complete(), record, notes
+
+
+def arrays(folder: Path) -> dict[str, Any]:
+    with np.load(folder / "topk.npz") as found:
+        return dict(found)
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> Any:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("of", [POINTS, LABELS])
+@pytest.mark.parametrize("estimator", ["logit_sum", "logit_sum+min"])
+def test_shared_predictions_are_those_of_one_process(tmp_path: Path, of: str, estimator: str) -> None:
+    spec = spec_of(estimator=estimator)
+    alone, record, _ = run(tmp_path, spec)
+    n_points, n_labels = record["shared"]["n_test"], record["shared"]["n_labels"]
+    workers = 3
+    shares = cut(n_points, n_labels, 150, workers, 1 if of == LABELS else None, 0.0, True)
+    assert [share.of for share in shares] == [of] * workers
+    names, seconds, peaks = [], [], []
+    for share in shares:
+        folder, of_share, notes = run(tmp_path, share_spec(spec, share), store=REPETITIONS)
+        assert "3 of 3 repetitions were trained before" in notes
+        assert not any(name.startswith("P@") for row in of_share["rows"] for name in row)
+        names.append(folder.name)
+        seconds.append(of_share["rows"][-1]["predict_s"])
+        peaks.append(of_share["rows"][-1]["peak_host_bytes"])
+    joined, found, notes = run(tmp_path, spec, names)
+    mine, right = arrays(joined), arrays(alone)
+    assert mine.keys() == right.keys()
+    for name, array in right.items():
+        np.testing.assert_array_equal(mine[name], array)
+    assert not any("shares" in note for note in notes)
+    for a, b in zip(found["rows"], record["rows"], strict=True):
+        assert {name: a[name] for name in a if name.startswith(("P@", "PSP@", "nDCG@", "R@"))} == {
+            name: b[name] for name in b if name.startswith(("P@", "PSP@", "nDCG@", "R@"))
+        }
+        assert a["params_total"] == b["params_total"]
+        assert a["unresolved_pairs"] == b["unresolved_pairs"]
+    own = found["rows"][-1]
+    assert own["predict_s"] == pytest.approx(sum(seconds))
+    assert own["predicting_processes"] == workers
+    assert own["peak_host_bytes"] >= max(peaks)
+    assert "predicting_processes" not in record["rows"][-1] or record["rows"][-1]["predicting_processes"] is None
+
+
+def damaged(folder: Path) -> None:
+    (folder / "topk.npz").write_bytes((folder / "topk.npz").read_bytes()[:200])
+
+
+def missing(folder: Path) -> None:
+    (folder / "topk.npz").unlink()
+
+
+def of_another_run(folder: Path) -> None:
+    spec = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps({**spec, "share": None}))
+
+
+@pytest.mark.parametrize("harm", [damaged, missing, of_another_run])
+def test_shares_that_cannot_be_used_are_told_of_and_all_is_predicted(tmp_path: Path, harm: Any) -> None:
+    spec = spec_of(R=2)
+    alone, record, _ = run(tmp_path, spec)
+    shares = cut(record["shared"]["n_test"], 1, 150, 2, None, 0.0, False)
+    folders = [run(tmp_path, share_spec(spec, share), store=REPETITIONS)[0] for share in shares]
+    harm(folders[1])
+    again, found, notes = run(tmp_path, spec, [folder.name for folder in folders])
+    assert any(note.startswith("shares of the predictions not used, all is predicted here: ") for note in notes)
+    np.testing.assert_array_equal(arrays(again)["labels"], arrays(alone)["labels"])
+    assert found["rows"][-1].get("predicting_processes") is None
+
+
+def test_pairs_that_are_left_out_stay_with_their_points() -> None:
+    data, spec = load_dataset("tiny"), spec_of()
+    n_points, n_labels = data.test.Y.shape
+    left_out = sp.random(n_points, n_labels, 0.05, "csr", random_state=np.random.default_rng(0))
+    vars(data)["test_filter"] = left_out  # in place of what it would read
+    weights = np.random.default_rng(1).normal(size=(data.test.X.shape[1], n_labels)).astype(np.float32)
+
+    def ranked(of: RunSpec) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        (found,) = predict_points(lambda X, _, k: [best(X @ weights, k, 0)], data, [None], of)
+        return found.scores, found.labels
+
+    shares = cut(n_points, n_labels, 150, 3, None, 0.0, False)
+    parts = [ranked(share_spec(spec, share)) for share in shares]
+    for at, right in enumerate(ranked(spec)):
+        np.testing.assert_array_equal(np.concatenate([part[at] for part in parts]), right)
+
+
+def test_a_share_is_another_run_and_its_spec_survives_json() -> None:
+    spec = spec_of()
+    share = share_spec(spec, Share(POINTS, 0, 150))
+    assert RunSpec.from_json(share.to_json()) == share
+    assert share.run_id("code", "data") != spec.run_id("code", "data")
+    assert share.run_id("code", "data") != share_spec(spec, Share(LABELS, 0, 150)).run_id("code", "data")
+    assert replace(spec, share=None).canonical() == spec.canonical()
+    assert "share" not in json.loads(spec.canonical())
