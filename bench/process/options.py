@@ -57,6 +57,6 @@ class RunOptions:
         content: dict[str, Any] = json.loads(env.get(OPTIONS, "{}"))
         if content.get("shortfall"):
             content["shortfall"] = Shortfall(**content["shortfall"])
-        if content.get("meeting"):
-            content["meeting"] = Rendezvous(**content["meeting"])
+        if content.get("rendezvous"):
+            content["rendezvous"] = Rendezvous(**content["rendezvous"])
         return cls(**content)
