@@ -132,9 +132,9 @@ def parts(step: Step, repeats: int) -> dict[str, list[float]]:
         started = time.perf_counter()
         hidden = network.hidden(X)
         told["input forward"] = time.perf_counter() - started
-        network.output.tell = lambda part, spent, told=told: told.update({part: told.get(part, 0.0) + spent})
+        network.output.timing_hook = lambda part, spent, told=told: told.update({part: told.get(part, 0.0) + spent})
         loss = network.output.loss(hidden, Y)
-        network.output.tell = None
+        network.output.timing_hook = None
         passed = time.perf_counter()
         told["targets and waiting"] = passed - started - sum(told.values())
         loss.backward()

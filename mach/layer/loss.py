@@ -26,7 +26,7 @@ from mach.kernels.workers import workers
 from mach.layer.loss_kernels import distinct_buckets, loss_and_gradient, loss_and_gradient_shared
 
 LOSSES = ("bce", "softmax")
-Tell = Callable[[str, float], None]
+TimingHook = Callable[[str, float], None]
 PARTS = ("output forward", "loss and gradient", "output backward")
 BLOCK_BYTES = 256 * 2**20  # logits worked on at a time where repetitions go through one batched product
 
@@ -68,16 +68,17 @@ def bucket_losses(
     targets: Targets,
     kind: str,
     precision: str = "fp32",
-    tell: Tell | None = None,
+    timing_hook: TimingHook | None = None,
 ) -> Tensor:
     """Sum over repetitions of their losses: hidden [G, N, H], kernel [G, H, B], bias [G, B]; a scalar.
 
     ``bce``: Σ over buckets of the binary cross-entropy, mean over points (official code up to a constant factor).
     ``softmax``: cross-entropy against 1/|buckets of the point|, mean over points; points without labels count 0.
-    ``precision`` is that of the matrix products; weights, losses and gradients are float32 all the same. ``tell``
-    hears of each part of the work (`PARTS`) how many seconds it took, all threads' time divided by their number.
+    ``precision`` is that of the matrix products; weights, losses and gradients are float32 all the same.
+    ``timing_hook`` is called with the name of each part of the work (`PARTS`) and the seconds that it took, all threads'
+    time divided by their number.
     """
-    return _BucketLosses.apply(hidden, kernel, bias, targets, kind, precision, tell or _ignore)
+    return _BucketLosses.apply(hidden, kernel, bias, targets, kind, precision, timing_hook or _ignore)
 
 
 def bucket_loss_reference(
@@ -103,12 +104,12 @@ class _BucketLosses(torch.autograd.Function):
         targets: Targets,
         kind: str,
         precision: str,
-        tell: Tell,
+        timing_hook: TimingHook,
     ) -> Tensor:
         compiled = hidden.device.type == "cpu" and hidden.dtype == torch.float32
         work = _one_by_one if compiled else _in_blocks
         tensors = (hidden.detach(), kernel.detach(), bias.detach())
-        loss, *ctx.gradients = work(*tensors, targets, kind, DTYPES[precision], tell)
+        loss, *ctx.gradients = work(*tensors, targets, kind, DTYPES[precision], timing_hook)
         return loss
 
     @staticmethod
@@ -128,7 +129,13 @@ Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _one_by_one(
-    hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, kind: str, dtype: torch.dtype, tell: Tell
+    hidden: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    targets: Targets,
+    kind: str,
+    dtype: torch.dtype,
+    timing_hook: TimingHook,
 ) -> Gradients:
     """(loss, gradients of hidden, kernel, bias), float32 on the CPU.
 
@@ -158,15 +165,21 @@ def _one_by_one(
     for loss, *seconds in everywhere(repetition, range(len(kernel))):
         total += loss
         for part, spent in zip(PARTS, seconds, strict=True):
-            tell(part, spent / threads if each_alone else spent)
+            timing_hook(part, spent / threads if each_alone else spent)
     return torch.tensor(total, dtype=torch.float32), grad_hidden, grad_kernel, grad_bias
 
 
 def _in_blocks(
-    hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, kind: str, dtype: torch.dtype, tell: Tell
+    hidden: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    targets: Targets,
+    kind: str,
+    dtype: torch.dtype,
+    timing_hook: TimingHook,
 ) -> Gradients:
     """The same by batched products over blocks of repetitions; any device and type. Its parts are not timed."""
-    del tell
+    del timing_hook
     grad_hidden, grad_kernel, grad_bias = torch.empty_like(hidden), torch.empty_like(kernel), torch.empty_like(bias)
     n_points, n_buckets = hidden.shape[1], kernel.shape[2]
     dtype = hidden.dtype if dtype == torch.float32 else dtype

@@ -16,7 +16,7 @@ from mach.decode.ranking import BucketRanker, Ranking
 from mach.hashing.families import hash_features, hash_labels
 from mach.kernels.product import PRECISIONS
 from mach.layer.cost import layer_cost
-from mach.layer.loss import LOSSES, Targets, Tell, bucket_losses
+from mach.layer.loss import LOSSES, Targets, TimingHook, bucket_losses
 from mach.theory.collisions import unresolved_pairs
 
 # A bucket without positives gets the prior of half a positive, so that its bias is finite.
@@ -75,7 +75,7 @@ class MachOutput(nn.Module):
         self.decoders = estimator_names(estimator)
         self.share_encoder, self.feature_hash = share_encoder, feature_hash
         self.precision = "fp32"
-        self.tell: Tell | None = None
+        self.timing_hook: TimingHook | None = None
         self.lookup = hash_labels(n_labels, B, R, family=hash, seed=seeds["hashing"], first=first)
         self._hashing_seed = seeds["hashing"]
         self._ranker = BucketRanker(self.lookup, B)
@@ -169,7 +169,9 @@ class MachOutput(nn.Module):
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """Sum over repetitions of their losses: hidden [R, N, H], labels CSR [N, n_labels]."""
         targets = Targets.of(labels, self.lookup, self.B)
-        return bucket_losses(hidden, self.kernel, self.biases, targets, self.loss_kind, self.precision, self.tell)
+        return bucket_losses(
+            hidden, self.kernel, self.biases, targets, self.loss_kind, self.precision, self.timing_hook
+        )
 
     def topk(self, hidden: Tensor, k: int) -> Ranking:
         """Top-k from all repetitions by the first estimator: (scores [N, k], labels [N, k])."""
@@ -213,7 +215,9 @@ class MachSubset(nn.Module):
         """Sum over these repetitions of their losses: hidden [G, N, H]."""
         (whole,) = self._whole
         targets = Targets.of(labels, whole.lookup[self.worlds.start : self.worlds.stop], whole.B)
-        return bucket_losses(hidden, self.kernel, self.biases, targets, whole.loss_kind, whole.precision, whole.tell)
+        return bucket_losses(
+            hidden, self.kernel, self.biases, targets, whole.loss_kind, whole.precision, whole.timing_hook
+        )
 
     def topk(self, hidden: Tensor, k: int) -> Ranking:
         """Top-k from these repetitions alone, by the first estimator: (scores [N, k], labels [N, k])."""

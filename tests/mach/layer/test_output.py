@@ -137,7 +137,7 @@ def test_a_shared_encoder_is_told_in_every_row() -> None:
 
 def test_the_loss_tells_the_time_of_its_parts() -> None:
     whole, told = layer(R=2), []
-    whole.tell = lambda part, seconds: told.append(part) if seconds > 0 else None
+    whole.timing_hook = lambda part, seconds: told.append(part) if seconds > 0 else None
     labels = sp.random(6, 30, density=0.2, format="csr", random_state=2, dtype=np.float32)
     whole.loss(torch.randn(2, 6, 4), labels)
     assert told == ["output forward", "loss and gradient", "output backward"] * 2
