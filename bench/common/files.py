@@ -1,41 +1,51 @@
-"""Writing a file so that a reader, a crash or a full disk never meets half of it."""
+"""Files: written whole or not at all, hashed, read as JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.common.errors import DataError
 
 
-def write_atomic(path: Path | str, data: bytes | str) -> Path:
-    """Write ``data`` (text as UTF-8) aside in the same folder, fsync it, then rename it over ``path``.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file in the folder of ``path``; when the block ends well, fsync it and rename it to ``path``.
 
-    What stood at ``path`` before stays until the new content is safely on disk. Folders are made as needed.
-    Raises OSError naming ``path`` (disk full, not permitted); the unfinished file is then removed.
+    The previous content of ``path`` stays until the new content is safely on disk, so that neither a reader nor a crash
+    meets half a file. Folders are made as needed. Raises OSError naming ``path`` (disk full, not permitted); the
+    temporary file is removed after every error.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two machines that share the folder may have processes of one number.
+    # The process number alone is not enough: two machines that share the folder may have processes of one number.
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with aside.open("wb") as f:
-            f.write(data.encode("utf-8") if isinstance(data, str) else data)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         aside.replace(path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync(path.parent)  # the rename itself is durable only once the folder is
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> Path:
+    """Replace the content of ``path`` by ``data`` (text as UTF-8) as `replacing` does; returns the path."""
+    path = Path(path)
+    with replacing(path) as f:
+        f.write(data.encode("utf-8") if isinstance(data, str) else data)
     return path
 
 
@@ -46,6 +56,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex sha256 of a file's content, read in pieces."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -60,5 +76,5 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room left: a full disk, or a quota that is used up."""
+    """Whether the error is a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -8,13 +8,11 @@ rebuilt.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from bench.common.files import sync
+from bench.common.locks import hold
 from bench.data.formats.csr_blocks import Block
 
 LAYOUT = 2  # raise when the files of a cache folder change meaning
@@ -132,8 +131,7 @@ def build_once(
     """
     if read_meta(folder, key) is not None:
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_name(folder.name + ".lock")):
+    with hold(folder.with_name(folder.name + ".lock"), wait=True):
         if read_meta(folder, key) is not None:
             return folder
         _sweep(folder)
@@ -225,11 +223,3 @@ def _sweep(folder: Path) -> None:
     """Remove what killed builders of this folder left; the caller holds its lock, so none is alive."""
     for leftover in folder.parent.glob(f".{folder.name}.*.building"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path``; other processes wait for it."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock, also when the process is killed

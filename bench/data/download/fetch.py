@@ -1,9 +1,8 @@
-"""Getting a dataset's files: by the ways its card names, or from files that the user has."""
+"""The files of a dataset: from an address that its card names, or from files that the user has."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,51 +11,56 @@ from typing import Any
 import yaml
 
 from bench.common.errors import DataError, InputError, unknown_name
+from bench.common.files import write_atomic
+from bench.common.locks import hold
 from bench.common.paths import cache_root
 from bench.data import cache
 from bench.data.cards import Card, known_datasets, load_card, user_cards
 from bench.data.dataset import installed_files, manifest_path, prepare_dataset
 from bench.data.download.archive import extract, is_archive
 from bench.data.download.google_drive import drive_address, drive_download
-from bench.data.download.http import download
+from bench.data.download.http import DEFAULT_PATIENCE, Patience, download
 from bench.data.sources import Progress
 from bench.data.sources.files import FILES, complete, file_sha256
 
-# how the field names the files inside its archives, most specific first
+# names that published archives give their files, the most specific first
 USUAL = {
     "train": ("**/trn_X_Xf.txt", "**/X.trn.npz", "**/*train*.txt", "**/*train*.svm"),
     "test": ("**/tst_X_Xf.txt", "**/X.tst.npz", "**/*test*.txt", "**/*test*.svm"),
 }
 
 
-def fetch_dataset(name: str, progress: Progress = lambda _: None, **options: Any) -> Path:
-    """Have the dataset on disk and its cache built; returns the cache's folder.
+def fetch_dataset(
+    name: str,
+    progress: Progress = lambda _: None,
+    patience: Patience = DEFAULT_PATIENCE,
+) -> Path:
+    """Get the dataset's files and build its cache; returns the cache's folder.
 
-    Datasets with a builder are built. For the others the card's ways are tried in order; what arrives
-    must match the card's statistics and, from the second time on, the sha256 noted in the lock file.
-    Raises InputError that says what failed and how to import the files by hand. ``options`` go to
-    `download`.
+    Datasets with a builder are built. For the others the addresses of the card are tried in order; the files
+    must match the card's statistics and, from the second time on, the sha256 in the lock file.
+    Raises InputError that says what failed and how to import the files by hand.
     """
     card = load_card(name)
     if card.source != "files" or complete({**card.parameters, **installed_files(card)}):
         return prepare_dataset(name, progress)
     failures = []
-    for number, way in enumerate(() if card.by_hand else card.fetch):
+    for number, origin in enumerate(() if card.by_hand else card.fetch):
         try:
-            files = _get(card, way, number, progress, options)
+            files = _get(card, number, progress, patience)
             return install(name, files, progress, locked=True)
         except InputError as error:
-            progress(f"{_address(way)}: {error}")
-            failures.append(f"{_address(way)}: {error}")
+            progress(f"{_address(origin)}: {error}")
+            failures.append(f"{_address(origin)}: {error}")
     raise InputError("\n".join([f"dataset {card.name} could not be fetched", *failures, by_hand(card)]))
 
 
 def by_hand(card: Card) -> str:
     """Where a person gets the files, and the line that imports them."""
-    places = "".join(f"\n  {_address(way)}" for way in card.fetch) or f"\n  {card.origin}"
+    addresses = "".join(f"\n  {_address(origin)}" for origin in card.fetch) or f"\n  {card.origin}"
     traps = "".join(f"\n  note: {trap}" for trap in card.traps) if card.by_hand else ""
     return (
-        f"get the files by hand from one of{places}{traps}\n"
+        f"get the files by hand from one of{addresses}{traps}\n"
         f"then run: machbench data import {card.name} --train TRAIN_FILE --test TEST_FILE\n"
         f"or, with one file of all points: machbench data import {card.name} --all FILE --splits FILE_OF_TRAIN_ROWS"
     )
@@ -82,7 +86,7 @@ def install(name: str, files: Mapping[str, Path], progress: Progress, locked: bo
     try:
         if locked:
             _check_lock(card, absolute)
-        _write(manifest, json.dumps({"files": absolute}, indent=1))
+        write_atomic(manifest, json.dumps({"files": absolute}, indent=1))
         folder = prepare_dataset(name, progress)
         try:
             _check_statistics(card, folder)
@@ -107,33 +111,31 @@ def lock_path() -> Path:
     return cache_root() / "fetched.lock.json"
 
 
-def _get(
-    card: Card, way: Mapping[str, Any], number: int, progress: Progress, options: Mapping[str, Any]
-) -> dict[str, Path]:
-    folder = cache_root() / "raw" / card.name / str(number)
-    folder.mkdir(parents=True, exist_ok=True)
-    with cache.locked(folder / ".lock"):  # two processes must not write into one .part file
-        if "files" not in way:
-            return _choose(way, _unpack(way, folder, progress, options))
+def _get(card: Card, number: int, progress: Progress, patience: Patience) -> dict[str, Path]:
+    """Download from address ``number`` of the card; {kind of file: path}."""
+    origin, folder = card.fetch[number], cache_root() / "raw" / card.name / str(number)
+    with hold(folder / ".lock", wait=True):  # two processes must not write into one .part file
+        if "files" not in origin:
+            return _choose(origin, _unpack(origin, folder, progress, patience))
         files = {}
-        for key, url in way["files"].items():
+        for key, url in origin["files"].items():
             target = folder / url.rsplit("/", 1)[-1]
-            files[key] = target if target.is_file() else download(url, target, progress=progress, **options)
+            files[key] = target if target.is_file() else download(url, target, progress=progress, patience=patience)
         return files
 
 
-def _unpack(way: Mapping[str, Any], folder: Path, progress: Progress, options: Mapping[str, Any]) -> Path:
-    """Folder of the archive's contents; an archive that cannot be unpacked is discarded, so that the next try asks
+def _unpack(origin: Mapping[str, Any], folder: Path, progress: Progress, patience: Patience) -> Path:
+    """Folder of the archive's contents. An archive that cannot be unpacked is removed: the next try downloads it
     again."""
-    url, drive = _address(way), way["kind"] == "gdrive"
-    archive = folder / (way["id"] if drive else url.rsplit("/", 1)[-1])
+    url, drive = _address(origin), origin["kind"] == "gdrive"
+    archive = folder / (origin["id"] if drive else url.rsplit("/", 1)[-1])
     unpacked = folder / "unpacked"
     if not archive.is_file():
         progress(f"downloading {url}")
         if drive:
-            drive_download(way["id"], archive, way.get("resourcekey"), way.get("sha256"), progress, **options)
+            drive_download(origin["id"], archive, origin.get("resourcekey"), origin.get("sha256"), progress, patience)
         else:
-            download(url, archive, way.get("sha256"), progress, **options)
+            download(url, archive, origin.get("sha256"), progress, patience)
     if not unpacked.is_dir():
         progress(f"unpacking {archive.name}")
         try:
@@ -146,28 +148,28 @@ def _unpack(way: Mapping[str, Any], folder: Path, progress: Progress, options: M
     return unpacked
 
 
-def _choose(way: Mapping[str, Any], unpacked: Path) -> dict[str, Path]:
-    """The data files among what was in the archive: by the way's own patterns, else by the usual names."""
+def _choose(origin: Mapping[str, Any], unpacked: Path) -> dict[str, Path]:
+    """The data files of an unpacked archive: by the patterns in the card, else by the usual names."""
     found = {}
     for key in FILES:
-        patterns = (way[key],) if key in way else USUAL.get(key, ())
+        patterns = (origin[key],) if key in origin else USUAL.get(key, ())
         for pattern in patterns:
             matches = sorted(path for path in unpacked.glob(pattern) if path.is_file())
             if len(matches) > 1:
                 names = ", ".join(str(path.relative_to(unpacked)) for path in matches[:5])
-                raise InputError(f"{_address(way)}: several files could be {key}: {names}")
+                raise InputError(f"{_address(origin)}: several files could be {key}: {names}")
             if matches:
                 found[key] = matches[0]
                 break
         if key not in found and patterns:
-            raise InputError(f"{_address(way)}: no file in the archive matches {' or '.join(patterns)}")
+            raise InputError(f"{_address(origin)}: no file in the archive matches {' or '.join(patterns)}")
     return found
 
 
-def _address(way: Mapping[str, Any]) -> str:
-    if way["kind"] == "gdrive":
-        return drive_address(way["id"], way.get("resourcekey"))
-    return str(way["url"]) if "url" in way else " ".join(way["files"].values())
+def _address(origin: Mapping[str, Any]) -> str:
+    if origin["kind"] == "gdrive":
+        return drive_address(origin["id"], origin.get("resourcekey"))
+    return str(origin["url"]) if "url" in origin else " ".join(origin["files"].values())
 
 
 def _check_statistics(card: Card, folder: Path) -> None:
@@ -198,7 +200,7 @@ def _check_lock(card: Card, files: Mapping[str, str]) -> None:
 def _write_lock(card: Card, files: Mapping[str, str]) -> None:
     lock = _lock()
     lock[card.name] = {key: file_sha256(Path(path)) for key, path in files.items()}
-    _write(lock_path(), json.dumps(lock, indent=1, sort_keys=True))
+    write_atomic(lock_path(), json.dumps(lock, indent=1, sort_keys=True))
 
 
 def _lock() -> dict[str, dict[str, str]]:
@@ -209,7 +211,7 @@ def _lock() -> dict[str, dict[str, str]]:
     except ValueError as error:
         raise InputError(f"{lock_path()}: not readable as JSON: {error}") from None
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise InputError(f"{lock_path()}: found no table of datasets; remove the file to start afresh")
+        raise InputError(f"{lock_path()}: found no table of datasets; remove the file to start again")
     return found
 
 
@@ -217,14 +219,4 @@ def _write_card(name: str) -> None:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise InputError(f"dataset name {name!r}: expected letters, digits, - and _")
     card = {"title": f"{name} (imported)", "source": "files", "origin": "imported by the user"}
-    _write(user_cards() / f"{name}.yaml", yaml.safe_dump(card))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_atomic(user_cards() / f"{name}.yaml", yaml.safe_dump(card))

@@ -1,16 +1,18 @@
-"""One file from Google Drive, through gdown: it knows Drive's confirmation pages and resumes what breaks off."""
+"""One file from Google Drive, through gdown: it knows Drive's confirmation pages and resumes broken transfers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from bench.data.download.http import (
+    DEFAULT_PATIENCE,
     DownloadError,
+    Patience,
     Progress,
     Retry,
     keep_trying,
     missing_library,
-    teller,
+    progress_reporter,
     worth_retrying,
 )
 
@@ -29,28 +31,24 @@ def drive_download(
     resourcekey: str | None = None,
     sha256: str | None = None,
     progress: Progress = lambda _: None,
-    retries: int = 5,
-    timeout_s: float = 60.0,
-    wait_s: float = 2.0,
+    patience: Patience = DEFAULT_PATIENCE,
 ) -> Path:
     """Fetch a public file of Google Drive into ``target``; what an earlier try left is resumed where Drive allows it.
 
-    A resumed file is not proven to be the same as before (gdown compares only within one transfer): its ``sha256`` or
-    the archive's own checksums tell. Raises DownloadError as `bench.data.download.http.download` does, and for a file
-    that Drive does not hand out (removed, private, over its quota); ``target`` is untouched then. Raises InputError
+    It is not proven that a resumed file is the same as before (gdown compares only within one transfer): only its
+    ``sha256`` or the archive's own checksums show it. Raises DownloadError as `bench.data.download.http.download` does, and for a file
+    that Drive does not give (removed, private, over its quota); ``target`` is unchanged then. Raises InputError
     when gdown is not installed."""
     address = drive_address(file_id, resourcekey)
 
     def transfer(part: Path) -> None:
         # gdown drops the resource key from every address in which it recognises a file's id
-        _transfer(None if resourcekey else file_id, address, part, progress, retries, timeout_s)
+        _transfer(None if resourcekey else file_id, address, part, progress, patience)
 
-    return keep_trying(transfer, address, target, sha256, progress, retries, wait_s)
+    return keep_trying(transfer, address, target, sha256, progress, patience)
 
 
-def _transfer(
-    file_id: str | None, address: str, part: Path, progress: Progress, retries: int, timeout_s: float
-) -> None:
+def _transfer(file_id: str | None, address: str, part: Path, progress: Progress, patience: Patience) -> None:
     try:
         import gdown
         import requests  # gdown's own transport: its errors come through
@@ -65,9 +63,9 @@ def _transfer(
             quiet=True,
             use_cookies=False,  # nothing is read from or left in the home folder
             resume=True,
-            timeout=timeout_s,
-            retries=retries,
-            progress=teller(part.stem, progress),
+            timeout=patience.timeout_s,
+            retries=patience.retries,
+            progress=progress_reporter(part.stem, progress),
         )
     except requests.HTTPError as error:
         if error.response is not None and worth_retrying(error.response.status_code):
@@ -82,12 +80,12 @@ def _transfer(
         raise DownloadError(f"{address}: {' '.join(str(error).split())}") from None
     except requests.RequestException as error:
         raise Retry(f"{type(error).__name__}: {error}") from None
-    except (LookupError, AssertionError) as error:  # gdown trips over answers that are unlike Drive's
+    except (LookupError, AssertionError) as error:  # from gdown, for an answer that is not like Drive's
         raise DownloadError(f"{address}: found an answer that gdown cannot read ({error!r})") from None
 
 
 def _leftovers(part: Path) -> list[Path]:
-    """What gdown keeps of a transfer that broke off: it puts eight characters of its own behind the name."""
+    """What gdown keeps of a transfer that broke off: the name and eight characters of its own."""
     return [path for path in part.parent.glob(f"{part.name}????????.part") if path.is_file()]
 
 

