@@ -122,8 +122,8 @@ def test_the_launcher_loads_neither_torch_nor_pandas_nor_matplotlib() -> None:
     assert not loaded_by(["bench.launch.experiment_runner", "bench.launch.run_one"]) & {"torch", "pandas", "matplotlib"}
 
 
-def test_the_process_of_a_run_loads_neither_pandas_nor_matplotlib() -> None:
-    assert not loaded_by(["bench.run.execute"]) & {"pandas", "matplotlib"}
+def test_the_process_of_a_run_loads_neither_pandas_nor_matplotlib_nor_omegaconf() -> None:
+    assert not loaded_by(["bench.run.execute"]) & {"pandas", "matplotlib", "omegaconf"}
 
 
 @pytest.mark.parametrize("package", ["bench", "mach", "baselines"])

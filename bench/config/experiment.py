@@ -227,8 +227,7 @@ def _method(name: str, chosen: Mapping[str, Any] | None, train_keys: set[str], w
         raise InputError(f"{where}, methods.{name}: found {chosen!r}; expected keys and values, or {{}}")
     chosen = dict(chosen or {})
     path = config_path("method", str(chosen.pop("method", name)))
-    base = read_yaml(path)
-    check_keys(base, ("target", "settings", "train", "size"), "key", str(path))
+    base = read_yaml(path, ("target", "settings", "train", "size"))
     if not isinstance(base.get("target"), str) or "." not in base["target"]:
         raise InputError(f"{path}, key target: found {base.get('target')!r}; expected a dotted path to a class")
     settings, train = dict(base.get("settings") or {}), dict(base.get("train") or {})

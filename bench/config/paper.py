@@ -1,4 +1,4 @@
-"""Published values to compare with: one YAML file a paper under ``configs/paper/``, checked key by key."""
+"""Published values to compare with: one YAML file per paper under ``configs/paper/``, checked key by key."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.columns import BY_NAME, QUALITY
-from bench.common.errors import InputError, unknown_name
+from bench.common.errors import InputError
+from bench.config.yaml_files import check_keys, read_yaml
 
 KEPT = "paper.yaml"  # the copy beside table.csv, so that a results folder says what it was compared with
 KEYS = ("title", "source", "metrics", "tolerance", "differences", "results", "recipes")  # recipes: bench.plan.recipes
@@ -19,9 +18,9 @@ RESULT_KEYS = ("dataset", "rows", "values", "verified", "missing", "source", "re
 
 @dataclass(frozen=True)
 class Published:
-    """What a source reports for one dataset; ``values`` are per cent, as printed; None: it has none to compare with.
+    """What a source reports for one dataset; ``values`` are per cent, as printed; None: it reports none.
 
-    ``missing`` says why: why there is no value, or why nothing is run to compare with it.
+    ``missing`` says why there is no value, or why nothing is run to compare with it.
     """
 
     dataset: str
@@ -33,25 +32,21 @@ class Published:
 
 @dataclass(frozen=True)
 class Paper:
-    """A source of published values. ``tolerance``: points of per cent within which a value counts as reproduced."""
+    """A source of published values. ``tolerance``: percentage points within which a value counts as reproduced."""
 
     path: Path
     title: str
     source: str
     metrics: str  # how the source defines its metrics
     tolerance: Mapping[str, float]
-    differences: tuple[str, ...]  # what the runs here do otherwise than the source
+    differences: tuple[str, ...]  # how the runs here differ from the source
     results: tuple[Published, ...]
 
 
 def read_paper(path: Path) -> Paper:
     """Parse and check a paper file. Raises InputError naming file, key, found and expected."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {error}") from None
+    raw = read_yaml(path, KEYS)
     where = str(path)
-    _keys(raw, KEYS, where)
     for key in ("title", "source", "metrics"):
         if not (isinstance(raw.get(key), str) and raw[key].strip()):
             raise InputError(f"{where}, key {key}: found {raw.get(key)!r}; expected text")
@@ -71,19 +66,18 @@ def read_paper(path: Path) -> Paper:
 
 
 def _published(entry: Any, tolerance: Mapping[str, float], where: str) -> Published:
-    _keys(entry, RESULT_KEYS, where)
+    check_keys(entry, RESULT_KEYS, "key", where)
     if not isinstance(entry.get("dataset"), str):
         raise InputError(f"{where}, key dataset: found {entry.get('dataset')!r}; expected a name")
     if not isinstance(entry.get("verified"), bool):
         raise InputError(f"{where}, key verified: found {entry.get('verified')!r}; expected true or false")
     rows = entry.get("rows")
-    _keys(
-        rows, [name for name, column in BY_NAME.items() if column.group in ("identity", "settings")], f"{where}, rows"
-    )
+    columns = [name for name, column in BY_NAME.items() if column.group in ("identity", "settings")]
+    check_keys(rows, columns, "key", f"{where}, rows")
     missing = entry.get("missing", "")
     if not isinstance(missing, str):
         raise InputError(f"{where}, key missing: found {missing!r}; expected text")
-    _keys(entry.get("values"), QUALITY, f"{where}, values")
+    check_keys(entry.get("values"), QUALITY, "key", f"{where}, values")
     numbers = _numbers({name: v for name, v in entry["values"].items() if v is not None}, f"{where}, values")
     values = {name: numbers.get(name) for name in entry["values"]}
     if None in values.values() and not missing.strip():
@@ -94,17 +88,9 @@ def _published(entry: Any, tolerance: Mapping[str, float], where: str) -> Publis
     return Published(entry["dataset"], rows, values, entry["verified"], missing.strip())
 
 
-def _keys(found: Any, known: list[str] | tuple[str, ...], where: str) -> None:
-    if not isinstance(found, dict):
-        raise InputError(f"{where}: found {found!r}; expected keys and values")
-    for key in found:
-        if key not in known:
-            raise unknown_name("key", str(key), known, where)
-
-
 def _numbers(found: Any, where: str) -> dict[str, float]:
     """Metrics and numbers from 0 to 100."""
-    _keys(found, QUALITY, where)
+    check_keys(found, QUALITY, "key", where)
     for key, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             raise InputError(f"{where}, key {key}: found {value!r}; expected a number from 0 to 100, in per cent")

@@ -1,19 +1,24 @@
-"""YAML files of configs: found by name, read, changed by ``key=value``, and their keys checked."""
+"""YAML files: found by name, read, their keys checked, changed by ``key=value``. Every YAML file is read here.
+
+OmegaConf is imported only where its syntax is used, because the process of a run reads a YAML file too (the card of its
+dataset) and its memory is measured.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from bench.common.errors import InputError, unknown_name
 from bench.common.paths import config_root
 
 
 def config_path(kind: str, name: str) -> Path:
-    """The file behind a name under configs/<kind>/, or behind a path to a YAML file; InputError when there is none."""
+    """The file of a name under configs/<kind>/, or of a path to a YAML file; InputError when there is none."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -26,19 +31,55 @@ def config_path(kind: str, name: str) -> Path:
     return path
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a file; InputError when it is not readable YAML or holds something else."""
+class _Loader(yaml.SafeLoader):
+    """As OmegaConf reads YAML: 1e-3 is a number, a date is text, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path, known: Collection[str] | None = None) -> dict[str, Any]:
+    """The keys and values of a file, with ``${...}`` resolved; ``known``: the keys that the file may have.
+
+    Raises InputError naming the file when it cannot be read as YAML, holds something else than keys and values, or has
+    an unknown key.
+    """
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, _Loader)
+        if "${" in text:
+            from omegaconf import OmegaConf
+
+            content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except Exception as error:  # OmegaConf and the YAML reader raise unrelated classes
-        raise InputError(f"{path}: not a readable YAML file: {error}") from error
+        raise InputError(f"{path}: not readable as YAML: {error}") from error
+    content = {} if content is None else content  # an empty file
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__}; expected keys and values")
+    if known is not None:
+        check_keys(content, known, "key", str(path))
     return {str(key): value for key, value in content.items()}
 
 
-def apply_override(config: dict[str, Any], override: str, known: Sequence[str]) -> None:
+def apply_override(config: dict[str, Any], override: str, known: Collection[str]) -> None:
     """Set ``a.b.c=value``, a in ``known``; a comma makes a list, which is a sweep. InputError when that cannot be."""
+    from omegaconf import OmegaConf
+
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"override {override!r}: expected key=value, for example methods.mach.B=1024")
@@ -64,14 +105,14 @@ def _listed(text: str) -> str:
 
 
 def as_list(value: Any) -> list[Any]:
-    """A list as it is, anything else as a list of one."""
+    """A list unchanged, anything else as a list of one."""
     return value if isinstance(value, list) else [value]
 
 
-def check_keys(found: Mapping[str, Any], known: Sequence[str] | set[str], kind: str, where: str) -> None:
-    """InputError when ``found`` is no mapping or has a key that is not known; ``kind`` says what the keys are."""
+def check_keys(found: Any, known: Collection[str], kind: str, where: str) -> None:
+    """InputError when ``found`` is not a mapping or has an unknown key; ``kind`` says what the keys are."""
     if not isinstance(found, Mapping):
         raise InputError(f"{where}: found {found!r}; expected keys and values")
     for key in found:
         if key not in known:
-            raise unknown_name(kind, key, known, where)
+            raise unknown_name(kind, str(key), known, where)

@@ -1,4 +1,4 @@
-"""Dataset cards: one YAML file a dataset under ``configs/dataset/``, checked key by key."""
+"""Dataset cards: one YAML file per dataset under ``configs/dataset/``, checked key by key."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from bench.common.errors import InputError, unknown_name
 from bench.common.paths import cache_root, config_root
+from bench.config.yaml_files import check_keys, read_yaml
 
 # Jain, Prabhu, Varma 2016 (propensity model); the XML Repository's constants for data of no stated kind
 DEFAULT_PROPENSITY = (0.55, 1.5)
@@ -35,8 +34,8 @@ class Card:
     licence: str = "not stated"
     recommended: Mapping[str, Any] = field(default_factory=dict)
     traps: tuple[str, ...] = ()
-    fetch: tuple[Mapping[str, Any], ...] = ()  # ways to get the files, in order of preference
-    by_hand: bool = False  # the ways of `fetch` need a person's work before the files can be read
+    fetch: tuple[Mapping[str, Any], ...] = ()  # addresses of the files, in order of preference
+    by_hand: bool = False  # the files of `fetch` need a person's work before they can be read
     path: str = ""
 
 
@@ -72,16 +71,7 @@ def _folders() -> list[Path]:
 
 def read_card(path: Path) -> Card:
     """Parse and check one card file."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: found {type(raw).__name__}; expected keys and values")
-    fields = {f.name for f in dataclasses.fields(Card)} - {"name", "path"}
-    for key in raw:
-        if key not in fields:
-            raise unknown_name("key", str(key), fields, where=str(path))
+    raw = read_yaml(path, {f.name for f in dataclasses.fields(Card)} - {"name", "path"})
     for key in ("title", "source"):
         if not isinstance(raw.get(key), str):
             raise InputError(f"{path}: key {key!r}: found {raw.get(key)!r}; expected text")
@@ -90,12 +80,11 @@ def read_card(path: Path) -> Card:
     for key in ("parameters", "expected", "recommended"):
         if not isinstance(raw.get(key, {}), dict):
             raise InputError(f"{path}: key {key!r}: found {raw[key]!r}; expected keys and values")
+    check_keys(raw.get("expected", {}), EXPECTED_KEYS, "key", f"{path}, expected")
     for key, value in raw.get("expected", {}).items():
-        if key not in EXPECTED_KEYS:
-            raise unknown_name("key", str(key), EXPECTED_KEYS, where=f"{path}, expected")
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise InputError(f"{path}: key 'expected.{key}': found {value!r}; expected a number")
-    _check_ways(path, raw.get("fetch", []))
+    _check_origins(path, raw.get("fetch", []))
     return Card(
         **{
             **raw,
@@ -106,28 +95,26 @@ def read_card(path: Path) -> Card:
             "recommended": MappingProxyType(raw.get("recommended", {})),
             "propensity": _propensity(path, raw.get("propensity")),
             "traps": tuple(raw.get("traps", ())),
-            "fetch": tuple(MappingProxyType(way) for way in raw.get("fetch", ())),
+            "fetch": tuple(MappingProxyType(origin) for origin in raw.get("fetch", ())),
         }
     )
 
 
-WAY_KEYS = {
+ORIGIN_KEYS = {
     "kind", "url", "id", "resourcekey", "files", "sha256", "note",
     "train", "test", "train_labels", "test_labels", "train_filter", "test_filter",
 }  # fmt: skip
 
 
-def _check_ways(path: Path, ways: Any) -> None:
-    if not isinstance(ways, list):
-        raise InputError(f"{path}: key 'fetch': found {ways!r}; expected a list of ways")
-    for number, way in enumerate(ways):
+def _check_origins(path: Path, origins: Any) -> None:
+    if not isinstance(origins, list):
+        raise InputError(f"{path}: key 'fetch': found {origins!r}; expected a list of addresses")
+    for number, origin in enumerate(origins):
         where = f"{path}, fetch[{number}]"
-        if not isinstance(way, dict) or way.get("kind") not in ("http", "gdrive"):
-            raise InputError(f"{where}: found {way!r}; expected keys and values with kind: http or gdrive")
-        for key in way:
-            if key not in WAY_KEYS:
-                raise unknown_name("key", str(key), WAY_KEYS, where=where)
-        if not ({"id"} if way["kind"] == "gdrive" else {"url", "files"}) & set(way):
+        if not isinstance(origin, dict) or origin.get("kind") not in ("http", "gdrive"):
+            raise InputError(f"{where}: found {origin!r}; expected keys and values with kind: http or gdrive")
+        check_keys(origin, ORIGIN_KEYS, "key", where)
+        if not ({"id"} if origin["kind"] == "gdrive" else {"url", "files"}) & set(origin):
             raise InputError(f"{where}: found no address; expected id (gdrive), url or files (http)")
 
 

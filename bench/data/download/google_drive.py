@@ -35,10 +35,10 @@ def drive_download(
 ) -> Path:
     """Fetch a public file of Google Drive into ``target``; what an earlier try left is resumed where Drive allows it.
 
-    It is not proven that a resumed file is the same as before (gdown compares only within one transfer): only its
-    ``sha256`` or the archive's own checksums show it. Raises DownloadError as `bench.data.download.http.download` does, and for a file
-    that Drive does not give (removed, private, over its quota); ``target`` is unchanged then. Raises InputError
-    when gdown is not installed."""
+    A resumed file may differ from the one before (gdown compares only within one transfer): only ``sha256`` or the
+    checksums of the archive show that. Raises DownloadError as `bench.data.download.http.download` does, and for a file
+    that Drive does not give (removed, private, over its quota); ``target`` is unchanged then. Raises InputError when
+    gdown is not installed."""
     address = drive_address(file_id, resourcekey)
 
     def transfer(part: Path) -> None:
