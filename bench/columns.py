@@ -1,6 +1,7 @@
-"""The columns of ``table.csv`` as data: what each is called, counts, is measured in, and how it is shown.
+"""The columns of ``table.csv`` as data: name, unit, direction, and how each is shown. To add a column, add it here.
 
-One ordered list, read by the writer of the table, by the checks on reading it, and by every table and figure.
+One ordered list, used by the writer of the table, by the checks when it is read, and by every table and figure. At the
+end: all that the readers of results know about methods.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ STATUS_WORDS = {
     "crashed": "crashed",
     "interrupted": "interrupted",
 }
-OUT_OF_MEMORY = ("oom_host", "oom_device", "skipped_by_plan")  # statuses of what did not fit
+OUT_OF_MEMORY = ("oom_host", "oom_device", "skipped_by_plan")  # statuses of runs that did not fit
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column. ``unit`` is the file's; tables and figures show ``value · scale`` in ``shown_unit``."""
+    """One column. ``unit`` is that of the file; tables and figures show ``value · scale`` in ``shown_unit``."""
 
     name: str
     group: str
@@ -34,14 +35,14 @@ class Column:
     label: str
     unit: str = ""
     better: Literal["higher", "lower", ""] = ""
-    latex: str = ""  # only where it is more than the escaped label
+    latex: str = ""  # only where it differs from the escaped label
     shown_unit: str = ""
     scale: float = 1.0
     style: Literal["plain", "fixed2", "sig3"] = "plain"
-    required: bool = True  # promised by the contract; False: written where a method has it
+    required: bool = True  # in every table; False: only where some row has a value
 
     def show(self, value: float | int | str) -> str:
-        """``value`` (in the file's unit) as a table shows it, without the unit."""
+        """``value`` (in the unit of the file) as a table shows it, without the unit."""
         if isinstance(value, str) or self.style == "plain":
             return str(value)
         shown = float(value) * self.scale
@@ -120,7 +121,7 @@ _MEASURES = [(m, k) for m in ("P", "nDCG", "PSP") for k in (1, 3, 5)] + [("R", 5
 QUALITY = tuple(f"{measure}@{k}" for measure, k in _MEASURES)
 
 
-# Kinds of memory, and the phases of a run that each has a peak of, as columns call them and as people do.
+# Kinds of memory, and phases of a run for each of which a peak is measured: in names of columns, and in words.
 MEMORIES = {
     "host": "host memory",
     "gpu_allocated": "GPU memory, allocated",
@@ -165,7 +166,7 @@ COLUMNS: tuple[Column, ...] = (
     _params("params_per_repetition", "parameters per repetition"),
     _bytes("size", "index_bytes", "index"),
     Column("model_bytes", "size", "int", "model on disk", "bytes", "lower", "", "MiB", 1 / MIB, "sig3", required=False),
-    Column("unresolved_pairs", "size", "int", "label pairs not told apart", "pairs", "lower", required=False),
+    Column("unresolved_pairs", "size", "int", "label pairs that share all buckets", "pairs", "lower", required=False),
     Column("encoder_trained_by", "size", "int", "repetitions that trained the encoder", "repetitions", required=False),
     Column("repetitions_together", "size", "int", "repetitions trained together", "repetitions", required=False),
     _bytes("memory", "peak_host_bytes", "peak host memory"),
@@ -209,7 +210,7 @@ BY_NAME = {column.name: column for column in COLUMNS}
 
 
 def above_baseline(row: Mapping[str, Any]) -> dict[str, int]:
-    """Peaks of a row less what the process took before the run had done anything, where both are known."""
+    """Peaks of a row minus the memory of the process before the run started, where both are known."""
     found = {}
     for kind in ("host", "gpu_process"):
         peak, baseline = row.get(f"peak_{kind}_bytes"), row.get(f"baseline_{kind}_bytes")
@@ -219,7 +220,7 @@ def above_baseline(row: Mapping[str, Any]) -> dict[str, int]:
 
 
 def with_highest(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A run's own row with the highest peaks of all its processes: what there must be where each of them works."""
+    """A run's own row with the highest peaks over all its processes: the memory that each machine must have."""
     derived = above_baseline(row)
     found = {name: value for name, value in row.items() if name not in derived}
     for name in [name for name in found if name.startswith("peak_")]:
@@ -227,7 +228,13 @@ def with_highest(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) ->
     return found | above_baseline(found)
 
 
-WEIGHT_BYTES, HALF_BYTES = 4, 2
+# All that the readers of results know about methods.
+
+REFERENCE = "full_softmax"  # the method that relative sizes and times refer to
+DECODER_SETTING = "estimator"  # the setting of a method that column ``decoder`` shows
+WEIGHT_BYTES = 4  # of a trained parameter
 
 
-REFERENCE = "full_softmax"  # sizes are told relative to this method's row
+def output_weight_bytes(row: Mapping[str, Any]) -> int:
+    """Bytes of a parameter of the output layer; methods with a setting ``weights`` may keep them in bfloat16."""
+    return 2 if row.get("weights") == "bf16" else WEIGHT_BYTES

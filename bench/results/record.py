@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bench.columns import DECODER_SETTING
 from bench.common import environment
 from bench.config.spec import RunSpec
 
@@ -28,7 +29,7 @@ def described(spec: RunSpec, device: str | None = None) -> dict[str, Any]:
         "epochs": spec.train.epochs,
         "batch_size": spec.train.batch_size,
         "lr": spec.train.lr,
-        "decoder": spec.settings.get("estimator"),
+        "decoder": spec.settings.get(DECODER_SETTING),
         "precision": spec.train.precision,
         "device": device,
         **spec.swept,

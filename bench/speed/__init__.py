@@ -1,4 +1,7 @@
-"""Own speed beside plain references: medians of interleaved repeats in one process, as ratios."""
+"""Own speed beside plain references, as ratios of medians of interleaved repeats. A file per measurement.
+
+`configs/speed.yaml` is the list of measurements.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import OmegaConf
 
 from bench.common.errors import InputError, unknown_name
 from bench.common.paths import config_root
+from bench.config.yaml_files import read_yaml
 
-REPEATS = 5  # at least; more, as long as they take less than ENOUGH_S together, up to MOST
+REPEATS = 5  # at least; more while all together take less than ENOUGH_S, up to MOST
 MOST, ENOUGH_S = 15, 60.0
 Row = dict[str, Any]
 Array = npt.NDArray[Any]
@@ -39,24 +42,21 @@ class Measurement:
     variants: Variants
     same: Callable[[str, Array, Array], bool] = _same  # (variant, found, expected): whether the results agree
     beside: Mapping[str, Callable[[], object]] = field(default_factory=dict)  # other work, timed in the same rounds
-    more: Callable[[list[Row]], list[Row]] = list  # the rows as they shall be told, from the rows as measured
+    more: Callable[[list[Row]], list[Row]] = list  # the rows to report, from the rows as measured
 
 
 def known() -> dict[str, str]:
     """What can be measured: name → dotted path of a function (configs/speed.yaml).
 
-    It returns variants, or an iterator of (case, variants), or finished rows where work is not for this process.
+    The function returns variants, or an iterator of (case, variants), or finished rows where other processes work.
     """
-    content = OmegaConf.to_container(OmegaConf.load(config_root() / "speed.yaml"))
-    if not isinstance(content, dict):
-        raise InputError(f"{config_root() / 'speed.yaml'}: expected names and dotted paths")
-    return {str(name): str(path) for name, path in content.items()}
+    return {name: str(path) for name, path in read_yaml(config_root() / "speed.yaml").items()}
 
 
 def measure(what: str | None = None) -> Iterator[Row]:
     """Rows {what, variant, median_s, ratio, repeats_s} of one measurement or of all; ratio = reference / variant.
 
-    Every repeat runs all variants one after the other, so that a slow minute of the machine hits them alike, and their
+    Every repeat runs all variants one after the other, so that a slow minute of the machine affects all of them. Their
     results are compared before anything is reported. Raises InputError for an unknown name.
     """
     targets = known()
@@ -66,7 +66,7 @@ def measure(what: str | None = None) -> Iterator[Row]:
         module, _, function = targets[name].rpartition(".")
         try:
             found = getattr(importlib.import_module(module), function)()
-        except NotImplementedError as error:  # this machine lacks what it takes
+        except NotImplementedError as error:  # this machine lacks something that it needs
             if what is not None:
                 raise InputError(f"speed {name}: {error}") from error
             print(f"speed {name} left out: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the harness adds to training: a bare loop and a run of `bench.run.execute`, taking turns epoch by epoch.
+"""What the harness adds to training: a bare loop and a run of `bench.run.execute`, in turn, epoch by epoch.
 
 Behind `machbench speed overhead`.
 """
@@ -30,7 +30,7 @@ from bench.run.execute import execute
 from bench.run.train import batches
 from bench.speed import Row
 
-SECONDS = 20.0  # of training on each side, about
+SECONDS = 20.0  # of training on each side, approximately
 LEAST_EPOCHS = 9
 LOOKS = 200
 BARE, CLOCK, FITTING = "bare loop", "harness: fit clock", "harness: phase of fitting"
@@ -54,22 +54,22 @@ def overhead(seconds: float = SECONDS) -> list[Row]:
     """Rows for the bare loop, the harness's fit clock, its whole phase of fitting, and a second of watching a run; for
     the first and the third also the CPU seconds of all threads, which other work on the machine disturbs less.
 
-    The harness is all that runs in the process of a run: its loop and clocks, a learning curve written to disk after
-    each epoch, and events; nothing is validated. An epoch of it follows each bare one, in one process and for about
-    ``seconds`` on each side, so that a slow minute of the machine hits both. Watching is the launching process's work,
-    given as its CPU seconds. RuntimeError when the two do not train the same network.
+    The harness is everything that runs in the process of a run: its loop and clocks, a learning curve written to disk
+    after each epoch, and events; nothing is validated. One of its epochs follows each bare epoch, in one process, for
+    about ``seconds`` on each side, so that a slow minute of the machine affects both. The launching process does the
+    watching, reported as its CPU seconds. RuntimeError when the two do not train the same network.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        first = list(bare_epochs(configured(folder, 2)))  # what has to be compiled or built is now
+        first = list(bare_epochs(configured(folder, 2)))  # compiles and builds what the measurement needs
         epochs = max(LEAST_EPOCHS, round(seconds / first[-1][0]))
         spec = configured(folder, epochs)
-        taken = take_turns(spec, RunFolder.create(folder / "results" / "overhead" / "runs", "overhead", spec))
-    return [*told(taken), watching()]
+        by_variant = alternate(spec, RunFolder.create(folder / "results" / "overhead" / "runs", "overhead", spec))
+    return [*rows_of(by_variant), watching()]
 
 
 def configured(folder: Path, epochs: int) -> RunSpec:
-    """The run, read from a file as every other."""
+    """The run, read from a file like every run."""
     path = folder / "overhead.yaml"
     content = {**EXPERIMENT, "train": {**EXPERIMENT["train"], "epochs": epochs}}
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
@@ -105,11 +105,11 @@ def bare_epochs(spec: RunSpec) -> Iterator[tuple[float, float, float]]:
             yield seconds, cpu, loss_sum / X.shape[0]
 
 
-def take_turns(spec: RunSpec, folder: RunFolder) -> dict[str, list[float]]:
+def alternate(spec: RunSpec, folder: RunFolder) -> dict[str, list[float]]:
     """Seconds of each epoch by variant; the phase of fitting goes from one turn of the harness to its next."""
     bare = bare_epochs(spec)
     losses: list[float] = []
-    taken: dict[str, list[float]] = {name: [] for name in (BARE, *BESIDE, BARE_CPU)}
+    epochs: dict[str, list[float]] = {name: [] for name in (BARE, *BESIDE, BARE_CPU)}
     clock = resumed = resumed_cpu = 0.0
     with Path(os.devnull).open("w") as pipe:
 
@@ -118,9 +118,9 @@ def take_turns(spec: RunSpec, folder: RunFolder) -> dict[str, list[float]]:
             for _ in range(2):  # to the launching process and to the log
                 print(json.dumps(event), file=pipe, flush=True)
             if "epoch" in event:
-                taken[FITTING].append(time.perf_counter() - resumed)
-                taken[FITTING_CPU].append(time.process_time() - resumed_cpu)
-                taken[CLOCK].append(event["fit_s"] - clock)
+                epochs[FITTING].append(time.perf_counter() - resumed)
+                epochs[FITTING_CPU].append(time.process_time() - resumed_cpu)
+                epochs[CLOCK].append(event["fit_s"] - clock)
                 clock = event["fit_s"]
                 if not math.isclose(event["train_loss"], losses[-1], rel_tol=1e-3):
                     raise RuntimeError(
@@ -129,24 +129,24 @@ def take_turns(spec: RunSpec, folder: RunFolder) -> dict[str, list[float]]:
                     )
             if event.get("phase") == "fit" and len(losses) < spec.train.epochs:
                 seconds, cpu, loss = next(bare)
-                taken[BARE].append(seconds)
-                taken[BARE_CPU].append(cpu)
+                epochs[BARE].append(seconds)
+                epochs[BARE_CPU].append(cpu)
                 losses.append(loss)
             resumed, resumed_cpu = time.perf_counter(), time.process_time()
 
         execute(spec, folder, report)
-    return taken
+    return epochs
 
 
-def told(taken: dict[str, list[float]]) -> list[Row]:
+def rows_of(epochs: dict[str, list[float]]) -> list[Row]:
     """Rows from the seconds of each epoch, the bare loop first.
 
-    What is added is the median over epochs of an epoch's seconds over those of the bare epoch before it, less 1. On a
-    busy machine that is mostly noise; what the harness does off its clock, a difference within each epoch, is not.
+    ``added``: the median over epochs of (seconds of an epoch / seconds of the bare epoch before it) - 1. On a busy
+    machine that is mostly noise; the time off the clock, a difference within each epoch, is not.
     """
     rows = []
-    for variant, seconds in taken.items():
-        median, bare = statistics.median(seconds), taken[BESIDE.get(variant, variant)]
+    for variant, seconds in epochs.items():
+        median, bare = statistics.median(seconds), epochs[BESIDE.get(variant, variant)]
         row: Row = {"what": "overhead", "variant": variant, "median_s": median, "repeats_s": seconds}
         row["ratio"] = statistics.median(bare) / median
         if variant in BESIDE:
@@ -154,7 +154,7 @@ def told(taken: dict[str, list[float]]) -> list[Row]:
             low, row["added"], high = statistics.quantiles(shares, n=4)
             row["note"] = f"adds {row['added']:+.2%} (quartiles of {len(shares)} epochs: {low:+.2%}, {high:+.2%})"
         if variant == FITTING:
-            off = [whole / on - 1 for whole, on in zip(seconds, taken[CLOCK], strict=True)]
+            off = [whole / on - 1 for whole, on in zip(seconds, epochs[CLOCK], strict=True)]
             row["off_the_clock"] = statistics.median(off)
             row["note"] += f", {row['off_the_clock']:.2%} off the clock"
         rows.append(row)

@@ -19,7 +19,7 @@ Arrays = list[np.ndarray]
 
 
 def parse() -> dict[str, Callable[[], Arrays]]:
-    """Ways to read points in the style of Amazon-670K from one text file into CSR arrays; the reference first.
+    """Readers of points in the style of Amazon-670K, from one text file into CSR arrays; the reference first.
 
     Raises InputError when scikit-learn is not installed.
     """

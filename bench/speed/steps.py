@@ -1,9 +1,10 @@
-"""A training step as the harness takes it and as separate torch modules take it; behind `machbench speed train`."""
+"""Training steps to be timed: of the harness, and of separate torch modules that do the same work."""
 
 from __future__ import annotations
 
 import copy
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from bench.config.yaml_files import config_path, read_yaml
 from bench.model.ensemble import set_precision
+from bench.model.methods import method_class
 from bench.model.network import Network
 from bench.model.optim import Optimiser
 from bench.speed import Array
@@ -21,25 +24,60 @@ LR = 1e-3
 Batch = tuple[sp.csr_matrix, sp.csr_matrix]
 
 
-class Step:
-    """One training step a call, batch after batch."""
+class TimedStep(ABC):
+    """One training step per call, batch after batch; the first call returns loss and gradients to compare."""
 
-    def __init__(self, data: Sequence[Batch], model: Fused | Modules, optimisers: list[Any]) -> None:
-        self.data, self.model, self.optimisers = data, model, optimisers
-        self._batches = itertools.cycle(enumerate(data))
+    def __init__(self, n_batches: int) -> None:
+        self.batches = itertools.cycle(range(n_batches))
         self._checked = False
 
     def __call__(self) -> Sequence[Array]:
-        at, (X, Y) = next(self._batches)
         if self._checked:
-            self._step(at, X, Y)
+            self.step()
             return []
         self._checked = True
+        return self.check()
+
+    @abstractmethod
+    def step(self) -> None:
+        """Train on the next batch."""
+
+    @abstractmethod
+    def check(self) -> Sequence[Array]:
+        """Loss and gradients of a batch; afterwards everything that a first step allocates is there."""
+
+
+def make_layer(method: str, n_labels: int, hidden: int, **settings: Any) -> Any:
+    """The output layer of configs/method/<method>.yaml with bias zero: layers of one kind start with equal weights."""
+    content = read_yaml(config_path("method", method))
+    return method_class(content["target"])(
+        n_labels=n_labels,
+        hidden=hidden,
+        train_labels=sp.csr_matrix(np.zeros((1, n_labels), dtype=np.float32)),
+        seeds=dict.fromkeys(("hashing", "initialisation", "sampling"), 0),
+        **{**content["settings"], "bias": "zero", **settings},
+    )
+
+
+class Step(TimedStep):
+    """A training step of all repetitions."""
+
+    def __init__(self, data: Sequence[Batch], model: Fused | Modules, optimisers: list[Any]) -> None:
+        super().__init__(len(data))
+        self.data, self.model, self.optimisers = data, model, optimisers
+
+    def step(self) -> None:
+        at = next(self.batches)
+        self._step(at, *self.data[at])
+
+    def check(self) -> Sequence[Array]:
+        at = next(self.batches)
+        X, Y = self.data[at]
         for optimiser in self.optimisers:
             _set_lr(optimiser, 0.0)
         loss = self._step(at, X, Y, last=False)
         found = [np.array([loss]), *self.model.gradients(X)]
-        self._step(at, X, Y)  # twice, for what a first step allocates
+        self._step(at, X, Y)  # again, with the optimiser: it allocates in its first step
         for optimiser in self.optimisers:
             _set_lr(optimiser, LR)
         return found
@@ -132,7 +170,7 @@ class Modules:
         return total
 
     def gradients(self, X: sp.csr_matrix) -> list[Array]:
-        """As those of `Fused`."""
+        """The same arrays as `Fused.gradients`."""
         rows = torch.from_numpy(np.unique(X.indices).astype(np.int64))
         tables = []
         for bag in self.bags:
@@ -144,7 +182,7 @@ class Modules:
 
 
 def or_targets(Y: sp.csr_matrix, buckets: Array, B: int) -> Tensor:
-    """Dense 0/1 targets [N, B]: a bucket that two labels of a point share is hit once."""
+    """Dense 0/1 targets [N, B]: a bucket that two labels of a point share counts once."""
     target = torch.zeros(Y.shape[0], B)
     target[np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr)), buckets[Y.indices].astype(np.int64)] = 1.0
     return target

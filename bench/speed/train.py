@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from bench.common.paths import config_root
 from bench.model.ensemble import set_precision
 from bench.model.network import Encoder, Network
 from bench.model.optim import Optimiser
 from bench.model.precision import has_bf16
 from bench.speed import Array, Measurement, Row, Variants
-from bench.speed.steps import LR, Batch, Fused, Modules, Step
+from bench.speed.steps import LR, Batch, Fused, Modules, Step, make_layer
 
-N_FEATURES, FEATURES_A_POINT, N_LABELS, LABELS_A_POINT = 135_909, 76, 670_091, 5.45  # Amazon-670K
+N_FEATURES, FEATURES_PER_POINT, N_LABELS, LABELS_PER_POINT = 135_909, 76, 670_091, 5.45  # Amazon-670K
 R, B, HIDDEN, BATCH, N_BATCHES = 16, 2000, 128, 256, 4
 SIDE = 4096  # of the square matrices whose product gives the machine's rate
 CPU = torch.device("cpu")
@@ -55,19 +51,19 @@ def train() -> Measurement:
     if torch.backends.mkldnn.is_available():
         blocked = a.to_mkldnn()
         beside["matrix product, oneDNN"] = lambda: F.linear(blocked, blocked)
-    return Measurement(variants, same, beside, lambda rows: told(rows, adam))
+    return Measurement(variants, same, beside, lambda rows: with_rates(rows, adam))
 
 
 def batch(rng: np.random.Generator) -> Batch:
-    """Points X and labels Y. Features follow Zipf's law, each once a point, l2-normalised; labels are uniform."""
+    """Points X and labels Y. Features follow Zipf's law, distinct in a point, l2-normalised; labels are uniform."""
     law = np.cumsum(1.0 / np.arange(1, N_FEATURES + 1))
     X = sp.lil_matrix((BATCH, N_FEATURES), dtype=np.float32)
     for n in range(BATCH):
-        drawn = np.searchsorted(law, rng.random(8 * FEATURES_A_POINT) * law[-1])
-        features = drawn[np.sort(np.unique(drawn, return_index=True)[1])][:FEATURES_A_POINT]
+        drawn = np.searchsorted(law, rng.random(8 * FEATURES_PER_POINT) * law[-1])
+        features = drawn[np.sort(np.unique(drawn, return_index=True)[1])][:FEATURES_PER_POINT]
         values = rng.random(len(features)) + 0.5
         X[n, features] = values / np.linalg.norm(values)
-    counts = rng.binomial(1, LABELS_A_POINT % 1, BATCH) + int(LABELS_A_POINT)
+    counts = rng.binomial(1, LABELS_PER_POINT % 1, BATCH) + int(LABELS_PER_POINT)
     labels = np.concatenate([np.sort(rng.choice(N_LABELS, count, replace=False)) for count in counts])
     indptr = np.concatenate([[0], np.cumsum(counts)])
     return X.tocsr(), sp.csr_matrix((np.ones(len(labels), np.float32), labels, indptr), shape=(BATCH, N_LABELS))
@@ -75,15 +71,7 @@ def batch(rng: np.random.Generator) -> Batch:
 
 def fused_network() -> Network:
     """The network of all repetitions, with the output layer that configs/method/mach.yaml names."""
-    method: Any = OmegaConf.load(config_root() / "method" / "mach.yaml")
-    module, _, name = method.target.rpartition(".")
-    settings = {**method.settings, "B": B, "R": R, "bias": "zero"}
-    seeds = dict.fromkeys(("hashing", "initialisation", "sampling"), 0)
-    labels = sp.csr_matrix(np.zeros((1, N_LABELS), dtype=np.float32))
-    layer = getattr(importlib.import_module(module), name)(
-        n_labels=N_LABELS, hidden=HIDDEN, train_labels=labels, seeds=seeds, **settings
-    )
-    return Network(Encoder(N_FEATURES, [HIDDEN], list(range(R))), layer)
+    return Network(Encoder(N_FEATURES, [HIDDEN], list(range(R))), make_layer("mach", N_LABELS, HIDDEN, B=B, R=R))
 
 
 def same(variant: str, found: Array, expected: Array) -> bool:
@@ -94,11 +82,11 @@ def same(variant: str, found: Array, expected: Array) -> bool:
 
 def flops() -> int:
     """Useful operations of a step: three products of the output layer, and the bag forward and backward."""
-    return R * (3 * 2 * BATCH * HIDDEN * B + 2 * 2 * BATCH * FEATURES_A_POINT * HIDDEN)
+    return R * (3 * 2 * BATCH * HIDDEN * B + 2 * 2 * BATCH * FEATURES_PER_POINT * HIDDEN)
 
 
-def told(rows: list[Row], step: Step, repeats: int = 5) -> list[Row]:
-    """The rows with rates, and behind them the parts of a fused step; every ``ratio`` is to the whole reference."""
+def with_rates(rows: list[Row], step: Step, repeats: int = 5) -> list[Row]:
+    """The rows with rates, then the parts of a fused step; every ``ratio`` refers to the whole reference step."""
     rate = {row["variant"]: 2 * SIDE**3 / row["median_s"] for row in rows if "product" in row["variant"]}
     for row in rows:
         if row["variant"] in rate:
@@ -128,21 +116,23 @@ def parts(step: Step, repeats: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {}
     for X, Y in itertools.islice(itertools.cycle(step.data), repeats):
         optimiser.zero_grad()
-        told: dict[str, float] = {}
+        spent: dict[str, float] = {}
         started = time.perf_counter()
         hidden = network.hidden(X)
-        told["input forward"] = time.perf_counter() - started
-        network.output.timing_hook = lambda part, spent, told=told: told.update({part: told.get(part, 0.0) + spent})
+        spent["input forward"] = time.perf_counter() - started
+        network.output.timing_hook = lambda part, seconds_, spent=spent: spent.update(
+            {part: spent.get(part, 0.0) + seconds_}
+        )
         loss = network.output.loss(hidden, Y)
         network.output.timing_hook = None
         passed = time.perf_counter()
-        told["targets and waiting"] = passed - started - sum(told.values())
+        spent["targets and waiting"] = passed - started - sum(spent.values())
         loss.backward()
         sparse.step()
         reached = time.perf_counter()
-        told["input backward and update"] = reached - passed
+        spent["input backward and update"] = reached - passed
         dense.step()
-        told["output update"] = time.perf_counter() - reached
-        for name, value in told.items():
+        spent["output update"] = time.perf_counter() - reached
+        for name, value in spent.items():
             seconds.setdefault(name, []).append(value)
     return seconds

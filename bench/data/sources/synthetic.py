@@ -53,7 +53,7 @@ TOPIC_SLOTS, PIECE, TOPIC_FEATURES = 700, 8, 32
 CHUNK = 8192
 MOST_THREADS = 16  # each has some hundred megabytes of a chunk in the making
 # streams of the generator
-_ORDER, _PLACE, _LABEL_ID, _FEATURE_ID, _PIECES, _TEST_TOPIC, _TEST_PLACE, _TEST_COUNT = range(8)
+_ORDER, _, _LABEL_ID, _FEATURE_ID, _PIECES, _TEST_TOPIC, _TEST_PLACE, _TEST_COUNT = range(8)
 _SILENT, _SIGNED, _SIGNATURE, _SHOWN, _TOPIC, _TOPIC_SHOWN, _NOISE, _NOISE_COUNT, _WEIGHT = range(8, 17)
 _MORE_LABELS, _MORE_FEATURES = 17, 18
 _TEST = 32  # added to the per-point streams for test
@@ -311,12 +311,3 @@ class _World:
         squares = np.add.reduceat(weights * weights, starts)
         norms = np.sqrt(squares.astype(np.float64))  # exact integer, correctly rounded root
         return (weights / np.repeat(norms, lengths)).astype(np.float32)
-
-
-def iterate(parameters: Mapping[str, Any], split: str) -> Iterator[Block]:
-    """Stream one split without a cache (for tests and for statistics at full size)."""
-    size = _size({**DEFAULTS, **parameters})
-    world = _World(size, int(parameters.get("seed", 0)), int(parameters.get("label_zipf_offset", 100)))
-    points = size.n_test if split == "test" else size.n_train
-    for start in range(0, points, CHUNK):
-        yield world.points(split == "test", start, min(start + CHUNK, points))

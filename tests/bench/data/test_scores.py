@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
+from score_pairs import write_score_pairs
 
 from bench.common.errors import DataError, InputError
-from bench.data.formats.export import write_score_pairs
 from bench.data.formats.scores import read_scores
 
 Write = Callable[[str, str], Path]

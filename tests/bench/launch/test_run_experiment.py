@@ -25,10 +25,10 @@ from command_line import (
     wait_for,
     write_experiment,
 )
+from score_pairs import write_score_pairs
 
 from bench.columns import PARTS
 from bench.data import load_dataset
-from bench.data.formats.export import write_score_pairs
 from bench.metrics.ranking import evaluate
 from bench.results.ledger import Ledger
 

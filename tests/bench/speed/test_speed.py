@@ -12,7 +12,7 @@ import torch
 
 from bench.common.errors import InputError
 from bench.speed import Measurement, compare, known, measure, overhead, parse, softmax, train
-from bench.speed.steps import Step
+from bench.speed.steps import Step, make_layer
 
 
 def test_ratio_is_reference_over_variant() -> None:
@@ -69,7 +69,7 @@ def test_finished_rows_pass_through(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_this_machine_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Asked for by name it is an error; among all it is left out with a word."""
+    """An error when it is named; left out with a message when everything is measured."""
 
     def needs_a_gpu() -> None:
         raise NotImplementedError("no GPU here")
@@ -92,7 +92,7 @@ def test_parse_compares_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(row["median_s"] > 0 for row in rows)
 
 
-def test_what_is_beside_the_variants_is_timed_and_the_rows_can_be_told_further() -> None:
+def test_other_work_is_timed_beside_the_variants_and_rows_can_be_added() -> None:
     measurement = Measurement(
         {"plain": lambda: [np.arange(3)]},
         beside={"other": lambda: "no array"},
@@ -108,7 +108,7 @@ def test_what_is_beside_the_variants_is_timed_and_the_rows_can_be_told_further()
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {
         "N_FEATURES": 500,
-        "FEATURES_A_POINT": 7,
+        "FEATURES_PER_POINT": 7,
         "N_LABELS": 300,
         "R": 3,
         "B": 20,
@@ -165,7 +165,7 @@ def test_a_wrong_gradient_of_one_label_is_noticed(monkeypatch: pytest.MonkeyPatc
     for name, value in {"N_LABELS": 3000, "HIDDEN": 8, "BATCH": 16}.items():
         monkeypatch.setattr(softmax, name, value)
     data = softmax.batches(3000)
-    layer = softmax.make("one_vs_all", 3000)
+    layer = make_layer("one_vs_all", 3000, softmax.HIDDEN)
     with torch.no_grad():
         layer.weight[17] *= 1.01
     found, expected = softmax.InChunks(layer, data)(), softmax.Plain("one-vs-all", data)()
@@ -189,8 +189,8 @@ def small_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_overhead")
 def test_what_the_harness_does_off_its_clock_is_part_of_its_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A learning curve that takes half a second to write is no training, but somebody waits for it."""
-    monkeypatch.setattr("bench.results.store.RunFolder.write_curve", lambda *_: time.sleep(0.5))
+    """Half a second for writing the learning curve is not training, but the user waits for it."""
+    monkeypatch.setattr("bench.results.run_folder.RunFolder.write_curve", lambda *_: time.sleep(0.5))
     rows = overhead.overhead(seconds=0.0)
     bare, clock, phase, cpu, bare_cpu, watch = rows
     assert [len(row["repeats_s"]) for row in rows[:-1]] == [4] * 5
@@ -206,9 +206,9 @@ def test_what_the_harness_does_off_its_clock_is_part_of_its_overhead(monkeypatch
 
 
 def test_what_is_added_is_the_median_of_pairs() -> None:
-    """A slow minute in the third epoch hits both."""
-    taken = {overhead.BARE: [1.0, 1.0, 9.0], overhead.CLOCK: [1.0, 1.0, 9.0], overhead.FITTING: [1.01, 1.02, 9.09]}
-    bare, clock, phase = overhead.told(taken)
+    """A slow minute in the third epoch affects both."""
+    seconds = {overhead.BARE: [1.0, 1.0, 9.0], overhead.CLOCK: [1.0, 1.0, 9.0], overhead.FITTING: [1.01, 1.02, 9.09]}
+    bare, clock, phase = overhead.rows_of(seconds)
     assert "added" not in bare
     assert (clock["added"], clock["ratio"]) == (0.0, 1.0)
     assert phase["added"] == pytest.approx(0.01)
