@@ -1,4 +1,4 @@
-"""Which rows of the quality table cannot be told from the best of a column, tested over the evaluated points."""
+"""Which rows of the quality table do not differ significantly from the best of a column, tested over points."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pandas as pd
 from bench.metrics.ranking import Floats
 from bench.metrics.significance import holm, paired_bootstrap
 from bench.report.groups import Configuration, grouped, repeat, shown_groups
-from bench.results.per_point import NotAtHand, Points
+from bench.results.per_point import NotAvailable, Points
 
 METRICS = ("P@1", "P@3", "P@5", "nDCG@3", "nDCG@5", "PSP@1", "PSP@3", "PSP@5", "minP@3", "minP@5")
 
 
 @dataclass(frozen=True)
 class AgainstBest:
-    """``p`` by (configuration, metric): Holm-adjusted chance of no difference from the best of the column; the best
+    """``p`` by (configuration, metric): Holm-adjusted p-value of the difference from the best of the column; the best
     itself has none. ``untested`` says why columns of a dataset, or some of their rows, have no p."""
 
     p: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
@@ -75,18 +75,18 @@ def _of_dataset(
 
 
 def _best(groups: Sequence[Configuration], metric: str) -> Configuration | None:
-    """The highest mean, the first of equals."""
+    """The configuration with the highest mean; of equals the first."""
     scored = [(group.mean(metric), group) for group in groups]
     return max(((mean, group) for mean, group in scored if mean is not None), key=lambda x: x[0], default=(0, None))[1]
 
 
 def _by_repeat(group: Configuration, points: Points, untested: dict[str, None]) -> dict[Any, dict[str, Floats]]:
-    """Values a point of each of a configuration's runs; without those that are not at hand."""
+    """Values per point of each run of a configuration; runs without available predictions are left out."""
     found = {}
     for row in group.ok:
         try:
             values = points.of(row)
-        except NotAtHand as reason:
+        except NotAvailable as reason:
             untested[str(reason)] = None
             continue
         key = (*repeat(row), row.get("evaluated_on") or "test")

@@ -1,4 +1,4 @@
-"""One configuration of a method where a table has room for one: chosen on validation points where that can be done."""
+"""The best configuration of a method, for tables with one row per method: chosen on validation points if possible."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Choice:
 class Validation:
     """P@1 on the validation points after training, from the learning curves in ``folder``/runs.
 
-    ``groups``: all configurations of the table, which are asked for. Files are read once.
+    ``groups``: all configurations of the table. Files are read once.
     """
 
     def __init__(self, folder: Path | None, groups: Sequence[Configuration]) -> None:
@@ -36,7 +36,7 @@ class Validation:
     def of(self, group: Configuration) -> float | None:
         """The mean over the runs of a configuration; None unless every one of them has a value.
 
-        A row that is derived from a run by another decoder has none: a curve is about the run's own.
+        A row derived from a run by another decoder has none: a learning curve is about the run's own decoder.
         """
         values = [self._of_row(row, self._runs.get(row["derived_from"] or row["run_id"])) for row in group.ok]
         known = [value for value in values if value is not None]
@@ -46,8 +46,8 @@ class Validation:
         """Raises DataError when the curve cannot be read."""
         if run is None or row["decoder"] != run["decoder"]:
             return None
-        # A curve has a line an epoch for each group of repetitions that was trained together, such as 4-7, with the
-        # quality of all repetitions so far; it says nothing of an R within a group, nor of epochs before the last.
+        # A curve has a line per epoch for each group of repetitions that was trained together, such as 4-7, with the
+        # quality of all repetitions so far; there is no value for an R within a group, nor one after fewer epochs.
         for line in self._curve(run["run_id"]):
             last = line["repetitions"].rpartition("-")[2]
             repetitions = int(last) + 1 if last.isdigit() else None
@@ -65,8 +65,8 @@ class Validation:
 
 
 def choose(candidates: Sequence[Configuration], validation: Validation) -> Choice | None:
-    """The best of the candidates that have a P@1, by validation P@1 where at least one of them has that; else by the
-    P@1 of the table itself, which favours the method with more candidates. Of equals the first; None without any.
+    """The best of the candidates that have a P@1, by validation P@1 where at least one of them has it; else by the P@1
+    of the table itself, which favours the method with more candidates. Of equals the first; None without candidates.
     """
     scored = [group for group in candidates if group.mean("P@1") is not None]
     if len(scored) < 2:

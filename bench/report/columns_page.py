@@ -1,4 +1,4 @@
-"""The columns of ``table.csv`` as a page of the documentation, from the list that writes and checks them.
+"""The columns of ``table.csv`` as a page of the documentation, from the list in `bench.columns`.
 
 python -m bench.report.columns_page > docs/columns.md
 """
@@ -9,12 +9,12 @@ from bench.columns import COLUMNS, STATUS_WORDS, Column
 
 INTRODUCTION = """# Columns of table.csv
 
-Written by `python -m bench.report.columns_page` from [bench/columns.py](../bench/columns.py), the list by which the
+Written by `python -m bench.report.columns_page` from [bench/columns.py](../bench/columns.py), the list with which the
 table is written and checked; a test compares. [results/README.md](../results/README.md) says what each column means.
 
-UTF-8, comma-separated, a header line; a value that was not measured is empty, never 0. Columns marked "always" are in
-every table; the others where some row has them. Every swept key, dotted as in the override that set it
-(`methods.mach.B`, `train.lr`, `dataset.n_labels`), is one more column, after the settings.
+UTF-8, comma-separated, with a header line; a value that was not measured is empty, never 0. Columns marked "always"
+are in every table; the others only where some row has a value. Every swept key is one more column, after the settings,
+dotted as in the override (`methods.mach.B`, `train.lr`, `dataset.n_labels`).
 """
 
 

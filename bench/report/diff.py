@@ -1,4 +1,4 @@
-"""Two experiments, or two runs, beside each other: quality with paired tests, cost, settings and environment."""
+"""Compare two experiments or two runs: quality with paired tests, cost, settings and environment."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from bench.columns import BY_NAME
 from bench.common.errors import InputError, unknown_name
 from bench.metrics.significance import LEVEL, Paired, holm, paired_bootstrap, t_half_width
 from bench.report.groups import SETTINGS, SPLIT, records
-from bench.results.per_point import NotAtHand, Points
+from bench.results.per_point import NotAvailable, Points
 from bench.results.table import load_results, swept_columns
 
 QUALITY = ("P@1", "P@5", "nDCG@5", "PSP@5")
 SIZES = ("params_total", "params_output", "index_bytes")
-MEASURED = ("fit_s", "predict_s", "peak_host_bytes", "peak_gpu_allocated_bytes")  # by the clocks of one machine
-MATCHED = tuple(name for name in SETTINGS if name != "device")  # where it ran is told, not asked for
+MEASURED = ("fit_s", "predict_s", "peak_host_bytes", "peak_gpu_allocated_bytes")  # comparable on one machine only
+MATCHED = tuple(name for name in SETTINGS if name != "device")  # runs on different devices match
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side: the runs' own rows, and where their experiment lies. ``single``: it was named by its run id."""
+    """One side: the runs' own rows, and the folder of their experiment. ``single``: it was named by its run id."""
 
     name: str
     folder: Path
@@ -33,7 +33,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """Matched runs; ``tests`` by metric, or why there are none."""
+    """Two matched runs; ``tests`` by metric, or ``untested``: why there are none."""
 
     a: dict[str, Any]
     b: dict[str, Any]
@@ -42,7 +42,7 @@ class Pair:
 
 
 def diff(a: str, b: str, results: Path, times: bool) -> tuple[list[str], bool]:
-    """Lines that tell how B differs from A, and whether some difference is significant.
+    """Lines that say how B differs from A, and whether some difference is significant.
 
     Significant: a paired test over points with a Holm-adjusted p below 5 %, over all tests of the call, or a run with a
     result on one side and none on the other. Rows for a smaller R are left out: they come from the run of the
@@ -52,7 +52,7 @@ def diff(a: str, b: str, results: Path, times: bool) -> tuple[list[str], bool]:
     """
     left, right = _side(a, results), _side(b, results)
     if left.single != right.single:
-        raise InputError(f"diff: found an experiment and a run, {a} and {b}; expected two of a kind")
+        raise InputError(f"diff: found an experiment and a run, {a} and {b}; expected two experiments or two runs")
     matched, only = _match(left, right)
     if not matched:
         raise InputError(f"diff: found no run of {a} with method, dataset, settings and seed of one of {b}")
@@ -62,7 +62,7 @@ def diff(a: str, b: str, results: Path, times: bool) -> tuple[list[str], bool]:
     adjusted = dict(zip(keys, holm([pairs[at].tests[metric].p for at, metric in keys]), strict=True))
     lines = [f"A: {left.name}, B: {right.name}; {len(pairs)} matched, {len(only)} on one side only", *only]
     for at, pair in enumerate(pairs):
-        lines += ["", *_tell(pair, {m: p for (i, m), p in adjusted.items() if i == at}, times)]
+        lines += ["", *_pair_lines(pair, {m: p for (i, m), p in adjusted.items() if i == at}, times)]
         lines += [f"  {line}" for line in _specs(left.folder, pair.a, right.folder, pair.b)]
     lines += _across_seeds(pairs) + _environments(pairs, left.folder.parent / "env", right.folder.parent / "env")
     found = sum(p < 1 - LEVEL for p in adjusted.values())
@@ -93,7 +93,7 @@ def _own_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _match(left: Side, right: Side) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], list[str]]:
-    """Pairs of rows, and lines on the runs that have no partner. Of several equal runs the last counts."""
+    """Pairs of rows, and lines about the runs without a partner. Of several equal runs the last counts."""
     if left.single:
         x, y = left.rows[0], right.rows[0]
         _same_points(x, y)
@@ -125,12 +125,12 @@ def _pair(a: dict[str, Any], b: dict[str, Any], of_a: Points, of_b: Points) -> P
         return Pair(a, b, {}, "a run without a result")
     try:
         x, y = of_a.of(a), of_b.of(b)
-    except NotAtHand as reason:
+    except NotAvailable as reason:
         return Pair(a, b, {}, str(reason))
     return Pair(a, b, {metric: paired_bootstrap(x[metric], y[metric]) for metric in QUALITY}, "")
 
 
-def _tell(pair: Pair, adjusted: Mapping[str, float], times: bool) -> Iterator[str]:
+def _pair_lines(pair: Pair, adjusted: Mapping[str, float], times: bool) -> Iterator[str]:
     a, b = pair.a, pair.b
     yield f"{a['run_id']} → {b['run_id']}" if a["run_id"] != b["run_id"] else f"{a['run_id']} (the same run id)"
     if a["status"] != "ok" or b["status"] != "ok":
@@ -155,7 +155,7 @@ def _tell(pair: Pair, adjusted: Mapping[str, float], times: bool) -> Iterator[st
             yield f"  {name} {BY_NAME[name].show(x)} → {BY_NAME[name].show(y)} {BY_NAME[name].shown_unit}{ratio}"
     if not same_machine and not times:
         where = f"environments {a['env_id']} and {b['env_id']}"
-        yield f"  times and memory not compared: measured in {where}; --times compares them all the same"
+        yield f"  times and memory not compared: measured in {where}; --times compares them nevertheless"
 
 
 def _across_seeds(pairs: list[Pair]) -> list[str]:
@@ -195,7 +195,7 @@ def _environments(pairs: list[Pair], left: Path, right: Path) -> list[str]:
         if a == b:
             lines.append(f"Environment {a} on both sides.")
         elif x is None or y is None:
-            lines.append(f"Environments {a} and {b}: not compared, a file of env/ is not at hand.")
+            lines.append(f"Environments {a} and {b}: not compared: a file of env/ is missing.")
         else:
             lines += [f"Environment {a} → {b}:", *(f"  {line}" for line in _changes(x, y))]
     return ["", *lines]

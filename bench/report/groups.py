@@ -1,4 +1,4 @@
-"""Rows that differ only in the seed or the random split, brought together: what all readers count from."""
+"""Configurations: the rows of table.csv that differ only in the seed or the random split, and their means."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bench.columns import COLUMNS, REFERENCE
 from bench.metrics.significance import t_half_width
 from bench.results.table import swept_columns
 
-SPLIT = "dataset.split"  # swept over random splits of the data, a run is repeated as it is over seeds
+SPLIT = "dataset.split"  # runs on several random splits of the data are repeats, as those of several seeds are
 SETTINGS = tuple(c.name for c in COLUMNS if c.group == "settings" and c.name not in ("B", "R"))
-ENOUGH = 0.001  # a smaller R is enough when its P@1 is within 0.1 point of the best R of the same B
+ENOUGH = 0.001  # a smaller R is enough if its P@1 is within 0.1 point of the best R of the same B
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Stat:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One configuration of a method on one dataset, one row a seed and random split; ``B`` and ``R`` if it hashes.
+    """One configuration of a method on one dataset, one row per seed and random split; ``B`` and ``R`` if it hashes.
 
-    Parameters of a dataset that an experiment sweeps make it several: ``dataset`` then ends in their values.
+    A dataset whose parameters are swept counts as several: ``dataset`` then ends in their values.
     """
 
     dataset: str
@@ -59,18 +59,18 @@ class Configuration:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What names the configuration."""
+        """Identifies the configuration."""
         return (*self.line, self.R)
 
     @property
     def line(self) -> tuple[Any, ...]:
-        """What a curve over R holds fixed."""
+        """Identifies the curve over R to which the configuration belongs."""
         return (self.dataset, self.method, self.B, tuple(self.settings.items()))
 
     def stat(self, column: str, of_failed: bool = False) -> Stat | None:
-        """Mean and spread of ``column`` (in the file's unit), or None when no run has it.
+        """Mean and spread of ``column`` (in the unit of the file), or None when no run has it.
 
-        Failed runs count only when asked for: their sizes are known, what they measured is not a result.
+        Failed runs count only with ``of_failed``: their sizes are known, their measurements are not results.
         """
         rows = self.rows if of_failed else self.ok
         values = [float(row[column]) for row in rows if row.get(column) is not None]
@@ -96,9 +96,9 @@ def records(df: pd.DataFrame) -> list[dict[str, Any]]:
 def grouped(df: pd.DataFrame) -> list[Configuration]:
     """All configurations, datasets and methods in order of first appearance, then B, then R.
 
-    Swept keys that only say B, R, the seed or the random split again are no settings of their own, and those of the
-    dataset are part of its name. A seed (of a split) counts once: of a row trained at this R and one derived from a
-    larger R, the trained one, which measured its memory, is kept.
+    Swept keys that repeat B, R, the seed or the random split are not settings; those of the dataset are part of its
+    name. A seed (of a split) counts once: of a row trained at this R and one derived from a larger R, the trained one
+    is kept, because its memory was measured.
     """
     known = ("B", "R", "seed", "seeds")
     swept = [name for name in swept_columns(df) if name != SPLIT and name.rsplit(".", 1)[1] not in known]
@@ -116,23 +116,23 @@ def grouped(df: pd.DataFrame) -> list[Configuration]:
         Configuration(dataset, method, B, R, dict(settings), tuple(seeds.values()))
         for (dataset, method, B, R, settings), seeds in together.items()
     ]
-    place: dict[Any, int] = {}
+    order: dict[Any, int] = {}
     for group in groups:
-        place.setdefault(group.dataset, len(place))
-        place.setdefault((group.dataset, group.method), len(place))
+        order.setdefault(group.dataset, len(order))
+        order.setdefault((group.dataset, group.method), len(order))
     return sorted(
         groups,
-        key=lambda g: (place[g.dataset], place[(g.dataset, g.method)], g.B is not None, g.B or 0, g.R or 0),
+        key=lambda g: (order[g.dataset], order[(g.dataset, g.method)], g.B is not None, g.B or 0, g.R or 0),
     )
 
 
 def repeat(row: dict[str, Any]) -> tuple[Any, Any]:
-    """What tells the repeats of a configuration apart: the seed, and the random split where there are several."""
+    """Identifies a repeat of a configuration: the seed, and the random split where there are several."""
     return row["seed"], row.get(SPLIT)
 
 
 def repeats(rows: Iterable[dict[str, Any]]) -> str:
-    """What the rows of one configuration are repeated over, in words."""
+    """In words, in what the repeats differ: seeds, random splits, or both."""
     found = [repeat(row) for row in rows]
     seeds, splits = {seed for seed, _ in found}, {split for _, split in found}
     if len(splits) < 2:
@@ -141,7 +141,7 @@ def repeats(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def points_of(groups: Iterable[Configuration]) -> str:
-    """The points that quality was measured on, in words; results of before there was a choice do not name them."""
+    """The points on which quality was measured, in words; older results do not name them: test points."""
     found = dict.fromkeys(row.get("evaluated_on") or "test" for group in groups for row in group.rows)
     return f"{' and '.join(found) or 'test'} points"
 
@@ -151,7 +151,7 @@ def _rank(row: dict[str, Any]) -> tuple[bool, bool]:
 
 
 def lines(groups: Iterable[Configuration]) -> list[list[Configuration]]:
-    """Hashed groups with a P@1, brought together by everything but R; R ascending."""
+    """Hashed configurations with a P@1 that differ in R alone, as curves with R ascending."""
     found: dict[tuple[Any, ...], list[Configuration]] = {}
     for group in groups:
         if group.hashed and group.mean("P@1") is not None:
@@ -166,9 +166,9 @@ def smallest_enough(line: list[Configuration]) -> Configuration:
 
 
 def shown_groups(groups: list[Configuration]) -> list[tuple[Configuration, bool]]:
-    """The rows of both tables: every method; if hashed, for each B the largest R and the smallest enough.
+    """The rows of both tables: every method; of a hashed one, for each B the largest R and the smallest that is enough.
 
-    The flag: this is the smallest R within 0.1 point of the best P@1 of its B. Failures stay.
+    The flag: this is the smallest R within 0.1 point of the best P@1 of its B. Failed configurations are kept.
     """
     keep: dict[int, bool] = {}
     for line in lines(groups):
@@ -189,7 +189,7 @@ def reference_for(group: Configuration, groups: Iterable[Configuration]) -> Conf
 
 
 def same_machine(a: Configuration, b: Configuration) -> bool:
-    """Whether all finished runs of both are from one environment and device, so that times and memory compare."""
+    """Whether all finished runs of both are from one environment and device: times and memory are comparable."""
     return len({(row.get("env_id"), row.get("device")) for group in (a, b) for row in group.ok}) == 1
 
 

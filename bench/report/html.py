@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page about an experiment, written from its results alone."""
+"""``report.html``: one self-contained page about an experiment, built from its results alone."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` into the experiment folder (``results/quickstart``) and return its path.
 
-    ``tested``: the tests over points where they were already made, ``pictures``: the figures where they were drawn.
+    ``tested``: the tests over points and ``pictures``: the figures, where they are there already.
     ``across_machines``: see `bench.report.machines`.
 
-    The page holds its figures, styles and script and asks nothing of the network. Raises InputError when the
+    The page contains its figures, styles and script and loads nothing from the network. Raises InputError when the
     table, a learning curve or an environment file is broken.
     """
     folder = Path(experiment_dir)
@@ -79,8 +79,8 @@ def _template() -> jinja2.Template:
 
 def _answers(groups: list[Configuration]) -> dict[str, list[str]]:
     datasets = dict.fromkeys(group.dataset for group in groups)
-    told = {name: verdict([g for g in groups if g.dataset == name]) for name in datasets}
-    return {name: [_unbroken(sentence) for sentence in sentences] for name, sentences in told.items()}
+    answers = {name: verdict([g for g in groups if g.dataset == name]) for name in datasets}
+    return {name: [_unbroken(sentence) for sentence in sentences] for name, sentences in answers.items()}
 
 
 def _unbroken(sentence: str) -> str:
@@ -89,14 +89,14 @@ def _unbroken(sentence: str) -> str:
 
 
 def _figure(picture: Picture, command: str) -> dict[str, Any]:
-    told = {
+    shown = {
         "name": picture.name,
         "title": picture.title,
         "caption": picture.caption,
         "reason": picture.reason,
         "command": command,
     }
-    return told | {"svg": Markup(inline_svg(picture)) if picture.figure is not None else None}
+    return shown | {"svg": Markup(inline_svg(picture)) if picture.figure is not None else None}
 
 
 def inline_svg(picture: Picture) -> str:
@@ -112,7 +112,7 @@ def inline_svg(picture: Picture) -> str:
 
 
 def _datasets(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
-    """What each dataset is, as the rows say; two values under a key mean that the data were not the same."""
+    """Fingerprint and sizes of each dataset according to the rows; two values mean that the data differed."""
     found: dict[str, dict[str, list[Any]]] = {}
     for row in rows:
         passport = found.setdefault(row["dataset"], {name: [] for name in PASSPORT})
@@ -123,7 +123,7 @@ def _datasets(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
 
 
 def _described(folder: Path, ids: list[str | None]) -> dict[str, list[tuple[str, str]] | None]:
-    """The keys and values of ``<id>.json`` for each id, nested keys dotted; None where the file is not at hand."""
+    """The keys and values of ``<id>.json`` for each id, nested keys dotted; None where the file is missing."""
     found: dict[str, list[tuple[str, str]] | None] = {}
     for name in dict.fromkeys(name for name in ids if name):
         path = folder / f"{name}.json"

@@ -1,4 +1,4 @@
-"""Times are compared within one environment: a figure or table of several leaves them out unless asked for."""
+"""Times are comparable within one environment only: tables and figures of several leave them out by default."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def on_one_machine(results: pd.DataFrame | Path, across: bool = False) -> pd.Dat
 
 
 def machines_note(rows: Iterable[Mapping[str, Any]]) -> str:
-    """What to say of rows that `on_one_machine` has taken the times from, or that keep times of several; else ""."""
+    """A note for rows of several environments: their times are left out or not comparable; "" for one environment."""
     rows = list(rows)
     environments = sorted({str(row["env_id"]) for row in rows if row["status"] == "ok"})
     if len(environments) < 2:
         return ""
-    told = f"Measured in environments {', '.join(environments)}"
+    measured = f"Measured in environments {', '.join(environments)}"
     if any(row.get(name) is not None for row in rows for name in TIMES):
-        return f"{told}: times are not comparable between them."
-    return f"{told}: times are left out, because they are not comparable; --across-machines shows them."
+        return f"{measured}: times are not comparable between them."
+    return f"{measured}: times are left out, because they are not comparable; --across-machines shows them."
 
 
 def _cells(df: pd.DataFrame, rows: pd.Series[bool]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The answer in sentences, computed from the table: who is best, what it costs, and where hashing loses."""
+"""The answer of an experiment in sentences, computed from the table: the best method, its cost, where hashing loses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.columns import REFERENCE, STATUS_WORDS, three_digits
 from bench.report.groups import Configuration, repeats
 
 QUESTION = (
-    "Can a hashed output layer of B buckets and R repetitions rank labels as well as one score a label "
+    "Can a hashed output layer of B buckets and R repetitions rank labels as well as one score per label "
     f"({REFERENCE}), and at what cost in parameters?"
 )
 
@@ -19,25 +19,25 @@ def verdict(groups: Sequence[Configuration]) -> list[str]:
     if not scored:
         return ["No run on this dataset has finished with a result."]
     best = _leader(scored)
-    told = [f"The highest P@1 is {_percent(best)}, by {_named(best)}."]
+    sentences = [f"The highest P@1 is {_percent(best)}, by {_named(best)}."]
     hashed = [g for g in scored if g.hashed]
     references = [g for g in scored if g.method == REFERENCE]
     if not references:
-        return [*told, _no_reference(groups), _certainty(scored)]
+        return [*sentences, _no_reference(groups), _certainty(scored)]
     if not hashed:
-        nothing = "No method with B and R has a result, so there is nothing to compare it with."
-        return [*told, nothing, _certainty(scored)]
+        nothing = "No method with B and R has a result, so there is nothing to compare."
+        return [*sentences, nothing, _certainty(scored)]
     full, top = _leader(references), _leader(hashed)
     subject = "That" if top is best else f"The best hashed setting, {_named(top)} at {_percent(top)},"
-    told.append(f"{subject} is {_distance(top, full)}{_cost(top, full)}.")
+    sentences.append(f"{subject} is {_distance(top, full)}{_cost(top, full)}.")
     enough = [g for g in hashed if _p1(g) >= _p1(full) and g.mean("params_output")]
     least = min(enough, key=lambda g: g.mean("params_output") or 0.0, default=None)
     if least is None:
-        told.append(f"No hashed setting tried here reaches {REFERENCE}: on this data hashing loses in accuracy.")
+        sentences.append(f"No hashed setting tried here reaches {REFERENCE}: on this data hashing loses in accuracy.")
     elif least is not top:
         smallest = f"{_named(least)}, at {_percent(least)}"
-        told.append(f"The smallest output layer to reach {REFERENCE} is {smallest}{_cost(least, full)}.")
-    return [*told, _certainty(scored)]
+        sentences.append(f"The smallest output layer to reach {REFERENCE} is {smallest}{_cost(least, full)}.")
+    return [*sentences, _certainty(scored)]
 
 
 def _leader(groups: Sequence[Configuration]) -> Configuration:
@@ -74,12 +74,12 @@ def _named(group: Configuration) -> str:
 
 def _cost(group: Configuration, full: Configuration) -> str:
     """Its size beside the reference: the output layer, and everything, since encoders are repeated too."""
-    told = []
+    sizes = []
     for name, words in (("params_output", "its output parameters"), ("params_total", "all its parameters")):
         own, other = group.mean(name), full.mean(name)
         if own is not None and other:
-            told.append(f"{three_digits(own / other)} times {words}")
-    return f", with {' and '.join(told)}" if told else ""
+            sizes.append(f"{three_digits(own / other)} times {words}")
+    return f", with {' and '.join(sizes)}" if sizes else ""
 
 
 def _no_reference(groups: Sequence[Configuration]) -> str:

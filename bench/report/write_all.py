@@ -1,4 +1,4 @@
-"""What is read off an experiment's table: tables, figures and report. A process of its own at the end of a run.
+"""Write tables, figures and report of an experiment. A process of its own at the end of `machbench run`.
 
 python -m bench.report.write_all FOLDER [--across-machines]     (FOLDER: results/<experiment>; prints the tables)
 """
@@ -22,8 +22,8 @@ from bench.results.store import Store
 def write_readings(folder: Path, across_machines: bool = False) -> tuple[pd.DataFrame, AgainstBest]:
     """Tables, figures and report of an experiment; returns its results and the tests over points.
 
-    Another process that writes the same waits, so that the last to write has read everything. Times of several
-    machines are left out unless ``across_machines``.
+    A lock keeps other processes from writing at the same time, so that the last one has read all results. Times of
+    several machines are left out unless ``across_machines``.
     """
     with Store(folder).writing():
         frame = on_one_machine(folder, across_machines)
@@ -37,7 +37,7 @@ def write_readings(folder: Path, across_machines: bool = False) -> tuple[pd.Data
 
 
 def main(folder: Path, across_machines: bool) -> None:
-    """Write all readings and print the tables."""
+    """Write everything and print the tables."""
     die_with_parent()
     frame, tested = write_readings(folder, across_machines)
     print(render_table(frame, "md", further_tables(frame, folder), tested))

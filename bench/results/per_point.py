@@ -22,7 +22,7 @@ from bench.results.store import Store
 KS = (1, 3, 5)
 
 
-class NotAtHand(LookupError):
+class NotAvailable(LookupError):
     """The predictions or the data of a row are not on this machine; the message says which."""
 
 
@@ -38,13 +38,13 @@ class Points:
     def of(self, row: Mapping[str, Any]) -> dict[str, Floats]:
         """By metric, what each of the evaluated points adds [N]: see `bench.metrics.ranking.evaluate_points`.
 
-        Raises NotAtHand where the run's folder or its data are not there, InputError where they cannot be read.
+        Raises NotAvailable where the run's folder or its data are not there, InputError where they cannot be read.
         """
         run_id = row["derived_from"] or row["run_id"]
         folder = self.store.runs / run_id
         record = self.store.record(run_id)
         if record is None or not (folder / "topk.npz").is_file():
-            raise NotAtHand("the kept predictions (runs/) are not beside the table")
+            raise NotAvailable("the kept predictions (runs/) are not beside the table")
         name, overrides, on = predicted(folder)
         data, weights = self._dataset(name, overrides, row["data_fingerprint"])
         points = evaluated_points(data, on)
@@ -66,13 +66,13 @@ class Points:
             try:
                 found = dataset_fingerprint(name, **overrides)
             except InputError as error:
-                raise NotAtHand(f"the data are not at hand ({error})") from None
+                raise NotAvailable(f"the data are not at hand ({error})") from None
             if found is None:
-                raise NotAtHand(f"dataset {name} is not on this machine")
+                raise NotAvailable(f"dataset {name} is not on this machine")
             data = load_dataset(name, **overrides)
             A, B = data.propensity
             self._data[key] = data, inverse_propensity(data.train.Y, A, B)
         data, weights = self._data[key]
         if data.fingerprint != fingerprint:
-            raise NotAtHand(f"dataset {name} on this machine is {data.fingerprint}, not {fingerprint}")
+            raise NotAvailable(f"dataset {name} on this machine is {data.fingerprint}, not {fingerprint}")
         return data, weights

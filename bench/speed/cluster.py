@@ -132,7 +132,7 @@ def _run(folder: Path, workers: int, keep: bool) -> tuple[Seconds, float]:
     began, wall = _timed(run, context, workers)
     record = store.record(run.run_id)
     if record is None or record["status"] != "ok":
-        raise RuntimeError(f"speed cluster: {record and record.get('reason')}; expected the run to succeed")
+        raise RuntimeError(f"speed cluster: {record and record.get('reason')}; expected the run to be done")
     by_process: defaultdict[str, float] = defaultdict(float)
     last = 0.0
     for path in (store.root.parent / REPETITIONS / WEIGHTS).glob("*.json"):

@@ -1,4 +1,4 @@
-"""What grows with the number of labels K: sizes, memory, training and prediction time, measured and as fitted lines."""
+"""The figures ``cost_against_labels`` and ``decode_time_against_labels``: what grows with the number of labels K."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from bench.report.figures.resolution import rounded_down
 from bench.report.groups import Configuration, Stat
 from bench.report.model_size import model_stat
 
-NEEDED = 3  # values of K: with fewer a fitted line says nothing
+NEEDED = 3  # values of K: with fewer a fitted line means nothing
 K_FROM, K_TO = 1e4, 1e8  # the axis reaches at least this far
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A panel: ``stat`` of a configuration in the file's unit, shown as ``value · scale``."""
+    """A panel: ``stat`` of a configuration in the unit of the file, shown as ``value · scale``."""
 
     name: str
     title: str
@@ -42,7 +42,7 @@ def _peak(group: Configuration) -> Stat | None:
 
 
 def _per_query(group: Configuration) -> Stat | None:
-    """Seconds of prediction a point."""
+    """Seconds of prediction per point."""
     stat = group.stat("predict_s")
     points = group.mean("n_test")
     if stat is None or not points:
@@ -56,12 +56,12 @@ COSTS = (
     Measure("peak_bytes", "Peak memory of the run", "MiB", 1 / MIB, _peak, bytes=True),
     Measure("fit_s", "Training time", "seconds", 1.0, lambda g: g.stat("fit_s")),
 )
-DECODING = (Measure("predict_s_per_query", "Prediction time a query", "milliseconds", 1e3, _per_query),)
+DECODING = (Measure("predict_s_per_query", "Prediction time per query", "milliseconds", 1e3, _per_query),)
 
 
 @dataclass(frozen=True)
 class Series:
-    """A method, of a hashed one a B, over K: its configuration at each number of labels, K ascending."""
+    """A method (a hashed one at one B) over K: its configuration at each number of labels, K ascending."""
 
     method: str
     B: int | None
@@ -78,8 +78,8 @@ def draw_cost(groups: Sequence[Configuration], machines: Machines, name: str = "
 def draw_decoding(
     groups: Sequence[Configuration], machines: Machines, name: str = "decode_time_against_labels"
 ) -> Picture:
-    """As `draw_cost`, for the prediction time of one query."""
-    return _draw(groups, machines, DECODING, "Decode time a query against the number of labels K", name)
+    """Like `draw_cost`, for the prediction time of one query."""
+    return _draw(groups, machines, DECODING, "Decode time per query against the number of labels K", name)
 
 
 def _draw(
@@ -134,7 +134,7 @@ def labels_of(groups: Sequence[Configuration]) -> dict[int, int]:
 
 
 def _series(groups: Sequence[Configuration], sizes: dict[int, int]) -> list[Series]:
-    """One a method and B: at each K its largest R and, of several settings, those with the highest P@1."""
+    """One per method and B: at each K its largest R and, of several settings, those with the highest P@1."""
     best: dict[tuple[str, int | None], dict[int, Configuration]] = {}
     for group in groups:
         if group.ok and id(group) in sizes:
@@ -159,7 +159,7 @@ def _rank(group: Configuration) -> tuple[int, float]:
 def affine_fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float | None]:
     """(constant, slope, R²) of ys ≈ constant + slope·xs, neither below 0, least squares of relative errors.
 
-    A line in K that counts a small K as much as a large one. R² is that of the logarithms; None where all are equal.
+    A line in K that gives small and large K the same weight. R² is that of the logarithms; None where all are equal.
     """
     x, y = np.asarray(xs, float), np.asarray(ys, float)
     scale = float(x.max())
@@ -178,7 +178,7 @@ def affine_fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, 
 def _fill(ax: Axes, measure: Measure, series: Sequence[Series]) -> tuple[list[dict[str, Any]], list[Label]]:
     rows, labels = [], []
     for rank, one in enumerate(series):
-        under = 1 - rank / len(series)  # the first are drawn larger, so that they show where others lie upon them
+        under = 1 - rank / len(series)  # the first are drawn larger, so that they stay visible below others
         stats = [(K, g, s) for K, g in one.at if (s := measure.stat(g)) is not None and s.mean > 0]
         if not stats:
             continue
@@ -250,23 +250,25 @@ def _plain(x: float, _: int) -> str:
 def _caption(
     series: Sequence[Series], measures: Sequence[Measure], rows: Sequence[dict[str, Any]], machines: Machines
 ) -> str:
-    told = ["Markers: measured."]
+    sentences = ["Markers: measured."]
     fits = [r["r_squared_of_logs"] for r in rows if r["kind"] == "fit" and r["r_squared_of_logs"] is not None]
     if any(r["kind"] == "fit" for r in rows):
         worst = f"; R² of the logarithms at least {rounded_down(min(fits))}" if fits else ""
-        told.append(
+        sentences.append(
             "Lines: the model constant + slope · K fitted to a method's own markers, dashed where nothing was measured"
             f"{worst}; constants, slopes and each R² are in the csv."
         )
     if any(r["kind"] in OUT_OF_MEMORY for r in rows):
-        told.append("Crosses: runs without a result for want of memory, at the bytes predicted for them.")
+        sentences.append("Crosses: runs that ran out of memory, at the bytes predicted for them.")
     if measures[0] in DECODING:
-        told.append("A query: a point's way through the network and decoding, in the batches of the run.")
+        sentences.append("A query: network and decoding for one point, in the batches of the run.")
     groups = [group for one in series for _, group in one.at]
     datasets = list(dict.fromkeys(row["dataset"] for group in groups for row in group.rows))
     others = {(row["n_train"], row["n_features"]) for group in groups for row in group.ok}
-    differ = "; not K alone differs, but the numbers of points or features too" if len(others) > 1 else ""
+    differ = "; besides K, the numbers of points or features differ too" if len(others) > 1 else ""
     repetitions = sorted({group.R for group in groups if group.R is not None})
     hashed = f" With B and R: R = {', '.join(map(str, repetitions))}." if repetitions else ""
-    told.append(f"Dataset{'s' * (len(datasets) > 1)} {', '.join(datasets)}{differ}.{hashed}")
-    return f"{' '.join(told)} {measured(groups, machines, 'means, with a stroke from the smallest to the largest')}"
+    sentences.append(f"Dataset{'s' * (len(datasets) > 1)} {', '.join(datasets)}{differ}.{hashed}")
+    return (
+        f"{' '.join(sentences)} {measured(groups, machines, 'means, with a stroke from the smallest to the largest')}"
+    )

@@ -1,4 +1,4 @@
-"""Wall time against the number of workers: what sharing out independent repetitions saves, and what it cannot."""
+"""The figure ``wall_time_against_workers``: what distributing independent repetitions saves, and what it cannot."""
 
 from __future__ import annotations
 
@@ -35,12 +35,11 @@ class Spread:
     processes: int
 
     def training(self, workers: int) -> float:
-        """Seconds of the worker that has most to do: ⌈R/workers⌉ repetitions, each a share of R of the training."""
+        """Seconds of the busiest worker: it trains ⌈R/workers⌉ repetitions, each 1/R of the training."""
         return math.ceil(self.R / workers) * self.fit_s / self.R
 
     def whole(self, workers: int) -> float | None:
-        """The same and what the run took besides. None where that is not known: its repetitions, or some of them, were
-        trained before it began."""
+        """Seconds of the whole run. None where they are not known, because some repetitions were trained before."""
         if self.elapsed_s is None or self.elapsed_s < self.training(self.processes):
             return None
         return self.elapsed_s - self.training(self.processes) + self.training(workers)
@@ -94,7 +93,7 @@ def draw(groups: Sequence[Configuration], machines: Machines, name: str = "wall_
 
 
 def spread(groups: Sequence[Configuration]) -> list[Spread]:
-    """Of each hashed method and B the run of the largest R, by its best settings, whose encoders are independent."""
+    """For each hashed method and B the run with the largest R at the best settings, if its encoders are independent."""
     curves, found = Curves(groups), []
     for i, line in enumerate(curves.all):
         group = line[-1]
@@ -107,7 +106,7 @@ def spread(groups: Sequence[Configuration]) -> list[Spread]:
 
 
 def _points(run: Spread, column: str, most: int) -> list[tuple[str, int, float]]:
-    """(kind, workers, seconds) of a panel: computed where a number of workers changes something, and measured."""
+    """(kind, workers, seconds) of a panel: computed where another worker saves time, and measured."""
     useful = sorted({math.ceil(run.R / each) for each in range(1, run.R + 1)} | {1})
     seconds = run.training if column == "fit_s" else run.whole
     computed = [("computed", workers, value) for workers in useful if (value := seconds(workers)) is not None]
@@ -138,9 +137,10 @@ def _row(group: Configuration, column: str, kind: str, workers: int, seconds: fl
 
 def _caption(found: Sequence[Spread]) -> str:
     counts = sorted({run.processes for run in found})
-    said = " or ".join("one process" if count == 1 else f"{count} processes" for count in counts)
+    words = " or ".join("one process" if count == 1 else f"{count} processes" for count in counts)
     return (
-        "The R repetitions of a run share nothing, so each can have a worker. Large markers with an edge: measured, "
-        f"trained by {said}. Lines: computed from the measured seconds; of W workers the busiest trains ⌈R/W⌉ "
-        "repetitions, and all else is as measured. Level lines: the networks that are not shared out, by one worker."
+        "The R repetitions of a run are independent, so each can have its own worker. Large markers with an edge: "
+        f"measured, trained by {words}. Lines: computed from the measured seconds; of W workers the busiest trains "
+        "⌈R/W⌉ repetitions, and everything else is as measured. Level lines: networks that are not distributed, on one "
+        "worker."
     )

@@ -1,4 +1,4 @@
-"""Head, torso and tail: how much of P@1 comes from frequent labels, and how many of the rare ones are found."""
+"""The figure ``head_torso_tail``: how much of P@1 comes from frequent labels, and how many rare ones are found."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def draw(groups: Sequence[Configuration], machines: Machines, name: str = "head_
             ax.set_xticks([0, 50, 100])
     rows = [_row(group) for group in shown]
     caption = (
-        f"On {points_of(groups)}. Left: P@1 by the group of the label that was hit; the three parts add up to P@1. "
+        f"On {points_of(groups)}. Left: P@1 by the group of the predicted label; the three parts add up to P@1. "
         "Right: of the labels of each group that the points have, the share found among the first 5. Groups by number "
-        "of train points, as in docs/metrics.md: tail labels have 1 to 5, torso labels 6 to 100, head labels more. Of "
-        "each method its best settings, of a method with B and R the largest R of each B. "
+        "of train points, as in docs/metrics.md: tail labels have 1 to 5, torso labels 6 to 100, head labels more. For "
+        "each method its best settings, for a method with B and R the largest R of each B. "
         f"{context(shown, machines, 'means')}"
     )
     return Picture(name, TITLE, caption, figure, rows)

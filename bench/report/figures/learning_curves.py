@@ -1,4 +1,4 @@
-"""Learning curves: validation P@1 against training seconds, from ``runs/<run_id>/curve.csv``."""
+"""The figure ``learning_curves``: validation P@1 against training seconds, from ``runs/<run_id>/curve.csv``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LOG_FROM = 8.0  # ratio of the longest to the shortest training beyond which the
 def draw(groups: Sequence[Configuration], machines: Machines, runs: Path, name: str = "learning_curves") -> Picture:
     """``groups``: the configurations of one dataset; ``runs``: the folder of run directories.
 
-    Drawn are the best configuration (by test P@1) of each method without R and, of hashed ones, of each B:
-    every seed of the largest R. Not drawn when no run kept a curve with a P@1.
+    Drawn are every seed of the best configuration (by test P@1) of each method without R and, for hashed methods, of
+    the largest R of each B. No figure when no run kept a curve with a P@1.
     """
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[str, Style, list[tuple[float, float]]]] = []
@@ -68,14 +68,14 @@ def draw(groups: Sequence[Configuration], machines: Machines, runs: Path, name: 
         for ax in axes:
             low, high = ax.get_ylim()
             label_ends(ax, [label for label in ends.values() if low <= label.y <= high])
-    groups_told = (
-        "Repetitions are trained in groups, one after the other (which one is in the csv); P@1 is that of all "
+    groups_note = (
+        "Repetitions are trained in groups, one after the other (the csv names the group); P@1 is that of all "
         "repetitions so far, so a curve may dip while a new group starts to learn. "
         if any(row["repetitions"] for row in rows)
         else ""
     )
-    how = "One line a run; markers are evaluations on the validation split. Bold: what no other beats in less time."
-    return Picture(name, TITLE, f"{how} {groups_told}{context(used.values(), machines, 'one line each')}", figure, rows)
+    how = "One line per run; markers are evaluations on the validation split. Bold: no other is better in less time."
+    return Picture(name, TITLE, f"{how} {groups_note}{context(used.values(), machines, 'one line each')}", figure, rows)
 
 
 def _draw(ax: Axes, curve: Sequence[tuple[float, float]], look: Style, bold: bool) -> None:

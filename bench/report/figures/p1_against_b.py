@@ -1,4 +1,4 @@
-"""P@1 against B at equal R·B: for the same output parameters, few repetitions of many buckets or many of few."""
+"""The figure ``p1_against_b_at_equal_rb``: few repetitions of many buckets, or many of few."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Series = tuple[tuple[str, int], list[Configuration]]
 
 
 def draw(groups: Sequence[Configuration], machines: Machines, name: str = "p1_against_b_at_equal_rb") -> Picture:
-    """``groups``: the configurations of one dataset. Not drawn unless two values of B meet at the same R·B.
+    """``groups``: the configurations of one dataset. Not drawn unless two values of B have the same R·B.
 
-    Of several settings of a method and B, those with the highest P@1 are taken.
+    Of several settings of a method and B, those with the highest P@1 are drawn.
     """
     series = _series(groups)
     if not series:
@@ -99,7 +99,7 @@ def _bold(series: Sequence[Series]) -> set[tuple[str, int]]:
 
 
 def _looks(series: Sequence[Series], bold: set[tuple[str, int]]) -> dict[tuple[str, int], Style]:
-    """Of a method's hue; the bold products from light to dark as they grow."""
+    """In the hue of the method; the bold products from light to dark as they grow."""
     own = styles(method for (method, _), _ in series)
     ranks = {key: rank for rank, key in enumerate(sorted(bold, key=lambda key: key[1]))}
     return {key: for_bucket_count(own[key[0]], ranks.get(key, 0), len(ranks)) for key, _ in series}

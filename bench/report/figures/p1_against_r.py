@@ -1,4 +1,4 @@
-"""P@1 against R: one curve for each B, the methods without R as horizontal lines."""
+"""The figure ``p1_against_r``: one curve for each B, the methods without R as horizontal lines."""
 
 from __future__ import annotations
 

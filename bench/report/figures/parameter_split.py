@@ -1,4 +1,4 @@
-"""Where the parameters of a method are: input, hidden and output layers, and its index beside them."""
+"""The figure ``parameter_split``: parameters of input, hidden and output layers, and the index."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PARTS = ("input", "hidden", "output")
 
 
 def draw(groups: Sequence[Configuration], machines: Machines, name: str = "parameter_split") -> Picture:
-    """``groups``: the configurations of one dataset. Not drawn when no run tells these parts."""
+    """``groups``: the configurations of one dataset. Not drawn when no run has these counts."""
     found = [(g, label, look) for g, label, look in chosen(groups, Curves(groups)) if _split(g)]
     if not found:
-        return Picture(name, TITLE, reason="no finished run tells its input, hidden and output parameters")
+        return Picture(name, TITLE, reason="no finished run has counts of its input, hidden and output parameters")
     lost = [(g, _failed_name(g), Style(GREY, "", "-")) for g in groups if not g.ok and _split(g)]
     rows = sorted([*found, *lost], key=lambda c: c[0].mean("params_total", True) or 0.0)
     shown = [group for group, _, _ in rows]
@@ -47,7 +47,7 @@ def draw(groups: Sequence[Configuration], machines: Machines, name: str = "param
             ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
     caption = (
         "Trained parameters, those of all repetitions together; the index is the table from labels to buckets. "
-        "Of each method its best settings, of a method with B and R the largest R of each B. "
+        "For each method its best settings, for a method with B and R the largest R of each B. "
         f"{context([g for g, _, _ in found], machines, 'sizes do not depend on them')}"
     )
     return Picture(name, TITLE, caption, figure, [_row(group) for group in shown])

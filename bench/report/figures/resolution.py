@@ -1,4 +1,4 @@
-"""Linear cost, exponential resolution: what R repetitions cost, and what they tell apart, over one R axis."""
+"""The figure ``linear_cost_exponential_resolution``: cost of R repetitions, and pairs of labels that they separate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOWEST_PAIRS = 1e-3  # the bottom of the pairs axis; below it no two labels are 
 
 @dataclass(frozen=True)
 class Cost:
-    """A column that is a cost; shown is ``value · scale`` in ``unit``."""
+    """A column that is a cost, shown as ``value · scale`` in ``unit``."""
 
     name: str
     stat: Callable[[Configuration], Stat | None]
@@ -92,23 +92,21 @@ def line_fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, fl
 
 
 def rounded_down(r2: float) -> str:
-    """R² at four decimals, never above what it is; a float's last digits aside."""
+    """R² at four decimals, rounded down, apart from the last digits of the float."""
     return f"{math.floor(1e4 * (r2 + 1e-9)) / 1e4:.4f}"
 
 
-def _point(curves: Curves, i: int, panel: str, kind: str, R: int | None, stat: Stat | float, scale: float = 1) -> Any:
-    """A row of the csv; the unit of ``panel`` is in its name."""
-    if isinstance(stat, float):
-        numbers: dict[str, Any] = {"n_seeds": None, "mean": stat * scale, "min": None, "max": None}
-    else:
-        numbers = {
-            "n_seeds": stat.n,
-            "mean": stat.mean * scale,
-            "min": stat.low * scale,
-            "max": stat.high * scale,
-        }
-    sources = [group for group in curves.all[i] if kind != "measured" or group.R == R]
-    return {"panel": panel, "kind": kind, **curves.identity(i), "R": R, **numbers, **trace(sources)}
+def _measured(curves: Curves, i: int, panel: str, R: int, stat: Stat, scale: float = 1) -> dict[str, Any]:
+    """A row of the csv for a measured point of curve ``i``; the unit of ``panel`` is in its name."""
+    numbers = {"n_seeds": stat.n, "mean": stat.mean * scale, "min": stat.low * scale, "max": stat.high * scale}
+    sources = trace(group for group in curves.all[i] if group.R == R)
+    return {"panel": panel, "kind": "measured", **curves.identity(i), "R": R, **numbers, **sources}
+
+
+def _computed(curves: Curves, i: int, panel: str, kind: str, R: int, value: float) -> dict[str, Any]:
+    """A row of the csv for a point of curve ``i`` that is fitted or expected."""
+    numbers = {"n_seeds": None, "mean": value, "min": None, "max": None}
+    return {"panel": panel, "kind": kind, **curves.identity(i), "R": R, **numbers, **trace(curves.all[i])}
 
 
 def _cost(cost: Cost) -> Callable[[Axes, Curves, list[int]], Drawn]:
@@ -123,14 +121,16 @@ def _cost(cost: Cost) -> Callable[[Axes, Curves, list[int]], Drawn]:
             ax.plot(xs, ys, color=look.color, marker=look.marker, linestyle="", zorder=3)
             lows, highs = [s.low * cost.scale for _, s in stats], [s.high * cost.scale for _, s in stats]
             ax.vlines(xs, lows, highs, color=look.color)
-            rows += [_point(curves, i, cost.name, "measured", R, s) for R, s in stats]
+            rows += [_measured(curves, i, cost.name, R, s) for R, s in stats]
             fit = line_fit(xs, [s.mean for _, s in stats])
             if fit is not None:
                 slope, intercept, r2 = fit
                 ends = [min(xs), max(xs)]
                 ax.plot(ends, [(slope * x + intercept) * cost.scale for x in ends], color=look.color, linewidth=1.1)
                 terms = {"slope_per_repetition": slope, "intercept": intercept, "r_squared": r2}
-                rows += [{**_point(curves, i, cost.name, "fit", int(x), slope * x + intercept), **terms} for x in ends]
+                rows += [
+                    {**_computed(curves, i, cost.name, "fit", int(x), slope * x + intercept), **terms} for x in ends
+                ]
             labels.append(Label(xs[-1], ys[-1], curves.label(i), look.color, look))
         ax.set_ylim(bottom=0)
         return rows, labels
@@ -149,11 +149,11 @@ def _pairs(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
             continue
         top = max(group.R or 0 for group in line)
         expected = [(R, K * (K - 1) / 2 * float(B) ** -R) for R in range(1, top + 1)]
-        rows += [_point(curves, i, "unresolved_pairs", "expected", R, pairs) for R, pairs in expected]
+        rows += [_computed(curves, i, "unresolved_pairs", "expected", R, pairs) for R, pairs in expected]
         seen = [(R, pairs) for R, pairs in expected if pairs >= LOWEST_PAIRS / B]  # one step past the axis
         ax.plot([R for R, _ in seen], [p for _, p in seen], color=look.color, linestyle=look.line, linewidth=1.1)
         counted = [(g.R or 0, s) for g in line if (s := g.stat("unresolved_pairs")) is not None]
-        rows += [_point(curves, i, "unresolved_pairs", "measured", R, s) for R, s in counted]
+        rows += [_measured(curves, i, "unresolved_pairs", R, s) for R, s in counted]
         some = [(R, s.mean) for R, s in counted if s.mean >= LOWEST_PAIRS]
         none = [(R, LOWEST_PAIRS) for R, s in counted if s.mean < LOWEST_PAIRS][:1]
         for at, fill in ((some, look.color), (none, PAPER)):
@@ -175,20 +175,20 @@ def _quality(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
         at = [R for R, _ in stats]
         draw_curve(ax, at, [100 * s.mean for _, s in stats], look)
         draw_band(ax, at, [100 * s.low for _, s in stats], [100 * s.high for _, s in stats], look)
-        rows += [_point(curves, i, "P@1_percent", "measured", R, s, 100) for R, s in stats]
+        rows += [_measured(curves, i, "P@1_percent", R, s, 100) for R, s in stats]
         labels.append(Label(at[-1], 100 * stats[-1][1].mean, curves.label(i), look.color, look))
     ax.set_ylim(bottom=0)
     return rows, labels
 
 
 def _caption(curves: Curves, keep: Sequence[int], rows: Sequence[dict[str, Any]], machines: Machines) -> str:
-    told = [words for _, _, cost in COSTS if (words := _fits(cost, rows))]
+    slopes = [words for _, _, cost in COSTS if (words := _fits(cost, rows))]
     counted = any(r["panel"] == "unresolved_pairs" and r["kind"] == "measured" for r in rows)
     markers = "; markers: counted, open on the bottom edge at the first R that leaves none" if counted else ""
     return (
-        "Cost grows in a straight line with R (markers: measured; lines: least squares), what can be told "
-        "apart exponentially. Bytes: all weights and the label index. Pairs: the expected K(K−1)/2 · B^−R as lines"
-        f"{markers}. Fitted lines, for each repetition: {'; '.join(told) or 'none'}. "
+        "Cost grows in a straight line with R (markers: measured; lines: least squares), what can be "
+        "distinguished exponentially. Bytes: all weights and the label index. Pairs: the expected K(K−1)/2 · B^−R as "
+        f"lines{markers}. Fitted lines, for each repetition: {'; '.join(slopes) or 'none'}. "
         f"{context([group for i in keep for group in curves.all[i]], machines)}"
     )
 
@@ -201,7 +201,7 @@ def _fits(cost: Cost, rows: Sequence[dict[str, Any]]) -> str:
     slopes = [(r["slope_per_repetition"] * cost.scale, r["B"]) for r in fits.values()]
     if len(slopes) > 3:
         slopes = [min(slopes), max(slopes)]
-    said = (" to " if len(fits) > 3 else ", ").join(f"{slope:.3g} (B = {B:,})" for slope, B in slopes)
+    shown = (" to " if len(fits) > 3 else ", ").join(f"{slope:.3g} (B = {B:,})" for slope, B in slopes)
     known = [r["r_squared"] for r in fits.values() if r["r_squared"] is not None]
     worst = f", R² ≥ {rounded_down(min(known))}" if known else ""
-    return f"{said} {cost.unit}{worst}"
+    return f"{shown} {cost.unit}{worst}"

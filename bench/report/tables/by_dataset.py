@@ -1,4 +1,4 @@
-"""Methods × datasets: one line a method, P@1/3/5, PSP@1/3/5 and minP@3/5 for each dataset."""
+"""The table ``comparison``, methods × datasets: a row per method, P@1/3/5, PSP@1/3/5 and minP@3/5 per dataset."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def comparison_table(df: pd.DataFrame, folder: Path | None = None) -> Table | No
     failures = failure_notes([(group, False) for group in groups if (group.method, group.dataset) not in chosen])
     used: dict[str, str] = {}
     heads = [Head("method", "method", number=False)]
-    places = [(family, dataset, name) for family, names in FAMILIES.items() for dataset in datasets for name in names]
-    for family, dataset, name in places:
+    columns = [(family, dataset, name) for family, names in FAMILIES.items() for dataset in datasets for name in names]
+    for family, dataset, name in columns:
         shown = head(name, family)
         heads.append(Head(f"{dataset} {name}", f"{dataset} {shown.label}", shown.unit, panel=family))
     best = {
         (dataset, name): best_shown((c.group for (_, where), c in chosen.items() if where == dataset), name)
-        for _, dataset, name in places
+        for _, dataset, name in columns
     }
     rows = []
     for method in methods:
         line = [Cell(method, method)]
-        for _, dataset, name in places:
+        for _, dataset, name in columns:
             choice = chosen.get((method, dataset))
             if choice is not None:
                 stat = choice.group.stat(name)
@@ -66,7 +66,7 @@ def comparison_table(df: pd.DataFrame, folder: Path | None = None) -> Table | No
 
 
 def _failed(groups: Sequence[Configuration], failures: dict[int, tuple[str, str]]) -> tuple[str, str]:
-    """Why a method has no value on a dataset, in words, and the mark of the note that tells more."""
+    """Why a method has no value on a dataset, in words, and the mark of the note with the details."""
     if not groups:
         return "not run", ""
     words = dict.fromkeys(STATUS_WORDS[row["status"]] for group in groups for row in group.failed)
@@ -84,9 +84,9 @@ def _notes(groups: Sequence[Configuration], chosen: dict[tuple[str, str], Choice
         if choice.of == 1 and not choice.group.hashed:
             continue
         sizes = {"B": choice.group.B, "R": choice.group.R} | {name: choice.group.settings[name] for name in extra}
-        told = ", ".join(f"{name} = {value}" for name, value in sizes.items() if value is not None)
+        settings = ", ".join(f"{name} = {value}" for name, value in sizes.items() if value is not None)
         how = "" if choice.of == 1 else f"; best P@1 of {choice.of} on the {_points(choice, points)}"
-        notes.append(("", f"{method} on {dataset}: {told or 'its one configuration'}{how}."))
+        notes.append(("", f"{method} on {dataset}: {settings or 'its one configuration'}{how}."))
     return notes
 
 

@@ -1,4 +1,4 @@
-"""Tables of quality by label frequency: head, torso and tail, and ten bins (docs/metrics.md)."""
+"""The tables ``frequency`` (head, torso, tail) and ``deciles``: quality by label frequency (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def frequency_table(df: pd.DataFrame) -> Table | None:
     tail, torso = (f"{below:g}" for name, below in GROUPS if name in ("tail", "torso"))
     groups = f"Labels by train points: tail 1 to {tail}, torso to {torso}, head more"
     notes = [
-        ("", f"{groups}. P@k: what right predictions of these labels add to P@k. R@5: share of their pairs found."),
+        ("", f"{groups}. P@k: what correct predictions of these labels add to P@k. R@5: share of their pairs found."),
         ("", f"{points_of(g for g, _ in rows).capitalize()}, per cent, means over the n seeds."),
     ]
     return Table("frequency", title("Quality by label frequency", rows), heads, cells, notes, rules(rows))
@@ -42,7 +42,7 @@ def frequency_table(df: pd.DataFrame) -> Table | None:
 def decile_table(df: pd.DataFrame, folder: Path) -> Table | None:
     """``deciles``: parts of P@5 and R@5 by frequency decile from the records in ``folder``; None where none has them.
 
-    Two lines a row of the quality table. Raises InputError when a record cannot be read.
+    Two rows per row of the quality table. Raises InputError when a record cannot be read.
     """
     kept = _kept(folder)
     rows, lines = [], []

@@ -1,4 +1,4 @@
-"""The table of cost: parameters, bytes, memory and time of each method, and how they compare with the full softmax."""
+"""The table ``cost``: parameters, bytes, memory and time of each method, also relative to the full softmax."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = (
     "params_per_repetition",
     "index_bytes",
 )
-# What a run measured of itself, in the order of the columns; shown where some row has it.
+# What a run measured, in the order of the columns; shown where some row has it.
 PEAKS = tuple(c.name for c in COLUMNS if c.group == "memory")
 TIMES = tuple(c.name for c in COLUMNS if c.group == "time" and c.name not in ("device_seconds", "elapsed_s"))
 RATIOS = {"params_output": "output ÷ full", "params_total": "all ÷ full", "model_bytes": "model ÷ full"}
@@ -31,9 +31,9 @@ COUNTED_MARK = "†"
 
 
 def cost_table(rows: Shown, groups: list[Configuration], failures: dict[int, tuple[str, str]]) -> Table:
-    """The table ``cost`` of the rows of the quality table; ``groups``: all of them, to find the reference among.
+    """The table ``cost`` of the rows of the quality table; ``groups``: all, with the reference.
 
-    Sizes are exact and known of failed runs too; memory and time are those of finished ones.
+    Sizes are exact and known for failed runs too; memory and time are those of finished runs.
     """
     heads, cells = identity(rows, failures)
     measured = [name for name in (*PEAKS, *TIMES) if any(group.stat(name) for group, _ in rows)]
@@ -64,7 +64,7 @@ def _cost_notes(rows: Shown, measured: Sequence[str], elsewhere: Sequence[str]) 
     means = "Peak memory is the largest over seeds, times are means"
     notes = [("", f"{counts}; ÷ full: divided by that of {REFERENCE}. {means}.")]
     if any(is_counted(group) and model_mean(group) is not None for group, _ in rows):
-        each = "4 bytes a parameter (2 of an output layer in bf16)"
+        each = "4 bytes per parameter (2 of an output layer in bf16)"
         notes.append((COUNTED_MARK, f"counted, not measured: {each}, and the index. Others: files on disk."))
     gaps = [f"{MISSING} = not measured"]
     if any(row["derived_from"] is not None for group, _ in rows for row in group.rows):
@@ -82,7 +82,7 @@ def _cost_notes(rows: Shown, measured: Sequence[str], elsewhere: Sequence[str]) 
 
 
 def _panel(name: str) -> str:
-    """Below each other, so that none is wider than a page: first what everybody asks for."""
+    """The panel of a column: panels stand below each other, so that none is wider than a page."""
     if name.startswith("predicted_"):
         return PREDICTED_PANEL
     if name in PEAKS:

@@ -1,4 +1,4 @@
-"""Methods at equal budgets: the best configuration of each within so many output parameters, bytes or seconds."""
+"""The tables ``matched_*``, methods at equal budgets of output parameters, bytes or seconds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from bench.report.tables.parts import best_shown, head, identity, leads, mean_ce
 QUALITY = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "minP@5")
 DEEPEST = 5  # budgets below the anchor: 1/4, 1/16, … 1/1024 of its cost
 PREFIX_MARK = "‡"
-SLACK = 1 + 1e-9  # a cost that is the budget but for floating point is within it
+SLACK = 1 + 1e-9  # a cost that exceeds the budget by a rounding error is within it
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is held equal; ``column`` of table.csv has its unit, ``of`` is None where a configuration does not tell."""
+    """What is held equal. ``of``: its value in the unit of ``column`` of table.csv, None where it is unknown."""
 
     name: str
     words: str
@@ -39,22 +39,22 @@ QUANTITIES = (
         "output parameters",
         "params_output",
         lambda group: group.mean("params_output", of_failed=True),
-        "Parameters of the output layer alone: encoders, of which a method may have one a "
-        "repetition, come on top; a method without encoders counts whole",
+        "Parameters of the output layer alone, without encoders, of which a method may have one per "
+        "repetition; a method without encoders counts whole",
     ),
     Quantity(
         "bytes",
         "bytes of the model",
         "model_bytes",
         model_mean,
-        "Bytes as in the table of cost: of weights, encoders included, and the index; of peers, their files",
+        "Bytes as in the table of cost: weights, encoders included, and the index; for peers, their files",
     ),
     Quantity(
         "seconds",
         "seconds of training",
         "fit_s",
         lambda group: group.mean("fit_s"),
-        "Means of fit_s, in one environment and on one device; build and warm-up come on top. A prefix of a run's "
+        "Means of fit_s, in one environment and on one device; without build and warm-up. A prefix of a run's "
         "repetitions has seconds where the clock was read at its R",
     ),
 )
@@ -62,7 +62,7 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Entry:
-    """What a method does with a budget: a choice, or in words why there is none."""
+    """A method within a budget: the choice and what it was made on, or in words why there is none."""
 
     method: str
     choice: Choice | None
@@ -71,7 +71,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Level:
-    """A budget: ``limit`` in the unit of table.csv, ``share`` of the anchor's cost; an entry a method."""
+    """A budget: ``limit`` in the unit of table.csv, ``share`` of the anchor's cost; one entry per method."""
 
     dataset: str
     limit: float
@@ -84,11 +84,11 @@ class Level:
 
 
 def matched_tables(df: pd.DataFrame, folder: Path | None = None) -> list[Table]:
-    """``matched_parameters``, ``matched_bytes`` and ``matched_seconds``; each only where two methods tell the quantity.
+    """``matched_parameters``, ``matched_bytes`` and ``matched_seconds``; each where two methods have the quantity.
 
-    Budgets: see `budget_levels`; one under which no method has another configuration than under the next larger one is
-    left out. ``folder``: the experiment's results, for validation P@1 from its learning curves
-    (`bench.report.best_configuration`). Raises DataError when one cannot be read."""
+    Budgets: see `budget_levels`; one with the same configurations as the next larger budget is left out. ``folder``:
+    the experiment's results, for validation P@1 from its learning curves (`bench.report.best_configuration`). Raises
+    DataError when one cannot be read."""
     groups = grouped(df)
     validation = Validation(folder, groups)
     tables = []
@@ -98,7 +98,7 @@ def matched_tables(df: pd.DataFrame, folder: Path | None = None) -> list[Table]:
         absent: dict[str, None] = {}
         for dataset in dict.fromkeys(group.dataset for group in groups):
             here = [group for group in groups if group.dataset == dataset]
-            costs, anchor = told(here, quantity)
+            costs, anchor = known_costs(here, quantity)
             methods = {group.method for group in here if id(group) in costs}
             absent |= dict.fromkeys(group.method for group in here if group.method not in methods)
             if anchor is not None and len(methods) > 1:
@@ -109,11 +109,11 @@ def matched_tables(df: pd.DataFrame, folder: Path | None = None) -> list[Table]:
     return tables
 
 
-def told(here: Sequence[Configuration], quantity: Quantity) -> tuple[dict[int, float], Configuration | None]:
-    """(cost by id of the group, anchor) of the configurations of a dataset that tell the quantity.
+def known_costs(here: Sequence[Configuration], quantity: Quantity) -> tuple[dict[int, float], Configuration | None]:
+    """(cost by id of the group, anchor) of the configurations of a dataset for which the quantity is known.
 
-    The anchor is the full softmax that sizes are told relative to; without one, the dearest configuration. Seconds of
-    another environment or device than the anchor's are left out, because they do not compare.
+    The anchor is the full softmax that relative sizes refer to; without one, the most expensive configuration. Seconds
+    of another environment or device than the anchor's are left out, because they are not comparable.
     """
     costs = {id(group): cost for group in here if (cost := quantity.of(group))}
     known = [group for group in here if id(group) in costs]
@@ -126,7 +126,7 @@ def told(here: Sequence[Configuration], quantity: Quantity) -> tuple[dict[int, f
 
 def budget_levels(costs: Sequence[float], anchor: float) -> list[tuple[float, float]]:
     """(limit, share of the anchor) of each budget, the largest first: the anchor's cost, times 2, 4, … up to the first
-    that has room for every cost, and over 4, 16, … 4^`DEEPEST` as long as some cost keeps to it. Costs are positive."""
+    that is enough for every cost, and over 4, 16, … 4^`DEEPEST` while some cost is within it. Costs are positive."""
     above = math.ceil(math.log2(max(costs) / anchor / SLACK))
     shares = [2.0**power for power in range(above, 0, -1)] + [4.0**-power for power in range(DEEPEST + 1)]
     return [(anchor * share, share) for share in shares if min(costs) <= anchor * share * SLACK]
@@ -153,7 +153,7 @@ def _levels(
 
 def _why_none(within: Sequence[Configuration], least: float) -> str:
     if not within:
-        return f"none fits, its smallest takes {three_digits(least)}×"
+        return f"none fits, its smallest needs {three_digits(least)}×"
     words = dict.fromkeys(STATUS_WORDS[row["status"]] for group in within for row in group.failed)
     return f"no result: {', '.join(words) or 'P@1 not measured'}"
 
@@ -179,7 +179,7 @@ def _table(
         Head("share", "÷ full" if anchors == [REFERENCE] else "share"),
         *own_heads,
     ]
-    heads += [Head("cost", "takes", column.shown_unit), *map(head, QUALITY)]
+    heads += [Head("cost", "cost", column.shown_unit), *map(head, QUALITY)]
     heads += [Head("candidates", "of"), Head("chosen_on", "chosen on", number=False)]
     rows: list[list[Cell]] = []
     sources, starts = [], []
@@ -221,7 +221,7 @@ def _notes(
     points = points_of(chosen)
     share = "÷ full" if anchors == [REFERENCE] else "Share"
     budgets = (
-        f"Each method's best configuration within a budget. {share}: the budget over what {', '.join(anchors)} takes"
+        f"Each method's best configuration within a budget. {share}: the budget over the cost of {', '.join(anchors)}"
     )
     best = "the best of each budget is bold, with its ties at two decimals"
     notes = [
@@ -237,7 +237,7 @@ def _notes(
         how += f"; on {EVALUATED}: on the {points} themselves, which favours the method with more configurations"
     notes.append(("", f"{how}."))
     if any(_is_prefix(group) for group in chosen):
-        notes.append((PREFIX_MARK, "derived from a trained run: its first R repetitions, or another of its decoders."))
+        notes.append((PREFIX_MARK, "derived from a trained run: its first R repetitions, or another decoder."))
     if absent:
         notes.append(("", f"Not in the table, because no comparable {quantity.words} are known: {', '.join(absent)}."))
     return notes

@@ -1,4 +1,4 @@
-"""What the tables of an experiment have in common: the columns that name a row, heads, titles and notes."""
+"""What tables share: the columns that identify a row, cells with means, titles and notes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENOUGH_MARK = "*"
 def identity(
     rows: Shown, failures: dict[int, tuple[str, str]], dataset: bool = True
 ) -> tuple[list[Head], list[list[Cell]]]:
-    """The columns tables start with: dataset if there are several, method, B, R, varying settings, n, status."""
+    """The first columns of a table: dataset if there are several, method, B, R, varying settings, n, status."""
     extra = varying(group for group, _ in rows)
     many = dataset and len({group.dataset for group, _ in rows}) > 1
     heads = [Head("dataset", "dataset", number=False)] if many else []
@@ -60,7 +60,7 @@ def head(name: str, panel: str = "") -> Head:
 
 
 def mean_cell(name: str, stat: Stat | None, best: bool = False, p: float | None = None, mark: str = "") -> Cell:
-    """A quality: its mean and, of several runs, ± half the width of the t interval; a dash where nobody measured it."""
+    """A mean and, of several runs, ± half the width of its t interval; a dash where nothing was measured."""
     if stat is None:
         return Cell()
     text = BY_NAME[name].show(stat.mean)
@@ -70,13 +70,13 @@ def mean_cell(name: str, stat: Stat | None, best: bool = False, p: float | None 
 
 
 def best_shown(groups: Iterable[Configuration], name: str) -> str | None:
-    """The highest mean of a quality as it is shown, so that what reads equal is marked as equal."""
+    """The highest mean of a quality, as it is shown: values that read the same are marked alike."""
     means = [mean for group in groups if (mean := group.mean(name)) is not None]
     return BY_NAME[name].show(max(means)) if means else None
 
 
 def leads(stat: Stat | None, name: str, best: str | None) -> bool:
-    """Whether a mean is shown as the best is."""
+    """Whether a mean reads the same as the best one."""
     return stat is not None and BY_NAME[name].show(stat.mean) == best
 
 
@@ -103,7 +103,7 @@ def title(what: str, rows: Shown) -> str:
 
 
 def rules(rows: Shown) -> frozenset[int]:
-    """Rows before which a method starts."""
+    """Indices of the rows with which another method starts."""
     methods = [(group.dataset, group.method) for group, _ in rows]
     return frozenset(i for i in range(1, len(methods)) if methods[i] != methods[i - 1])
 
@@ -119,18 +119,18 @@ def failure_notes(rows: Shown) -> dict[int, tuple[str, str]]:
             what = f"{STATUS_WORDS[row['status']]} ({row['status']}): {row['reason'] or 'no reason kept'}"
             split = "" if row.get(SPLIT) is None else f" on split {row[SPLIT]}"
             seeds.setdefault(what, []).append(f"{row['seed']}{split}")
-        told = [f"{what} (seed {', '.join(which)})" for what, which in seeds.items()]
-        notes[id(group)] = (_letter(len(notes)), "; ".join(told) + ".")
+        failures = [f"{what} (seed {', '.join(which)})" for what, which in seeds.items()]
+        notes[id(group)] = (_letter(len(notes)), "; ".join(failures) + ".")
     return notes
 
 
 def enough_note(rows: Shown) -> list[tuple[str, str]]:
-    """What the mark at an R says, where a row has it."""
+    """The note on the mark at an R, where a row has the mark."""
     if not any(enough for _, enough in rows):
         return []
     what = "the smallest R whose P@1 is within 0.1 point of the best R of this B"
     points = points_of(group for group, _ in rows)
-    caveat = f"read off the {points}, so it describes the sweep and is not a setting chosen in advance"
+    caveat = f"read off the {points}, so it describes the sweep and was not chosen in advance"
     return [(ENOUGH_MARK, f"{what}; {caveat}.")]
 
 

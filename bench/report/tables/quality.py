@@ -51,33 +51,33 @@ def quality_table(rows: Shown, failures: dict[int, tuple[str, str]], tested: Aga
 
 
 def _prefix_notes(rows: Shown) -> list[tuple[str, str]]:
-    """Which rows are not independent of each other."""
+    """A note on rows that are not independent of each other."""
     if not any(row["derived_from"] is not None for group, _ in rows for row in group.ok):
         return []
     prefixes = "are the first R repetitions of the run at the largest R, so they are correlated with it"
-    return [("", f"Rows for a smaller R of a B {prefixes} and with each other: they are not further evidence.")]
+    return [("", f"Rows for a smaller R of a B {prefixes} and with each other: they are not independent evidence.")]
 
 
 def _test_notes(tested: AgainstBest, points: str) -> list[tuple[str, str]]:
     notes = [("", f"Not tested over {points}: {reason}.") for reason in tested.untested]
     if tested.p:
-        how = f"paired bootstrap over {points} of the mean of the seeds that both have, Holm's correction in a column"
-        what = "what other points would change, not what other seeds would"
-        notes.insert(0, (ALIKE_MARK, f"not told apart from the best of its column at 5 %: {how}. It says {what}."))
+        how = f"paired bootstrap over {points} of the mean over common seeds, Holm's correction per column"
+        best = "not significantly different from the best of its column at 5 %"
+        notes.insert(0, (ALIKE_MARK, f"{best}: {how}. It covers the choice of points, not that of seeds."))
     return notes
 
 
 def _settings_notes(rows: Shown) -> list[tuple[str, str]]:
-    """One line of settings a method: the loss or the width can matter more than the method."""
-    told: dict[str, dict[str, dict[str, None]]] = {}
+    """A note of settings per method: the loss or the width can matter more than the method."""
+    used: dict[str, dict[str, dict[str, None]]] = {}
     for group, _ in rows:
         for name, value in group.settings.items():
             if value is not None:
-                told.setdefault(group.method, {}).setdefault(name, {})[str(value)] = None
+                used.setdefault(group.method, {}).setdefault(name, {})[str(value)] = None
     return [
         (
             "",
             f"Settings of {method}: " + "; ".join(f"{name} {', '.join(v)}" for name, v in settings.items()) + ".",
         )
-        for method, settings in told.items()
+        for method, settings in used.items()
     ]

@@ -1,4 +1,4 @@
-"""Ours beside theirs: measured values against the published ones of a paper, each with a verdict."""
+"""The table ``reproduction``: measured values against the published ones of a paper, each with a verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.config.paper import KEPT, Paper, Published, read_paper
 from bench.report.groups import Configuration, Stat, grouped, varying
 from bench.report.tables.parts import run_ids
 
-ROUNDING = 1e-9  # a difference that is the tolerance but for floating point is within it
+ROUNDING = 1e-9  # a difference that exceeds the tolerance by a rounding error is within it
 HEADS = [
     Head("dataset", "dataset", number=False),
     Head("method", "method", number=False),
@@ -40,8 +40,8 @@ def reproduction_table(df: pd.DataFrame, folder: Path) -> Table | None:
 def build_reproduction(df: pd.DataFrame, paper: Paper) -> Table:
     """A row for each dataset and metric of the paper. Values in the CSV are per cent, differences are points.
 
-    ``ours`` is the mean over seeds and random splits, with the sample standard deviation; n counts them. A cell that
-    cannot be filled has a reason for a verdict, and an unverified value is never shown.
+    ``ours`` is the mean over seeds and random splits, with the sample standard deviation; n counts them. Without a
+    value, the verdict is the reason; an unverified value is never shown.
     """
     groups = grouped(df)
     rows: list[list[Cell]] = []
@@ -71,7 +71,7 @@ def verdict(ours: float, theirs: float, tolerance: float) -> str:
 
 
 def _ours(groups: list[Configuration], published: Published) -> tuple[Configuration | None, str, str]:
-    """The one configuration that the published values are compared with, what failed, and why there is none."""
+    """The one configuration to compare with the published values, what failed, and why there is none."""
     here = [group for group in groups if group.rows[0]["dataset"] == published.dataset]
     why = f": {published.missing}" if published.missing else ""
     if not here:
@@ -107,13 +107,13 @@ def _failures(groups: list[Configuration]) -> str:
 def _row(published: Published, metric: str, tolerance: float, group: Configuration | None, reason: str) -> list[Cell]:
     stat = group.stat(metric) if group is not None else None
     theirs = published.values[metric] if published.verified else None
-    told = reason or ("not measured" if stat is None else "")
+    words = reason or ("not measured" if stat is None else "")
     if published.values[metric] is None:
-        told = f"no published value: {published.missing}"
+        words = f"no published value: {published.missing}"
     elif theirs is None:
-        told = "published value not verified"
+        words = "published value not verified"
     elif stat is not None:
-        told = verdict(100 * stat.mean, theirs, tolerance)
+        words = verdict(100 * stat.mean, theirs, tolerance)
     shown = Cell() if theirs is None else Cell(f"{theirs:.2f}", theirs)
     difference = None if stat is None or theirs is None else 100 * stat.mean - theirs
     size = {name: published.rows.get(name) if group is None else getattr(group, name) for name in ("B", "R")}
@@ -128,7 +128,7 @@ def _row(published: Published, metric: str, tolerance: float, group: Configurati
         shown,
         Cell() if difference is None else Cell(f"{difference:+.2f}".replace("-", "−"), difference),
         Cell(f"{tolerance:g}", tolerance),
-        Cell(told, told),
+        Cell(words, words),
     ]
 
 

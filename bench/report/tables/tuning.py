@@ -1,4 +1,4 @@
-"""The table of a tuned experiment: what each method was tried with, and what it chose."""
+"""The table ``tuning``: the trials of each method and the settings that were chosen."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def tuning_table(folder: Path) -> Table | None:
     try:
         metric = tuned["metric"]
         rows = [_row(entry, metric) for entry in tuned["methods"]]
-        budget = f"At most {tuned['trials']} trials a method, seed {tuned['seed']}; fewer where it has fewer settings"
+        budget = f"At most {tuned['trials']} trials per method, seed {tuned['seed']}; fewer where it has fewer settings"
         title = f"Tuning of {tuned['experiment']}"
     except (KeyError, TypeError, AttributeError) as error:
         expected = "what `machbench run` writes; run the experiment again to write it anew"
         raise InputError(f"{path}, key tuned: found {type(error).__name__}: {error}; expected {expected}") from error
     notes = [
         ("", f"{metric} on the validation points, per cent: the best trial of each method, and trial 0, its defaults."),
-        ("", f"{budget}. The test points played no part in the choice."),
+        ("", f"{budget}. The test points were not used for the choice."),
     ]
     return Table("tuning", title, HEADS, rows, notes)
 

@@ -1,4 +1,4 @@
-"""A local HTTP server that misbehaves in the ways real ones do, and a small dataset to serve."""
+"""A local HTTP server that fails like real servers, and a small dataset to serve."""
 
 from __future__ import annotations
 

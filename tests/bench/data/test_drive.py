@@ -1,4 +1,4 @@
-"""Google Drive through gdown, with a local server in the place of Google's."""
+"""Google Drive through gdown, with a local server instead of Google's."""
 
 from __future__ import annotations
 

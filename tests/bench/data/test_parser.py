@@ -250,18 +250,18 @@ def test_fuzz_the_same_data_or_a_clear_error(seed: int, packed: bool, fast: bool
     draw = random.Random(seed)
     raw = bytearray(gzip.compress(GOOD.encode()) if packed else GOOD.encode())
     for _ in range(edits):
-        place = draw.randrange(len(raw))
+        at = draw.randrange(len(raw))
         action = draw.choice(["change", "delete", "insert", "cut", "copy"])
         if action == "change":
-            raw[place] = draw.choice(b"0123456789,: .-\nen\0\xff")
+            raw[at] = draw.choice(b"0123456789,: .-\nen\0\xff")
         elif action == "delete":
-            del raw[place]
+            del raw[at]
         elif action == "insert":
-            raw.insert(place, draw.choice(b"0123456789,: .-\nen\0\xff"))
+            raw.insert(at, draw.choice(b"0123456789,: .-\nen\0\xff"))
         elif action == "cut":
-            del raw[max(place, 1) :]
+            del raw[max(at, 1) :]
         else:
-            raw[place:place] = raw[draw.randrange(len(raw)) :][:7]
+            raw[at:at] = raw[draw.randrange(len(raw)) :][:7]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.txt"
         path.write_bytes(raw)
@@ -270,8 +270,8 @@ def test_fuzz_the_same_data_or_a_clear_error(seed: int, packed: bool, fast: bool
             reading.fast = fast
             blocks = list(reading.blocks())
         except DataError as error:
-            told = error.line is not None and str(path) in str(error)
-            if not told:
+            located = error.line is not None and str(path) in str(error)
+            if not located:
                 pytest.fail(f"an error without file and line: {error}")
             return
         if reading.n_points is not None:  # nothing lost: as many points as announced

@@ -33,7 +33,7 @@ def test_groups_and_order() -> None:
     assert found["groups"]["head"]["share_of_test_pairs"] == 0.5
     assert found["groups"]["unseen"]["share_of_test_pairs"] == 0.25
     assert found["order"]["train"]["looks_sorted"]
-    assert found["order"]["test"]["looks_sorted"] is False  # too small to tell
+    assert found["order"]["test"]["looks_sorted"] is False  # too small to decide
     shuffled = np.random.default_rng(1).permutation(ids)
     assert not passport(_matrices(_labels(shuffled, 6), _labels(ids, 6)))["order"]["train"]["looks_sorted"]
 

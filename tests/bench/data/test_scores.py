@@ -54,10 +54,10 @@ def test_text_pairs_read_back(rows: list[dict[int, float]]) -> None:
 
     k = max(max(map(len, rows)), 1)
     labels, scores = np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf)
-    for place, row in enumerate(rows):
+    for point, row in enumerate(rows):
         ranked = sorted(row.items(), key=lambda item: (-item[1], item[0]))
-        labels[place, : len(row)] = [label for label, _ in ranked]
-        scores[place, : len(row)] = [score for _, score in ranked]
+        labels[point, : len(row)] = [label for label, _ in ranked]
+        scores[point, : len(row)] = [score for _, score in ranked]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s.txt"
         write_score_pairs(path, scores, labels)

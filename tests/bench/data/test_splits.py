@@ -54,7 +54,7 @@ def test_a_line_or_a_column_a_split(write: Write) -> None:
         ("1 2\n2 3\n1 4\n", "line 3: found point 1 twice in one split"),
     ],
 )
-def test_a_bad_file_of_splits_is_told_by_line(write: Write, text: str, words: str) -> None:
+def test_a_bad_file_of_splits_is_an_error_with_its_line(write: Write, text: str, words: str) -> None:
     with pytest.raises(DataError) as caught:
         read_splits(write("splits.txt", text), 5)
     assert words in str(caught.value)

@@ -83,7 +83,7 @@ def test_a_difference_is_tested_over_points(results: Path) -> None:
     assert "Holm" in line
     assert line.endswith("*")
     assert any("fit_s 3.00 → 7.00 s (2.33×)" in line for line in lines)
-    # what is told is the paired bootstrap of the two rankings' hits
+    # the lines report the paired bootstrap of the two rankings' hits
     hits = []
     for name in "ab":
         data, folder = load_dataset("tiny"), results / name / "runs" / run_a
@@ -93,12 +93,12 @@ def test_a_difference_is_tested_over_points(results: Path) -> None:
     assert f"won {found.won}, lost {found.lost}, tied {found.tied} of 500 points" in line
 
 
-def test_times_of_two_machines_only_when_asked_for(results: Path) -> None:
+def test_times_of_two_machines_only_with_the_option(results: Path) -> None:
     add_run(Store(results / "a"), "m", 0.5)
     add_run(Store(results / "b"), "m", 0.5, env="e2", shared={"device": "cuda"})
-    told = "\n".join(diff("a", "b", results, times=False)[0])
-    assert "times and memory not compared: measured in environments e1 and e2" in told
-    assert "packages.numpy: 2.0 → 2.1" in told
+    lines = "\n".join(diff("a", "b", results, times=False)[0])
+    assert "times and memory not compared: measured in environments e1 and e2" in lines
+    assert "packages.numpy: 2.0 → 2.1" in lines
     shutil.copytree(results / "b", results / "c")
     add_run(Store(results / "c"), "m", 0.6, env="e2")
     assert "fit_s 5.00 → 6.00" not in "\n".join(diff("a", "c", results, times=False)[0])
@@ -166,7 +166,7 @@ def test_exit_status(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert int(end.value.code or 0) == code
 
 
-def test_rows_not_told_apart_from_the_best_are_marked(results: Path) -> None:
+def test_rows_not_significantly_different_from_the_best_are_marked(results: Path) -> None:
     store = Store(results / "a")
     for method, skill in (("bad", 0.1), ("good", 0.700), ("better", 0.705)):
         for seed in (0, 1):
@@ -182,7 +182,7 @@ def test_rows_not_told_apart_from_the_best_are_marked(results: Path) -> None:
     p = {row[0].text: row[at].p for row in quality.rows}
     assert p["bad"] is not None
     assert p["bad"] < 1e-6
-    assert "not told apart from the best" in to_markdown(quality)
+    assert "not significantly different from the best" in to_markdown(quality)
     assert "$^{\\approx}$" in to_latex(quality)
     assert "P@1_p" in to_csv(quality).splitlines()[0].split(",")
 

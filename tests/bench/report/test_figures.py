@@ -70,7 +70,7 @@ def test_every_figure_in_every_form(drawn: tuple[Path, Rows]) -> None:
     assert (figures / "p1_against_r.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_captions_tell_data_seeds_and_environment(drawn: tuple[Path, Rows]) -> None:
+def test_captions_state_data_seeds_and_environment(drawn: tuple[Path, Rows]) -> None:
     for name in NAMES:
         caption = (drawn[0] / "figures" / f"{name}.txt").read_text()
         for words in ("made-up", "12,132 test points", "n = 3 seeds", "environment e1a2b3"):
@@ -160,7 +160,7 @@ def test_captions_name_the_machine(drawn: tuple[Path, Rows]) -> None:
 def test_an_environment_without_a_record_is_named_all_the_same(rows: Rows, tmp_path: Path) -> None:
     captions = [p.caption for p in build_figures(rows_to_frame(rows), tmp_path / "a" / "runs") if p.figure is not None]
     assert captions
-    assert all("Environment e1a2b3, whose record is not at hand." in caption for caption in captions)
+    assert all("Environment e1a2b3, whose record is missing." in caption for caption in captions)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_ran_out_of_memory_is_marked_at_its_size(drawn: tuple[Path, Rows]) 
         assert "Crosses on the upper edge" in (drawn[0] / "figures" / f"{name}.txt").read_text()
 
 
-def test_what_ran_out_of_memory_at_no_known_size_is_told(rows: Rows) -> None:
+def test_runs_out_of_memory_at_an_unknown_size_are_named(rows: Rows) -> None:
     bare = [row | {"predicted_peak_bytes": None} if row["status"] != "ok" else row for row in rows]
     picture = drawing(bare, "p1_against_peak_memory")
     assert not [row for row in picture.rows if row["kind"] == "out of memory"]
@@ -359,7 +359,7 @@ def test_labels_are_spread_apart_in_order() -> None:
 
 
 def test_the_second_panel_shows_more_than_a_level_line() -> None:
-    """A method without a size or R may be far above all that have a place; then those are what is to be seen."""
+    """A method without a size or R may be far above all points; then the panel shows the points."""
     _, axes = whole_and_top([2.0, 30.0, 38.0, 41.0, 56.0], main=[30.0, 38.0, 41.0])
     assert axes[1].get_ylim() == (31.0, 42.0)
     assert "level line" in axes[1].get_title()

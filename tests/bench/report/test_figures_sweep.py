@@ -220,7 +220,7 @@ def test_every_method_of_a_sweep_is_labelled_somewhere_in_each_picture(pictures:
 def test_every_shipped_method_has_a_look_of_its_own() -> None:
     shipped = {path.stem for path in (ROOT / "configs" / "method").glob("*.yaml")}
     assert shipped <= set(NAMED)
-    assert len({(look.marker, look.line) for look in NAMED.values()}) == len(NAMED), "told apart without colour"
+    assert len({(look.marker, look.line) for look in NAMED.values()}) == len(NAMED), "distinct without colour"
     assert SIZE >= 7, "points, at a width of 6.4 inches"
 
 

@@ -1,4 +1,4 @@
-"""Times of several machines are left out of tables and figures unless they are asked for."""
+"""Times of several machines are left out of tables and figures by default."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_tables_figures_and_report_say_so(tmp_path: Path, mixed: Rows, write: Ca
     cost = to_markdown(build_tables(apart)[1])
     assert "61.0" not in cost
     assert "environments e1a2b3, ffff00: times are left out" in cost
-    told = to_markdown(build_tables(together)[1])
-    assert "61.0" in told
-    assert "times are not comparable between them" in told
+    shown = to_markdown(build_tables(together)[1])
+    assert "61.0" in shown
+    assert "times are not comparable between them" in shown
     by_name = {picture.name: picture for picture in build_figures(apart, folder / "runs")}
     assert by_name["learning_curves"].figure is None
     assert "times are left out" in by_name["learning_curves"].reason

@@ -101,7 +101,7 @@ def test_a_budget_that_changes_no_choice_is_left_out(rows: Rows) -> None:
         assert smaller == "1.0" or chosen[smaller] - chosen[larger]
 
 
-def test_nothing_within_a_budget_is_told_in_words(make: Make) -> None:
+def test_a_method_with_nothing_within_a_budget_says_so_in_words(make: Make) -> None:
     rows = make(failure=True)
     lines = read(tables(rows)["parameters"])
     none = [line for line in lines if line["method"] == "full_softmax" and float(line["share"]) < 1]

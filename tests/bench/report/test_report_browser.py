@@ -23,44 +23,44 @@ FIRST = "<script>window.errors = []; addEventListener('error', e => errors.push(
 
 # What a visitor does, and what they find; the answers go into the page's last element.
 VISIT = r"""
-const told = {};
+const seen = {};
 const table = document.querySelector("table.sortable");
 const column = [...table.tHead.rows[0].cells].findIndex(c => c.textContent.startsWith("P@1"));
 const values = () => [...table.tBodies[0].rows].map(r => r.cells[column].dataset.value ?? null);
 const button = table.tHead.rows[0].cells[column].querySelector("button");
 button.click();
-told.up = values(); told.sort_up = button.parentElement.getAttribute("aria-sort");
+seen.up = values(); seen.sort_up = button.parentElement.getAttribute("aria-sort");
 button.click();
-told.down = values(); told.sort_down = button.parentElement.getAttribute("aria-sort");
+seen.down = values(); seen.sort_down = button.parentElement.getAttribute("aria-sort");
 const input = document.querySelector(".filter input");
 input.value = "mach 4,096"; input.dispatchEvent(new Event("input"));
-told.shown = [...table.tBodies[0].rows].filter(r => !r.hidden).map(r => r.textContent);
+seen.shown = [...table.tBodies[0].rows].filter(r => !r.hidden).map(r => r.textContent);
 input.value = ""; input.dispatchEvent(new Event("input"));
-told.all_back = [...table.tBodies[0].rows].every(r => !r.hidden);
-told.loaded = performance.getEntriesByType("resource").map(e => e.name);
+seen.all_back = [...table.tBodies[0].rows].every(r => !r.hidden);
+seen.loaded = performance.getEntriesByType("resource").map(e => e.name);
 const name = e => (e.getAttribute("aria-label") || e.textContent || "").trim()
   || (e.getAttribute("aria-labelledby") && document.getElementById(e.getAttribute("aria-labelledby"))?.textContent)
   || [...(e.labels ?? [])].map(l => l.textContent.trim()).join("");
-told.nameless = [...document.querySelectorAll("button, input, a, [role=region], svg[role=img]")]
+seen.nameless = [...document.querySelectorAll("button, input, a, [role=region], svg[role=img]")]
   .filter(e => !name(e)).map(e => e.outerHTML.slice(0, 80));
-told.headings = [...document.querySelectorAll("h1, h2, h3")].map(h => Number(h.tagName[1]));
+seen.headings = [...document.querySelectorAll("h1, h2, h3")].map(h => Number(h.tagName[1]));
 const rgb = text => (text.match(/[\d.]+/g) ?? []).map(Number);
 const light = text => rgb(text).slice(0, 3).map(v => v / 255)
   .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
   .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
 const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
   if (rgb(c)[3] !== 0) return c; } return "rgb(255, 255, 255)"; };
-told.faint = [];
+seen.faint = [];
 for (const e of document.querySelectorAll("body *")) {
-  if (e.closest("svg, script, pre#told") || !e.checkVisibility()) continue;
+  if (e.closest("svg, script, pre#seen") || !e.checkVisibility()) continue;
   if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
   const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
   const ratio = (a + 0.05) / (b + 0.05);
-  if (ratio < 4.5) told.faint.push(`${e.tagName} ${ratio.toFixed(2)}: ${e.textContent.slice(0, 40)}`);
+  if (ratio < 4.5) seen.faint.push(`${e.tagName} ${ratio.toFixed(2)}: ${e.textContent.slice(0, 40)}`);
 }
-told.errors = window.errors;
+seen.errors = window.errors;
 """
-REPORT = "const out = document.createElement('pre'); out.id = 'told'; out.textContent = JSON.stringify(told); "
+REPORT = "const out = document.createElement('pre'); out.id = 'seen'; out.textContent = JSON.stringify(seen); "
 REPORT += "document.body.append(out);"
 
 
@@ -82,9 +82,9 @@ def visit(folder: Path, page: str) -> dict[str, Any]:
     ]
     command = [str(CHROMIUM), *options, "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert '<pre id="told">' in done.stdout, done.stderr[-2000:]
-    told = done.stdout.rpartition('<pre id="told">')[2].partition("</pre>")[0]
-    found: dict[str, Any] = json.loads(html.unescape(told))
+    assert '<pre id="seen">' in done.stdout, done.stderr[-2000:]
+    seen = done.stdout.rpartition('<pre id="seen">')[2].partition("</pre>")[0]
+    found: dict[str, Any] = json.loads(html.unescape(seen))
     return found
 
 
@@ -93,19 +93,19 @@ def with_visit(page: str) -> str:
 
 
 def test_sorts_filters_and_loads_nothing(tmp_path: Path, page: str) -> None:
-    told = visit(tmp_path, with_visit(page))
-    measured = [float(value) for value in told["up"] if value is not None]
+    seen = visit(tmp_path, with_visit(page))
+    measured = [float(value) for value in seen["up"] if value is not None]
     assert len(measured) > 3
     assert measured == sorted(measured)
-    assert [float(v) for v in told["down"] if v is not None] == sorted(measured, reverse=True)
-    assert told["up"][len(measured) :] == [None] * (len(told["up"]) - len(measured)), "what has no value comes last"
-    assert (told["sort_up"], told["sort_down"]) == ("ascending", "descending")
-    assert told["shown"]
-    assert all("mach" in row and "4,096" in row for row in told["shown"])
-    assert len(told["shown"]) < len(told["up"])
-    assert told["all_back"]
-    assert told["loaded"] == []
-    assert told["errors"] == []
+    assert [float(v) for v in seen["down"] if v is not None] == sorted(measured, reverse=True)
+    assert seen["up"][len(measured) :] == [None] * (len(seen["up"]) - len(measured)), "what has no value comes last"
+    assert (seen["sort_up"], seen["sort_down"]) == ("ascending", "descending")
+    assert seen["shown"]
+    assert all("mach" in row and "4,096" in row for row in seen["shown"])
+    assert len(seen["shown"]) < len(seen["up"])
+    assert seen["all_back"]
+    assert seen["loaded"] == []
+    assert seen["errors"] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -113,11 +113,11 @@ def test_names_headings_and_contrast(tmp_path: Path, page: str, scheme: str) -> 
     if scheme == "dark":
         assert page.count("(prefers-color-scheme: dark)") == 1
         page = page.replace("(prefers-color-scheme: dark)", "all")
-    told = visit(tmp_path, with_visit(page))
-    assert told["nameless"] == []
-    assert told["headings"][0] == 1
-    assert all(b - a <= 1 for a, b in zip(told["headings"], told["headings"][1:], strict=False)), "no level is skipped"
-    assert told["faint"] == [], "WCAG 2 AA asks for a contrast of 4.5 : 1"
+    seen = visit(tmp_path, with_visit(page))
+    assert seen["nameless"] == []
+    assert seen["headings"][0] == 1
+    assert all(b - a <= 1 for a, b in zip(seen["headings"], seen["headings"][1:], strict=False)), "no level is skipped"
+    assert seen["faint"] == [], "WCAG 2 AA requires a contrast of 4.5 : 1"
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -127,8 +127,8 @@ def test_fits_the_window(tmp_path: Path, page: str, width: int) -> None:
     frame = f'<iframe id="f" style="{style}" srcdoc="{html.escape(page, quote=True)}"></iframe>'
     script = (
         "addEventListener('load', () => { const d = document.getElementById('f').contentDocument.documentElement;"
-        f"const told = {{inner: d.clientWidth, wide: d.scrollWidth}}; {REPORT} }});"
+        f"const seen = {{inner: d.clientWidth, wide: d.scrollWidth}}; {REPORT} }});"
     )
-    told = visit(tmp_path, f"<!doctype html><html><body>{frame}<script>{script}</script></body></html>")
-    assert told["inner"] in range(width - 20, width + 1)  # less a scroll bar
-    assert told["wide"] <= told["inner"]
+    seen = visit(tmp_path, f"<!doctype html><html><body>{frame}<script>{script}</script></body></html>")
+    assert seen["inner"] in range(width - 20, width + 1)  # less a scroll bar
+    assert seen["wide"] <= seen["inner"]

@@ -129,8 +129,8 @@ def test_a_missing_cell_has_a_reason(
 def test_several_settings_are_named(make: Make, table: Callable[..., Table]) -> None:
     rows = make(failure=False)
     rows += [row | {"run_id": f"{row['run_id']}-b", "decoder": "mean"} for row in rows if row["method"] == "mach"]
-    told = "2 configurations fit; the paper's rows must say which decoder"
-    assert {row["verdict"] for row in read(table(rows))} == {told}
+    words = "2 configurations fit; the paper's rows must say which decoder"
+    assert {row["verdict"] for row in read(table(rows))} == {words}
     narrowed = changed(rows={"method": "mach", "B": 1024, "R": 16, "decoder": "mean"})
     assert read(table(rows, narrowed))[0]["verdict"] == "reproduced"
 
@@ -180,7 +180,7 @@ def test_written_where_the_experiment_names_a_paper(make: Make, tmp_path: Path) 
         (["x"], "found ['x']; expected keys and values"),
     ],
 )
-def test_a_wrong_file_is_told_by_key_and_not_kept(tmp_path: Path, content: Any, words: str) -> None:
+def test_a_wrong_file_is_an_error_with_its_key_and_is_not_kept(tmp_path: Path, content: Any, words: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError) as caught:

@@ -73,7 +73,7 @@ def test_hashed_rows_are_the_largest_r_and_the_smallest_that_is_enough(rows: Row
         assert [row[2].value for row in marked] == [enough]
 
 
-def test_hashed_is_told_by_b_and_r_and_not_by_name(rows: Rows) -> None:
+def test_a_hashed_method_is_recognised_by_b_and_r_and_not_by_name(rows: Rows) -> None:
     renamed = [row | {"method": row["method"].replace("mach", "my_variant")} for row in rows]
     assert len(build_tables(rows_to_frame(renamed))[0].rows) == len(build_tables(rows_to_frame(rows))[0].rows) == 10
 
@@ -104,7 +104,7 @@ def test_a_failure_is_words_and_a_footnote(rows: Rows, format: str) -> None:
     assert ("oom\\_host" if format == "latex" else "oom_host") in text
 
 
-def test_a_failed_seed_beside_good_ones_is_told(make: Make) -> None:
+def test_a_failed_seed_beside_good_ones_is_reported(make: Make) -> None:
     rows = make(seeds=(0, 1))
     rows[0] |= {"status": "diverged", "reason": "loss is NaN at step 7", "P@1": None}
     quality, _ = build_tables(rows_to_frame(rows))

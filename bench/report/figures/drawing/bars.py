@@ -1,4 +1,4 @@
-"""Horizontal bars: one row a configuration, its name at the left, panels beside each other, every value in figures."""
+"""Horizontal bars: one row per configuration, its name at the left, panels side by side, every value as a number."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.report.figures.drawing.labels import SIZE
 from bench.report.figures.drawing.style import INK, PAPER, WIDTH_IN
 
 ROW_IN, TOP_IN, BOTTOM_IN = 0.21, 0.5, 0.45
-NAMES = 0.27  # of the width, for the names of the rows
+NAMES = 0.27  # share of the width for the names of the rows
 HATCHES = ("", "////", "....", "xxxx")
 GREYS = ("#333333", "#8c8c8c", "#d0d0d0", "#f2f2f2")
 
 
 def row_panels(names: Sequence[str], widths: Sequence[float], gap: float = 0.035) -> tuple[Figure, list[Axes]]:
-    """Panels beside each other with a row a name, the first name on top; ``widths`` are relative to each other."""
+    """Panels side by side with a row per name, the first name on top; ``widths`` are relative to each other."""
     height = ROW_IN * len(names) + TOP_IN + BOTTOM_IN
     figure = Figure(figsize=(WIDTH_IN, height), dpi=100)
     room = 1 - NAMES - gap * (len(widths) - 1) - 0.02
@@ -40,7 +40,7 @@ def row_panels(names: Sequence[str], widths: Sequence[float], gap: float = 0.035
 def bars(
     ax: Axes, values: Sequence[float | None], colors: Sequence[str], texts: Sequence[str], at_least: float = 0.0
 ) -> None:
-    """One bar a row, its value written behind its end; nothing where the value is None. ``at_least``: of the axis."""
+    """One bar per row, its value behind its end; no bar where the value is None. ``at_least``: end of the axis."""
     for y, (value, color, text) in enumerate(zip(values, colors, texts, strict=True)):
         if value is not None:
             ax.barh(y, value, height=0.68, color=color)
@@ -51,7 +51,7 @@ def bars(
 def stacked(
     ax: Axes, parts: Sequence[Sequence[float | None]], totals: Sequence[float | None], texts: Sequence[str]
 ) -> None:
-    """Bars of several parts (one sequence a part), told apart by grey and hatch; the text stands behind the whole."""
+    """Bars of several parts (one sequence per part) in different greys and hatches; the text stands behind the bar."""
     for y, (values, total, text) in enumerate(zip(zip(*parts, strict=True), totals, texts, strict=True)):
         start = 0.0
         for value, grey, hatch in zip(values, GREYS, HATCHES, strict=False):
@@ -63,7 +63,7 @@ def stacked(
 
 
 def key(ax: Axes, names: Sequence[str]) -> None:
-    """What the parts of the stacked bars are, above the titles."""
+    """The legend of stacked bars, above the titles."""
     for name, grey, hatch in zip(names, GREYS, HATCHES, strict=False):
         ax.barh(0, 0, color=grey, hatch=hatch, edgecolor=INK, linewidth=0.4, label=name)
     ax.legend(
@@ -86,7 +86,7 @@ def _behind(ax: Axes, x: float, y: float, text: str) -> None:
 
 
 def _room(ax: Axes, longest: float) -> None:
-    """Room for the text behind the longest bar: about its share of a narrow panel."""
+    """Limits of the axis that leave room for the text behind the longest bar."""
     points = ax.get_window_extent().width * 72 / ax.figure.dpi
     written = max((len(t.get_text()) for t in ax.texts), default=0) * 0.62 * (SIZE - 1.5) + 6
     ax.set_xlim(0, (longest or 1.0) / max(1 - written / points, 0.3))

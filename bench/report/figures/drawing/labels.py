@@ -24,7 +24,7 @@ BESIDE = (1.035, 1.085)  # where the sample of a look stands, in widths of the a
 @dataclass(frozen=True)
 class Label:
     """``look``: shown as a short sample of line and marker before the text, where the label stands beside the axes.
-    ``leader``: worth a thin line from further off where there is no room at its point."""
+    ``leader``: may stand further away with a thin line to its point where there is no room beside it."""
 
     x: float
     y: float
@@ -65,9 +65,9 @@ def label_ends(ax: Axes, labels: Sequence[Label]) -> None:
 
 
 def _spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending heights moved as little as needed (least squares) to stand ``gap`` apart, from low to high.
+    """Ascending heights moved as little as needed (least squares) to be ``gap`` apart, from low to high.
 
-    Where there is no room for all of them they overrun ``low``, still apart.
+    Where there is no room for all, they extend below ``low``.
     """
     blocks: list[list[float]] = []  # sum of wished positions of the block's first label, count
     for i, height in enumerate(heights):
@@ -95,10 +95,10 @@ def label_points(
     ax: Axes, labels: Sequence[Label], points: Sequence[tuple[float, float]], path: Sequence[int] = ()
 ) -> None:
     """Write each label beside its point where it covers no earlier label and none of ``points``; where there is no
-    room, further off with a thin line to its point; and where there is none either, not at all.
+    room, further away with a thin line to its point; where there is no room at all, leave it out.
 
-    ``path``: indices of points that a line connects, which labels keep clear of too. Earlier labels come first, so
-    give the important ones first. Labels outside the axes' limits are left out.
+    ``path``: indices of points connected by a line that labels do not cover either. Earlier labels have priority.
+    Labels outside the limits of the axes are left out.
     """
     renderer = FigureCanvasAgg(ax.figure.figure).get_renderer()
     scale = ax.figure.dpi / 72.0
@@ -106,7 +106,7 @@ def label_points(
     line = spots[list(path)]
     along = [a + _steps(a, b, scale) * (b - a) for a, b in itertools.pairwise(line)]
     rings = [(spots, 3.5 * scale), *((piece, 0.8 * scale) for piece in along)]
-    taken = np.concatenate([np.hstack([around - reach, around + reach]) for around, reach in rings])
+    occupied = np.concatenate([np.hstack([around - reach, around + reach]) for around, reach in rings])
     for label in labels:
         x, y = ax.transData.transform((label.x, label.y))
         if not (ax.bbox.x0 - 1 <= x <= ax.bbox.x1 + 1 and ax.bbox.y0 - 1 <= y <= ax.bbox.y1 + 1):
@@ -123,12 +123,12 @@ def label_points(
         )
         size = text.get_window_extent(renderer)
         offsets = _NEAR + _FAR if label.leader else _NEAR
-        place = _free(ax.bbox, (x, y), (size.width, size.height), scale, taken, offsets)
+        spot = _free(ax.bbox, (x, y), (size.width, size.height), scale, occupied, offsets)
         text.remove()
-        if place is None:
+        if spot is None:
             continue
-        dx, dy, side, box = place
-        taken = np.vstack([taken, box + np.array([-2, -1, 2, 1]) * scale])  # with its halo
+        dx, dy, side, box = spot
+        occupied = np.vstack([occupied, box + np.array([-2, -1, 2, 1]) * scale])  # with its halo
         leader = {"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
         ax.annotate(
             label.text,
@@ -146,7 +146,7 @@ def label_points(
 
 
 def _steps(a: Any, b: Any, scale: float) -> Any:
-    """Fractions [n, 1] of the way from a to b, in pixels: a step every 4 points, so that no label fits between."""
+    """Fractions [n, 1] of the line from a to b, in pixels: a step every 4 points, so that no label fits between."""
     return np.linspace(0, 1, 2 + int(math.hypot(*(b - a)) / (4 * scale)))[:, None]
 
 
@@ -155,16 +155,16 @@ def _free(
     at: tuple[float, float],
     size: tuple[float, float],
     scale: float,
-    taken: Any,
+    occupied: Any,
     offsets: Sequence[tuple[int, int, str]],
 ) -> tuple[int, int, str, Any] | None:
-    """(dx, dy, side, box in pixels) of the first place for a text of that size that is within the frame and free."""
+    """(dx, dy, side, box in pixels) of the first free spot within the frame for a text of that size."""
     width, height = size
     for dx, dy, side in offsets:
         left = at[0] + dx * scale - {"left": 0.0, "center": 0.5, "right": 1.0}[side] * width
         bottom = at[1] + dy * scale - height / 2
         box = np.array([left, bottom, left + width, bottom + height])
         inside = box[0] >= frame.x0 and box[1] >= frame.y0 and box[2] <= frame.x1 and box[3] <= frame.y1 + 2 * scale
-        if inside and ((taken[:, :2] > box[2:]).any(axis=1) | (taken[:, 2:] < box[:2]).any(axis=1)).all():
+        if inside and ((occupied[:, :2] > box[2:]).any(axis=1) | (occupied[:, 2:] < box[:2]).any(axis=1)).all():
             return dx, dy, side, box
     return None

@@ -1,4 +1,4 @@
-"""The machine behind a measurement, from ``results/env/<env_id>.json``: named in captions, its memory a line."""
+"""The machine of a measurement, from ``results/env/<env_id>.json``: its name for captions, its memory for figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """What the record of an environment says; None where it says nothing. ``gpu_bytes`` is that of one GPU."""
+    """The record of an environment; None for what it does not state. ``gpu_bytes`` is the memory of one GPU."""
 
     cpu: str | None
     cores: int | None
@@ -24,8 +24,8 @@ class Machine:
     gpu: str | None
     gpu_bytes: int | None
 
-    def told(self, gpu: bool) -> str:
-        """The machine in words, with its GPU where runs used it; "" when the record does not even name the CPU."""
+    def words(self, gpu: bool) -> str:
+        """The machine in words, with its GPU where runs used it; "" when the record does not name the CPU."""
         if self.cpu is None:
             return ""
         cores = f"{self.cores} core{'s' * (self.cores != 1)}" if self.cores else ""
@@ -36,7 +36,7 @@ class Machine:
         return ", ".join(word for word in own if word)
 
     def capacity(self, gpu: bool) -> int | None:
-        """Bytes of memory that a run has there at most: the GPU's where it ran on one, else the host's."""
+        """Bytes of memory for a run: of the GPU where it ran on one, else of the host."""
         return self.gpu_bytes if gpu else self.memory_bytes
 
 

@@ -1,4 +1,4 @@
-"""What the figures share: panels above each other, curves over R, horizontal lines for methods without R."""
+"""Panels above each other, curves over R, horizontal lines for methods without R."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def whole_and_top(
 ) -> tuple[Figure, list[Axes]]:
     """Axes for percentages: the whole scale and, where they spread widely, below it the top of the same scale.
 
-    ``main``: those of the values that have more than a level line; where lines alone are at the top of the scale, the
-    second panel shows the top of these.
+    ``main``: the values that are not level lines; where only level lines are at the top of the scale, the second panel
+    shows the top of ``main``.
     """
     top, title = max(values), f"The top {NEAR:g} points of the same scale"
     if main and max(main) < top - NEAR / 2:
-        top, title = max(main), f"The {NEAR:g} points up to the best that is more than a level line"
+        top, title = max(main), f"The {NEAR:g} points below the best that is not a level line"
     if max(values) - min(values) <= ZOOM_FROM:
         figure, axes = stack([3.4], right)
     else:
@@ -58,10 +58,10 @@ def whole_and_top(
 
 
 class Curves:
-    """The hashed methods' curves over R on one dataset, each with the look of its method and B and a label.
+    """The curves over R of the hashed methods on one dataset, each with a label and the style of its method and B.
 
-    Of several settings of one method and B (say, learning rates), the one with the highest P@1 is ``bold``,
-    the others are drawn faint and unlabelled.
+    Of several settings of one method and B (such as learning rates), the one with the highest P@1 is ``bold``;
+    the others are drawn faint and without a label.
     """
 
     def __init__(self, groups: Sequence[Configuration]) -> None:
@@ -89,7 +89,7 @@ class Curves:
         return f"{group.method} B = {group.B:,}"
 
     def identity(self, i: int) -> dict[str, Any]:
-        """The columns that name curve ``i`` in a figure's csv."""
+        """The columns that identify curve ``i`` in the csv of a figure."""
         group = self.all[i][0]
         settings = {name: group.settings[name] for name in self.settings}
         return {"dataset": group.dataset, "method": group.method, "B": group.B, **settings}
@@ -114,7 +114,7 @@ def draw_band(ax: Axes, xs: Sequence[float], lows: Sequence[float], highs: Seque
 
 
 def log_ticks(axis: Axis) -> None:
-    """As many numbers on a log axis of less than two decades, whose powers of ten are few or none, as have room."""
+    """More numbers on a log axis of less than two decades, which has few powers of ten or none."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
     if decades < 2:
@@ -139,8 +139,8 @@ def flat_groups(groups: Sequence[Configuration]) -> list[Configuration]:
 
 
 def chosen(groups: Sequence[Configuration], curves: Curves) -> list[tuple[Configuration, str, Style]]:
-    """What stands for a method where not all of its settings are shown, with label and look: the best configuration
-    of a method without R; of a hashed one, for each B, the largest R of its best settings."""
+    """The configurations that represent a method, each with label and style: the best configuration of a method without
+    R; for a hashed method, for each B, the largest R of its best settings."""
     looks = styles(group.method for group in groups)
     found = [(group, group.method, looks[group.method]) for group in flat_groups(groups)]
     found += [(line[-1], curves.label(i), curves.look[i]) for i, line in enumerate(curves.all) if curves.bold(i)]
@@ -148,7 +148,8 @@ def chosen(groups: Sequence[Configuration], curves: Curves) -> list[tuple[Config
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, quality) that no other beats (none as cheap is better), cheapest first."""
+    """Indices of the points (cost, quality) on the Pareto front: no point of the same cost or less is better; cheapest
+    first."""
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
         if not front or points[i][1] > points[front[-1]][1]:

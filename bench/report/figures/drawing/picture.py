@@ -1,4 +1,4 @@
-"""A picture with its caption and the numbers in it; or the reason why there is none."""
+"""A picture with its caption and its numbers, or the reason why there is none; sentences that captions share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DATES = {"png": {"Software": None}, "pdf": {"CreationDate": None, "ModDate": No
 
 @dataclass(frozen=True)
 class Picture:
-    """``rows``: the plotted numbers, one dict a point. ``reason``: why nothing was drawn (no ``figure``)."""
+    """``rows``: the plotted numbers, one dict per point. ``reason``: why nothing was drawn (no ``figure``)."""
 
     name: str
     title: str
@@ -45,12 +45,12 @@ class Picture:
 
     @cached_property
     def _box(self) -> Bbox:
-        """What the picture covers, in inches, measured once for all forms."""
+        """The area of the picture in inches, measured once for all file formats."""
         assert self.figure is not None
         return self.figure.get_tightbbox(FigureCanvasAgg(self.figure).get_renderer()).padded(0.1)
 
     def csv(self) -> str:
-        """The plotted numbers; a value that a point does not have is empty."""
+        """The plotted numbers; a missing value is empty."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
@@ -59,7 +59,7 @@ class Picture:
         return out.getvalue()
 
     def write(self, folder: Path) -> list[Path]:
-        """Write .png, .pdf, .svg, .csv and the caption as .txt; undrawn, only the .txt with the reason."""
+        """Write .png, .pdf, .svg, .csv and the caption as .txt; without a figure only the .txt with the reason."""
         if self.figure is None:
             return [write_atomic(folder / f"{self.name}.txt", f"{self.title}\n\nNot drawn: {self.reason}\n")]
         paths = [write_atomic(folder / f"{self.name}.{kind}", self.render(kind)) for kind in _DATES]
@@ -75,16 +75,16 @@ def context(
     """The last sentences of every caption: data, number of seeds, and the machine measured on."""
     groups = list(groups)
     rows = [row for group in groups for row in group.ok]
-    told = []
+    sizes = []
     for name, words in (("n_train", "training points"), ("n_test", "test points"), ("n_labels", "labels")):
         if rows[0].get(name) is not None:
-            told.append(f"{rows[0][name]:,} {words}")
-    data = f"Dataset {rows[0]['dataset']}{': ' if told else ''}{', '.join(told)}."
+            sizes.append(f"{rows[0][name]:,} {words}")
+    data = f"Dataset {rows[0]['dataset']}{': ' if sizes else ''}{', '.join(sizes)}."
     return f"{data} {measured(groups, machines, seeds_drawn)}"
 
 
 def measured(groups: Iterable[Configuration], machines: Machines, seeds_drawn: str) -> str:
-    """How many seeds, and the machines: the environments that are the same machine are named together."""
+    """Number of seeds, and the machines: environments on the same machine are named together."""
     groups = [group for group in groups if group.ok]
     rows = [row for group in groups for row in group.ok]
     counts = sorted({len(group.ok) for group in groups})
@@ -94,11 +94,11 @@ def measured(groups: Iterable[Configuration], machines: Machines, seeds_drawn: s
     for env_id in sorted({row["env_id"] for row in rows if row["env_id"]}):
         machine = machines.get(env_id)
         gpu = on_gpu(row for row in rows if row["env_id"] == env_id)
-        ids.setdefault(machine.told(gpu) if machine else "", []).append(env_id)
+        ids.setdefault(machine.words(gpu) if machine else "", []).append(env_id)
     where = ""
     for words, names in ids.items():
         environments = f"nvironment{'s' * (len(names) > 1)} {', '.join(names)}"
-        where += f" Machine: {words} (e{environments})." if words else f" E{environments}, whose record is not at hand."
+        where += f" Machine: {words} (e{environments})." if words else f" E{environments}, whose record is missing."
     return f"{spread}{where}"
 
 

@@ -1,7 +1,7 @@
-"""How a method looks: colour, marker and line style bound to its name here and nowhere else.
+"""Colour, marker and line style of each method, by its name. A new method may get a line in `NAMED`.
 
-Colours are those of Okabe and Ito (2008), told apart with any common colour vision; markers and line styles
-tell methods apart in grey. A hashed method keeps hue and line style for all B; lightness and marker tell B.
+Colours are those of Okabe and Ito (2008), distinguishable with any common colour vision; markers and line styles
+distinguish methods in grey. A hashed method keeps hue and line style for all B; lightness and marker show B.
 """
 
 from __future__ import annotations
@@ -80,17 +80,17 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
-    """The style of each method. A name without one of its own takes a free one that its spelling picks."""
+    """The style of each method. A method that is not in `NAMED` gets a free style, chosen by its name."""
     found: dict[str, Style] = {}
-    taken: set[int] = set()
+    used: set[int] = set()
     for name in sorted(set(methods)):
         if name in NAMED:
             found[name] = NAMED[name]
             continue
         first = zlib.crc32(name.encode()) % len(OTHERS)
         slots = [(first + i) % len(OTHERS) for i in range(len(OTHERS))]
-        slot = next((s for s in slots if s not in taken), first)
-        taken.add(slot)
+        slot = next((s for s in slots if s not in used), first)
+        used.add(slot)
         found[name] = OTHERS[slot]
     return found
 
