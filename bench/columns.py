@@ -165,7 +165,7 @@ COLUMNS: tuple[Column, ...] = (
     _params("params_per_repetition", "parameters per repetition"),
     _bytes("size", "index_bytes", "index"),
     Column("model_bytes", "size", "int", "model on disk", "bytes", "lower", "", "MiB", 1 / MIB, "sig3", required=False),
-    Column("unresolved_pairs", "size", "int", "label pairs not told apart", "pairs", "lower", required=False),
+    Column("unresolved_pairs", "size", "int", "label pairs that share all buckets", "pairs", "lower", required=False),
     Column("encoder_trained_by", "size", "int", "repetitions that trained the encoder", "repetitions", required=False),
     Column("repetitions_together", "size", "int", "repetitions trained together", "repetitions", required=False),
     _bytes("memory", "peak_host_bytes", "peak host memory"),
