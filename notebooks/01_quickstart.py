@@ -12,7 +12,7 @@
 # # Quickstart: what one experiment says
 #
 # `machbench run quickstart` trains MACH at three bucket counts beside the full softmax, the sampled softmax and the
-# label-frequency floor on 46,881 ICD-10-CM codes. This notebook reads what such a run leaves behind and trains nothing.
+# label-frequency floor on 46,881 ICD-10-CM codes. This notebook reads the results of such a run and trains nothing.
 # It reads the reference results of this repository; set `RESULTS` to `../results` for those of your own machine.
 
 # %%
@@ -35,7 +35,7 @@ df = load_results(folder)
 # %% [markdown]
 # ## The table
 #
-# One row a run and evaluation point. The first R repetitions of a trained MACH model are a MACH model of R repetitions,
+# One row per run and evaluation point. The first R repetitions of a trained MACH model are a MACH model of R repetitions,
 # so a run is evaluated at every R; such rows name their run in `derived_from`.
 
 # %%
@@ -69,7 +69,7 @@ display(Markdown(to_markdown(quality)))
 # ## Linear cost, exponential resolution
 #
 # Parameters and seconds grow in a straight line with R, while the pairs of labels that share all their buckets, and so
-# cannot be told apart, fall by a factor of B with each repetition.
+# cannot be distinguished, fall by a factor of B with each repetition.
 
 # %%
 pictures = {picture.name: picture for picture in build_figures(df, folder / "runs")}

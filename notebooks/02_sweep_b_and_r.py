@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Sweeping B and R: which pays more?
 #
-# A sweep over R is free: one run at the largest R has all smaller ones in it. A sweep over B is a list, one over seeds
+# A sweep over R is free: one run at the largest R contains all smaller ones. A sweep over B is a list, one over seeds
 # another, and so are datasets. The experiment of this notebook is all of these beside every baseline and every peer:
 #
 # ```bash
@@ -40,12 +40,12 @@ sizes.agg({"n_train": "first", "n_labels": "first", "seed": "nunique"})
 # %% [markdown]
 # ## P@1 by B and R
 #
-# Per cent, the mean of the seeds, and beside it by how much they scatter (standard deviation, in points).
+# Per cent: the mean of the seeds and their standard deviation in points.
 
 
 # %%
 def grid(dataset: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """P@1 of a dataset: a row for each R, for each B the mean of the seeds and their standard deviation."""
+    """P@1 of a dataset: one row per R; per B the mean of the seeds and their standard deviation."""
     own = 100 * rows[rows["dataset"] == dataset].set_index(["R", "B"])["P@1"]
     cells = own.groupby(["R", "B"]).agg(["mean", "std"]).unstack("B").round(2)
     return cells.swaplevel(axis=1).sort_index(axis=1)
@@ -55,7 +55,7 @@ for dataset in hashed["dataset"].unique():
     display(dataset, grid(dataset, hashed))
 
 # %% [markdown]
-# The layers that MACH is to be measured by, on the same points:
+# The other methods, on the same points:
 
 # %%
 others = df[df["B"].isna() & (df["status"] == "ok")]
@@ -100,7 +100,7 @@ for (dataset, B), rows in hashed.groupby(["dataset", "B"]):
     R, size = rows["R"].to_numpy(float), rows["params_total"].to_numpy(float)
     slope, rest = np.polyfit(R, size, 1)
     off = np.abs(slope * R + rest - size).max()
-    print(f"{dataset}, B = {B:,}: {slope:,.0f} parameters a repetition, at most {off:.2g} off the line")
+    print(f"{dataset}, B = {B:,}: {slope:,.0f} parameters per repetition, at most {off:.2g} off the line")
 
 # %% [markdown]
 # ## The figures of this question

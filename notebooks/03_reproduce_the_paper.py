@@ -40,8 +40,8 @@ display(Markdown(to_markdown(table)))
 # %% [markdown]
 # ## The spread behind each mean
 #
-# Ten random splits of the data. Theirs is one split, and it is not said which; so a difference is to be read beside the
-# spread of ours.
+# Ten random splits of the data. Theirs is one split, and which one is not stated; so read a difference beside the spread
+# of ours.
 
 # %%
 own = df[df["status"] == "ok"]
@@ -60,4 +60,4 @@ tried[shown] = (100 * tried[shown]).round(2)
 tried[["dataset", "method", "B", "R", "epochs", "loss", "decoder", *shown]]
 
 # %% [markdown]
-# What follows from it is told in [docs/reproduction.md](../docs/reproduction.md).
+# [docs/reproduction.md](../docs/reproduction.md) discusses what follows from it.

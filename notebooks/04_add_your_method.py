@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Add your own output layer
 #
-# One Python file and one YAML file, in a folder of yours; nothing of machbench is edited. Here the layer of
+# One Python file and one YAML file, in your own folder; no file of machbench is edited. Here the layer of
 # [docs/add_a_method.md](../docs/add_a_method.md) is written, checked and compared on the synthetic data set `tiny`,
 # which takes less than a minute.
 
@@ -29,9 +29,9 @@ mine = Path(tempfile.mkdtemp())
 
 def machbench(*arguments: str) -> None:
     """`machbench ARGUMENTS` in the folder of your own."""
-    told = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"}
     command = [sys.executable, "-m", "bench", *arguments]
-    done = subprocess.run(command, cwd=mine, env=told, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=mine, env=environment, capture_output=True, text=True)
     print(done.stdout[-3000:] + done.stderr[-1500:])
     assert done.returncode == 0
 
@@ -39,7 +39,7 @@ def machbench(*arguments: str) -> None:
 # %% [markdown]
 # ## The files
 #
-# The layer, its settings and an experiment, taken from the document so that all three stay the same.
+# The layer, its settings and an experiment, read from the document so that all three stay the same.
 
 # %%
 document = (ROOT / "docs" / "add_a_method.md").read_text()
@@ -50,7 +50,7 @@ for name, text in {"narrow.py": layer, "narrow.yaml": settings, "mine.yaml": exp
 print(layer)
 
 # %% [markdown]
-# ## Does it keep to the interface?
+# ## Does it keep the interface?
 
 # %%
 machbench("check", "narrow.yaml")
@@ -68,5 +68,5 @@ df = load_results(mine / "results" / "mine")
 df[["method", "methods.narrow.rank", "P@1", "P@5", "params_output", "fit_s", "status"]]
 
 # %% [markdown]
-# A rank is a bottleneck: with 16 the layer has fewer parameters than the full softmax and says so in the table. How it
-# does on real labels is another experiment: put `dataset: icd10cm` into `mine.yaml`.
+# The layer is a bottleneck: with rank 16 it has fewer parameters than the full softmax, as the table shows. For real
+# labels put `dataset: icd10cm` into `mine.yaml`.

@@ -18,7 +18,12 @@ from bench.report.tables.reproduction import reproduction_table
 from bench.results.table import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "results" / "README.md"]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -59,10 +64,59 @@ def test_the_tuning_of_the_documentation_unfolds(tmp_path: Path) -> None:
     assert [trials.count(name) for name in experiment.config["methods"]] == [1, 6, 6]
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "results" / "README.md"]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_between_documents_lead_somewhere(page: Path) -> None:
+    """Every relative link resolves, and every anchor is a heading of the page that it leads to."""
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+        found = (page.parent / target).resolve() if target else page
+        assert found.exists(), f"links to {target}"
+        assert not anchor or anchor in anchors(found.read_text()), f"links to {target}#{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of the headings of a Markdown page, as GitHub makes them."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
+def test_paths_and_modules_in_documents_exist(page: Path) -> None:
+    text = page.read_text()
+    paths = re.findall(r"(?<![\w./-])((?:bench|mach|baselines|configs|docs|notebooks|tests)/[\w./*-]*)", text)
+    missing = [path for path in paths if not list(ROOT.glob(path.rstrip("./")))]
+    names = re.findall(r"(?<![\w./-])((?:bench|mach|baselines)(?:\.\w+)+)", text)
+    assert not missing + [name for name in names if not is_defined(name)]
+
+
+def is_defined(dotted: str) -> bool:
+    """Whether a dotted name is a module, or a name that occurs in the module before it."""
+    names = dotted.split(".")
+    for n in range(len(names), 0, -1):
+        stem = ROOT.joinpath(*names[:n])
+        if file := next((f for f in (stem.with_suffix(".py"), stem / "__init__.py") if f.exists()), None):
+            return n == len(names) or bool(re.search(rf"\b{names[n]}\b", file.read_text()))
+    return False
+
+
+def test_a_name_that_is_not_there_is_noticed() -> None:
+    assert is_defined("bench.run.train.batches")
+    assert is_defined("mach.layer.MachOutput")
+    assert not is_defined("bench.execute")
+    assert not is_defined("bench.run.train.worlds")
+
+
+def test_the_index_lists_every_page_once() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    listed = sorted(re.findall(r"\]\((\w+\.md)\)", index))
+    assert listed == sorted(page.name for page in ROOT.glob("docs/*.md") if page.name != "README.md")
+    assert "docs/README.md" in README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_documents_use_the_words_of_the_field(page: Path) -> None:
+    private = r"told|tells?|worlds?(?! size)|followers?|meetings?|orders|asked|at hand|want of|of a run in several processes"
+    assert not re.findall(rf"(?<![\w`/])(?:{private})\b(?!`)", page.read_text(), flags=re.IGNORECASE)
 
 
 def test_the_readmes_table_is_the_reference_result() -> None:

@@ -137,7 +137,7 @@ def test_planned_beside_stated() -> None:
 
 
 def test_the_document_shows_these_tables() -> None:
-    text = (config_root().parent / "docs" / "tables.md").read_text()
+    text = (config_root().parent / "docs" / "recipes.md").read_text()
     for table in sizes_tables(OFFICIAL):
         grid = next(part for part in to_markdown(table).split("\n\n") if part.startswith("|"))
         assert grid in text

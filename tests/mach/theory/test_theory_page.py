@@ -29,7 +29,7 @@ PAGE = (DOCS / "theory.md").read_text()
 
 
 def table(heading: str) -> list[list[str]]:
-    """The cells of the rows of the table whose header line starts with ``heading``, unless it is told by its words."""
+    """The cells of the rows of the table whose header line starts with ``heading``."""
     lines = PAGE.splitlines()
     (start,) = [i for i, line in enumerate(lines) if line.startswith(heading)]
     body = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
@@ -93,7 +93,7 @@ def test_the_figures_numbers_are_the_theorys() -> None:
     """Outputs, cells, and pairs of the labels shown, from the codes in the csv; 3^R different codes are all apart."""
     with (DOCS / "figures" / "codes.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
-    costs = {int(row["worlds"]): row for row in rows if row["kind"] == "cost"}
+    costs = {int(row["R"]): row for row in rows if row["kind"] == "cost"}
     assert list(costs) == [1, 2, 3, 4]
     for R, row in costs.items():
         assert int(row["outputs"]) == parameters(1, 1, 3, R, 81)["params_output"] // 2 == 3 * R
@@ -101,7 +101,7 @@ def test_the_figures_numbers_are_the_theorys() -> None:
         assert unresolved_pairs(every_code)[-1] == 0
         assert int(row["cells"]) == every_code.shape[1]
     for R in (2, 3, 4):
-        codes = [row["code"].split("-") for row in rows if row["kind"] == "code" and row["worlds"] == str(R)]
+        codes = [row["code"].split("-") for row in rows if row["kind"] == "code" and row["R"] == str(R)]
         lookup = np.array(codes, dtype=int).T - 1
         assert lookup.shape == (R, 3)
         pairs = [int(costs[r]["pairs_of_shown_labels_in_one_cell"]) for r in range(1, R + 1)]
@@ -114,7 +114,7 @@ def test_the_figure_shows_its_numbers(script: ModuleType) -> None:
     assert picture.csv() == (DOCS / "figures" / "codes.csv").read_text()
     assert len({script.cell(code) for code in itertools.product((1, 2, 3), repeat=4)}) == 81
     words = [text.get_text() for text in picture.figure.findobj(matplotlib.text.Text)]
-    for expected in ("2 worlds: 9 cells", "3 worlds: 27 cells", "4 worlds: 81 cells", "2 × 3 = 6 outputs"):
+    for expected in ("R = 2: 9 cells", "R = 3: 27 cells", "R = 4: 81 cells", "2 × 3 = 6 outputs"):
         assert expected in words
     for kind in ("png", "pdf"):
         assert re.match(rb"\x89PNG|%PDF", (DOCS / "figures" / f"codes.{kind}").read_bytes())
