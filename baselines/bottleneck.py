@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.full_softmax import FullSoftmax
+from mach.kernels.sizes import FLOAT_BYTES
 
 
 class NarrowSoftmax(FullSoftmax):
@@ -62,14 +63,14 @@ class Bottleneck(nn.Module):
         """Bytes and operations of a run, see `baselines.parts.cost`: those of a full softmax on ``rank`` numbers and
         more."""
         found = NarrowSoftmax.cost(n_labels=n_labels, hidden=rank, run=run, **full_softmax)
-        down = 4 * hidden * rank
+        down = FLOAT_BYTES * hidden * rank
         own: dict[str, float] = {
             "weights_bytes": down,
             "gradients_bytes": down,
             "optimiser_bytes": 2 * down,
             "step_bytes": 7 * down,
         }
-        own["activations_bytes"] = 4 * run["batch_size"] * rank * 2
+        own["activations_bytes"] = FLOAT_BYTES * run["batch_size"] * rank * 2
         own["step_flops"] = 6 * run["batch_size"] * hidden * rank
         return {name: value + own.get(name, 0) for name, value in found.items()}
 

@@ -108,10 +108,10 @@ class _Totals:
 
     def _first(self, chunk: slice, positive: Tensor) -> Tensor:
         logits = self.step.logits(chunk)
-        bias, rows, points = self.step.arrays(chunk)
-        result = bias.new_empty(len(self.step.points), dtype=self.step.type)
+        labels = self.step.labels(chunk)
+        result = labels.bias.new_empty(len(self.step.points), dtype=self.step.type)
         mine = positive[self.step.positives.within(chunk)]
-        self.step.passes.log_sum(logits, bias, rows, points, self.negatives_only, mine, result)
+        self.step.passes.log_sum(logits, labels, self.negatives_only, mine, result)
         if self._keep:
             self._kept[chunk.start] = logits
         return result
@@ -123,10 +123,10 @@ class _Totals:
 
         def second(chunk: slice) -> Tensor:
             logits = self._kept.pop(chunk.start) if self._keep else step.logits(chunk)
-            bias, rows, points = step.arrays(chunk)
-            grad_bias = torch.empty_like(bias)
+            labels = step.labels(chunk)
+            grad_bias = torch.empty_like(labels.bias)
             mine = at_positives[step.positives.within(chunk)]
-            step.passes.softmax_gradient(logits, bias, rows, points, log_sum, factor, mine, grad_bias)
+            step.passes.softmax_gradient(logits, labels, log_sum, factor, mine, grad_bias)
             return step.hand_over(chunk, logits, grad_bias)
 
         for pull in step.each(second):

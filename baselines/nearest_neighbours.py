@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from mach.kernels.sizes import FLOAT_BYTES
+
 BLOCK_BYTES = 64 * 2**20  # of similarities that exist at a time, over all threads
 
 
@@ -39,7 +41,7 @@ class NearestNeighbours:
         points, postings = unit_rows(X), self._by_feature
         n_train = postings.shape[0]
         # Each worker holds the similarities of one point with all of train: workers of them are a block.
-        workers = max(1, min(numba.get_num_threads(), BLOCK_BYTES // (4 * max(n_train, 1)), X.shape[0]))
+        workers = max(1, min(numba.get_num_threads(), BLOCK_BYTES // (FLOAT_BYTES * max(n_train, 1)), X.shape[0]))
         cosines = np.full((X.shape[0], self.neighbours), -np.inf, dtype=np.float32)
         found = np.full((X.shape[0], self.neighbours), -1, dtype=np.int32)
         _nearest(

@@ -45,9 +45,9 @@ def _bce(step: LabelStep) -> Tensor:
 
     def work(chunk: slice) -> tuple[Tensor, Tensor | None]:
         logits = step.logits(chunk)
-        bias, rows, points = step.arrays(chunk)
-        grad_bias = torch.empty_like(bias)
-        loss = step.passes.bce_gradient(logits, bias, rows, points, 1.0 / n_points, grad_bias)
+        labels = step.labels(chunk)
+        grad_bias = torch.empty_like(labels.bias)
+        loss = step.passes.bce_gradient(logits, labels, 1.0 / n_points, grad_bias)
         return loss, step.hand_over(chunk, logits, grad_bias) if step.learn else None
 
     total = torch.zeros((), dtype=torch.float64, device=step.points.device)

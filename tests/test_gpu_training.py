@@ -63,14 +63,18 @@ def test_the_kernels_in_the_interpreter() -> None:
     assert int(passed[1]) > 50
 
 
-def chunk(n_labels: int, n_points: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits [C, N], bias [C], and rows and points of the positives, ascending."""
+def chunk(n_labels: int, n_points: int, dtype: torch.dtype) -> tuple[Tensor, kernels.ChunkLabels]:
+    """Logits [C, N], and bias and positives of their labels."""
     rng = np.random.default_rng(n_labels + n_points)
     logits = torch.from_numpy(rng.normal(0.0, 4.0, (n_labels, n_points)).astype(np.float32)).to(dtype)
     bias = torch.from_numpy(rng.normal(-2.0, 1.0, n_labels).astype(np.float32))
     pairs = np.flatnonzero(rng.random(n_labels * n_points) < 0.1)
     rows, points = (torch.from_numpy(part) for part in np.divmod(pairs, n_points))
-    return logits.to(DEVICE), bias.to(DEVICE), rows.to(DEVICE), points.to(DEVICE)
+    return logits.to(DEVICE), kernels.ChunkLabels(bias.to(DEVICE), rows.to(DEVICE), points.to(DEVICE))
+
+
+def in_double(labels: kernels.ChunkLabels) -> kernels.ChunkLabels:
+    return labels._replace(bias=labels.bias.double())
 
 
 def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
@@ -85,12 +89,12 @@ def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 def test_log_sum(shape: tuple[int, int], negatives_only: bool, dtype: torch.dtype) -> None:
     from baselines.chunked import triton_kernels
 
-    logits, bias, rows, points = chunk(*shape, dtype)
-    found, expected = (torch.empty(len(rows), device=DEVICE, dtype=t) for t in (torch.float32, torch.float64))
+    logits, labels = chunk(*shape, dtype)
+    found, expected = (torch.empty(len(labels.rows), device=DEVICE, dtype=t) for t in (torch.float32, torch.float64))
     sums, expected_sums = (torch.full((shape[1],), torch.nan, device=DEVICE, dtype=found.dtype) for _ in range(2))
     expected_sums = expected_sums.double()
-    kernels.log_sum_torch(logits.double(), bias.double(), rows, points, negatives_only, expected, expected_sums)
-    triton_kernels.log_sum(logits, bias, rows, points, negatives_only, found, sums)
+    kernels.log_sum_torch(logits.double(), in_double(labels), negatives_only, expected, expected_sums)
+    triton_kernels.log_sum(logits, labels, negatives_only, found, sums)
     near(found, expected, torch.float32)
     some = expected_sums > -1e30  # where a point has a label that counts
     near(sums[some], expected_sums[some], torch.float32)
@@ -103,15 +107,15 @@ def test_log_sum(shape: tuple[int, int], negatives_only: bool, dtype: torch.dtyp
 def test_softmax_gradient(shape: tuple[int, int], dtype: torch.dtype) -> None:
     from baselines.chunked import triton_kernels
 
-    logits, bias, rows, points = chunk(*shape, dtype)
+    logits, labels = chunk(*shape, dtype)
     log_total = torch.linspace(5.0, 9.0, shape[1], device=DEVICE)
     factor = torch.linspace(0.0, 1.0, shape[1], device=DEVICE)
-    at_positives = -torch.linspace(0.1, 1.0, len(rows), device=DEVICE)
-    expected, expected_bias = logits.double(), bias.double()
+    at_positives = -torch.linspace(0.1, 1.0, len(labels.rows), device=DEVICE)
+    expected, expected_bias = logits.double(), labels.bias.double()
     rest = (t.double() for t in (log_total, factor, at_positives))
-    kernels.softmax_gradient_torch(expected, bias.double(), rows, points, *rest, expected_bias)
-    grad_bias = torch.full_like(bias, torch.nan)
-    triton_kernels.softmax_gradient(logits, bias, rows, points, log_total, factor, at_positives, grad_bias)
+    kernels.softmax_gradient_torch(expected, in_double(labels), *rest, expected_bias)
+    grad_bias = torch.full_like(labels.bias, torch.nan)
+    triton_kernels.softmax_gradient(logits, labels, log_total, factor, at_positives, grad_bias)
     near(logits, expected, dtype)
     near(grad_bias, expected_bias if dtype == torch.float32 else logits.double().sum(1), torch.float32)
 
@@ -122,12 +126,12 @@ def test_softmax_gradient(shape: tuple[int, int], dtype: torch.dtype) -> None:
 def test_bce_gradient(shape: tuple[int, int], dtype: torch.dtype) -> None:
     from baselines.chunked import triton_kernels
 
-    logits, bias, rows, points = chunk(*shape, dtype)
-    logits[0, 0], bias[0] = -40.0, 0.0  # e^-40 is lost beside 1, but not from the loss
-    expected, expected_bias = logits.double(), bias.double()
-    expected_loss = kernels.bce_gradient_torch(expected, bias.double(), rows, points, 0.25, expected_bias)
-    grad_bias = torch.full_like(bias, torch.nan)
-    near(triton_kernels.bce_gradient(logits, bias, rows, points, 0.25, grad_bias), expected_loss, torch.float32)
+    logits, labels = chunk(*shape, dtype)
+    logits[0, 0], labels.bias[0] = -40.0, 0.0  # e^-40 is lost beside 1, but not from the loss
+    expected, expected_bias = logits.double(), labels.bias.double()
+    expected_loss = kernels.bce_gradient_torch(expected, in_double(labels), 0.25, expected_bias)
+    grad_bias = torch.full_like(labels.bias, torch.nan)
+    near(triton_kernels.bce_gradient(logits, labels, 0.25, grad_bias), expected_loss, torch.float32)
     near(logits, expected, dtype)
     near(grad_bias, expected_bias if dtype == torch.float32 else logits.double().sum(1), torch.float32)
 
@@ -138,9 +142,8 @@ def test_a_small_loss_is_not_lost() -> None:
 
     logits = torch.full((1, 4), -17.0, device=DEVICE)
     nothing = torch.empty(0, dtype=torch.int64, device=DEVICE)
-    loss = triton_kernels.bce_gradient(
-        logits, torch.zeros(1, device=DEVICE), nothing, nothing, 1.0, torch.zeros(1, device=DEVICE)
-    )
+    labels = kernels.ChunkLabels(torch.zeros(1, device=DEVICE), nothing, nothing)
+    loss = triton_kernels.bce_gradient(logits, labels, 1.0, torch.zeros(1, device=DEVICE))
     assert loss.item() == pytest.approx(4 * np.log1p(np.exp(-17.0)), rel=1e-5)
 
 
@@ -148,12 +151,12 @@ def test_a_small_loss_is_not_lost() -> None:
 def test_a_logit_that_is_no_number_shows() -> None:
     from baselines.chunked import triton_kernels
 
-    logits, bias, rows, points = chunk(33, 130, torch.float32)
+    logits, labels = chunk(33, 130, torch.float32)
     logits[20, 7] = torch.nan
     sums = torch.empty(130, device=DEVICE)
-    triton_kernels.log_sum(logits, bias, rows, points, False, torch.empty(len(rows), device=DEVICE), sums)
+    triton_kernels.log_sum(logits, labels, False, torch.empty(len(labels.rows), device=DEVICE), sums)
     assert sums.isnan().nonzero().tolist() == [[7]]
-    assert triton_kernels.bce_gradient(logits, bias, rows, points, 1.0, torch.empty_like(bias)).isnan()
+    assert triton_kernels.bce_gradient(logits, labels, 1.0, torch.empty_like(labels.bias)).isnan()
 
 
 @with_triton

@@ -1,11 +1,9 @@
-"""Who works through a chunk's logits: compiled loops on a CPU, Triton's kernels on a GPU, plain torch elsewhere."""
+"""Which kernels compute on a chunk's logits: compiled loops on a CPU, Triton's on a GPU, plain torch elsewhere."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,21 +11,23 @@ import torch
 from torch import Tensor
 
 from baselines.chunked import kernels
+from baselines.chunked.kernels import ChunkLabels
+from mach.kernels.triton_device import has_triton
 
 
 @dataclass(frozen=True)
 class Passes:
-    """The three passes of `baselines.chunked.kernels`, whose torch forms say what they take; all take tensors."""
+    """The three passes of `baselines.chunked.kernels`, with the parameters of their torch forms; all take tensors."""
 
-    log_sum: Callable[[Tensor, Tensor, Tensor, Tensor, bool, Tensor, Tensor], None]
-    softmax_gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
-    bce_gradient: Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor], Tensor]
-    by_threads: bool = False  # each works in one thread, and another may work on another chunk
-    any_type: bool = False  # logits may be in the type of the products, and gradients then are
+    log_sum: Callable[[Tensor, ChunkLabels, bool, Tensor, Tensor], None]
+    softmax_gradient: Callable[[Tensor, ChunkLabels, Tensor, Tensor, Tensor, Tensor], None]
+    bce_gradient: Callable[[Tensor, ChunkLabels, float, Tensor], Tensor]
+    by_threads: bool = False  # each runs in one thread, so that several threads may each do a chunk
+    any_type: bool = False  # logits may be in the type of the products; gradients are then in it too
 
 
 def passes_for(hidden: Tensor) -> Passes:
-    """Those for the device and type of the hidden activations."""
+    """The passes for the device and type of the hidden activations."""
     if hidden.dtype == torch.float32 and hidden.device.type == "cpu":
         return COMPILED
     if hidden.dtype == torch.float32 and hidden.is_cuda and has_triton():
@@ -39,17 +39,11 @@ def passes_for(hidden: Tensor) -> Passes:
     return PLAIN
 
 
-@cache
-def has_triton() -> bool:
-    """Whether the package is there; it comes with torch's CUDA builds for Linux."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def _on_arrays(kernel: Any) -> Callable[..., Any]:
-    """A compiled kernel that is given tensors, and single precision for a float."""
+    """A compiled kernel that is called with tensors and `ChunkLabels`; a float becomes single precision."""
 
-    def call(*arguments: Any) -> Any:
-        return kernel(*(_array(argument) for argument in arguments))
+    def call(logits: Tensor, labels: ChunkLabels, *others: Any) -> Any:
+        return kernel(*(_array(argument) for argument in (logits, *labels, *others)))
 
     return call
 

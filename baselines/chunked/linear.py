@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from baselines.chunked.step import ChunkedLoss, Loss, Positives, Update
-from baselines.parts.cost import dense_cost
+from baselines.parts.cost import RANK_CHUNK, dense_cost
 from baselines.parts.shards import Shards, check_shards
 from baselines.parts.topk import merge_topk, top_k_of_tiles
 from mach.kernels.product import PRECISIONS
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
 DRAWN = 65536  # rows drawn at a time on the way to those of a shard
-RANKED = 16384  # labels at a time on a CPU where nothing is learned
 GPU_LABELS = 65536  # labels of a chunk on a GPU: work enough that it waits for no launch
 GPU_LOGITS = 2**26  # of a chunk at most, which bounds its memory
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -151,7 +150,7 @@ def linear_topk(
     hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 0
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Exact top-k of hidden·weightᵀ + bias, ties by lowest label id; a chunk of labels at a time, 0: `chunk_on`."""
-    size = label_chunk or chunk_on(hidden, RANKED)
+    size = label_chunk or chunk_on(hidden, RANK_CHUNK)
     chunks = (slice(low, low + size) for low in range(0, len(weight), size))
     tiles = ((c.start, torch.addmm(bias[c], hidden, weight[c].to(hidden.dtype).T)) for c in chunks)
     return top_k_of_tiles(tiles, len(hidden), k)

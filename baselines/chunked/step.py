@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from baselines.chunked.dispatch import passes_for
+from baselines.chunked.kernels import ChunkLabels
 from baselines.parts.shards import Shards
 from mach.kernels.product import product
 from mach.kernels.workers import workers
@@ -104,10 +105,10 @@ class LabelStep:
         found = product(self.weight[chunk].to(self.dtype), self.points)
         return found if self.passes.any_type else found.to(self.type)
 
-    def arrays(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """The chunk's bias, and the rows (counted from its first) and points of its positives."""
+    def labels(self, chunk: slice) -> ChunkLabels:
+        """The chunk's bias and positives, as the passes need them."""
         here = self.positives.within(chunk)
-        return self.bias[chunk], self.positives.labels[here] - chunk.start, self.positives.points[here]
+        return ChunkLabels(self.bias[chunk], self.positives.labels[here] - chunk.start, self.positives.points[here])
 
     def hand_over(self, chunk: slice, gradient: Tensor, grad_bias: Tensor) -> Tensor:
         """From the gradient of a chunk's logits [C, N], already divided by N: what its labels pull hidden by, [H, N].

@@ -13,7 +13,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-FLOAT_BYTES = 4
+from mach.kernels.sizes import FLOAT_BYTES
+
 BLOCK_BYTES = 32 * 2**20  # glibc gives larger blocks back to the system as soon as they are freed
 RANK_CHUNK = 16384  # labels ranked at a time by `baselines.chunked.linear.linear_topk`
 PRIOR_BYTES = 32  # a label's counts, their logarithm and what is between, in double precision

@@ -16,6 +16,7 @@ from mach.decode.cpu.simd.vectors import LINE
 from mach.decode.decoder import Decoder
 from mach.decode.estimators import ESTIMATORS
 from mach.decode.gpu.api import top_k_prefixes_device
+from mach.kernels.sizes import FLOAT_BYTES
 
 Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 SLICE_BYTES = 256 * 2**20  # bucket scores of the points that are decoded together
@@ -47,7 +48,7 @@ class BucketRanker:
         ``logits(at, points)`` gives the float logits [n, B] of the repetition at that place for a slice of the points;
         ``loss`` (bce or softmax) says what probability a logit stands for.
         """
-        size = max(LINE, SLICE_BYTES // (4 * len(repetitions) * self.B) // LINE * LINE)
+        size = max(LINE, SLICE_BYTES // (FLOAT_BYTES * len(repetitions) * self.B) // LINE * LINE)
         parts: dict[str, list[Ranking]] = {name: [] for name in estimators}
         for low in range(0, n_points, size):
             points = slice(low, min(low + size, n_points))

@@ -1,1 +1,1 @@
-"""Numeric helpers that mach and baselines share: products by precision, worker pools, exp and log kernels."""
+"""Numeric helpers of mach and baselines: exp and log in compiled loops, products by precision, workers, Triton."""

@@ -11,7 +11,7 @@ from mach.decode.cpu.scan import FAR_TILE, KEPT
 from mach.decode.cpu.simd.vectors import LINE
 from mach.decode.estimators import ESTIMATORS, estimator_names
 from mach.decode.ranking import SLICE_BYTES
-from mach.theory.cost import FLOAT_BYTES
+from mach.kernels.sizes import FLOAT_BYTES
 
 GROUP = 2 * LINE  # points that a scan takes together, with half a byte each
 

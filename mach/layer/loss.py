@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mach.decode.gpu.api import has_triton
 from mach.kernels.product import DTYPES, product
+from mach.kernels.triton_device import has_triton
 from mach.kernels.workers import workers
 from mach.layer.loss_kernels import distinct_buckets, loss_and_gradient, loss_and_gradient_shared
 

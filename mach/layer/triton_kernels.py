@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from mach.kernels.triton_device import device_of
+from mach.kernels.triton_softplus import softplus_and_sigmoid
 
 BLOCK = 2048  # logits of a program
 
@@ -15,13 +16,13 @@ BLOCK = 2048  # logits of a program
 def bce_gradient(logits: Tensor, at: tuple[Tensor, Tensor, Tensor], n_points: int) -> tuple[Tensor, Tensor]:
     """(Σ of the cross-entropies, float32; their gradient in place of the logits [G, N, B]), both divided by N.
 
-    logits contiguous, float32 or bfloat16, as which the gradient is rounded; at: repetition, point and bucket of each
-    positive, all different. Arithmetic is in float32, and sums over more than a block in double precision.
+    logits contiguous, float32 or bfloat16; the gradient is rounded to the same type. at: repetition, point and bucket
+    of each positive, all different. Arithmetic is in float32, and sums over more than a block in double precision.
     """
     scale = 1.0 / n_points
     positive = logits[at].double()
     parts = torch.empty(triton.cdiv(logits.numel(), BLOCK), device=logits.device)
-    with torch.cuda.device(logits.device) if logits.is_cuda else contextlib.nullcontext():
+    with device_of(logits):
         _bce_gradient[(len(parts),)](logits, parts, logits.numel(), scale, BLOCK=BLOCK, num_warps=8)
     logits[at] = ((positive.sigmoid() - 1.0) * scale).to(logits.dtype)
     return ((parts.double().sum() - positive.sum()) * scale).float(), logits
@@ -32,8 +33,6 @@ def _bce_gradient(logits, parts, n_logits, scale, BLOCK: tl.constexpr):  # type:
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n_logits
     z = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32)
-    e = tl.exp(-tl.abs(z))
-    small = e * (1.0 - e * (0.5 - e * 0.33333333))  # log(1 + e), which is 0 for an e that 1 does not feel
-    softplus = tl.maximum(z, 0.0) + tl.where(e < 0.01, small, tl.log(1.0 + e))
+    softplus, sigmoid = softplus_and_sigmoid(z)
     tl.store(parts + tl.program_id(0), tl.sum(tl.where(inside, softplus, 0.0), axis=0))
-    tl.store(logits + at, tl.where(z < 0.0, e, 1.0) / (1.0 + e) * scale, mask=inside)
+    tl.store(logits + at, sigmoid * scale, mask=inside)

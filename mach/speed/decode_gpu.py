@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mach.decode.gpu.api import has_triton, top_k_prefixes_device
+from mach.decode.gpu.api import top_k_prefixes_device
 from mach.hashing.families import hash_labels
+from mach.kernels.triton_device import has_triton
 
 Variants = dict[str, Callable[[], tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-FLOAT_BYTES = 4  # single precision
+from mach.kernels.sizes import FLOAT_BYTES
 
 
 def parameters(n_features: int, hidden: int | Sequence[int], B: int, R: int, n_labels: int) -> dict[str, int]:

@@ -5,14 +5,12 @@ lowest label id. ``triton`` is one kernel with the top-k folded in; ``torch`` ra
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-
 import torch
 from torch import Tensor
 
 from mach.decode.gpu.chunked import top_k_chunked
 from mach.decode.gpu.keys import LABEL_LIMIT
+from mach.kernels.triton_device import has_triton
 
 COMBINE = ("sum", "min", "median")
 METHODS = ("auto", "triton", "torch")
@@ -48,12 +46,6 @@ def top_k_prefixes_device(
 
 def _kernel_fits(bucket_scores: Tensor, k: int, combine: str) -> bool:
     return bucket_scores.is_cuda and has_triton() and k <= LARGEST_K and combine != "median"
-
-
-@cache
-def has_triton() -> bool:
-    """Whether the package is there; it comes with torch's CUDA builds for Linux."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def _check(scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine: str, method: str) -> None:

@@ -10,14 +10,13 @@ lie in scratch memory, one for each split, prefix and point. The lists of the sp
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from mach.decode.gpu.keys import empty_places, unpack
+from mach.kernels.triton_device import device_of
 
 POINTS = 32  # points side by side: their scores of one bucket fill a 128-byte cache line
 TILE = 128  # labels whose totals are held at once: 128 × 32 floats, 32 registers in each of 128 threads
@@ -60,7 +59,7 @@ def top_k_triton(
     thresholds = torch.full((*shape, POINTS), -torch.inf, device=device)
     thresholds.view(*shape[:2], -1)[:, :, n_points:] = torch.inf  # lanes without a point
 
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+    with device_of(bucket_scores):
         scan[(splits * n_blocks,)](
             table,
             lookup.contiguous(),

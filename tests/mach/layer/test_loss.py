@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mach.layer import loss as module
 from mach.layer.loss import LOSSES, Targets, bucket_loss_reference, bucket_losses
-from mach.layer.loss_kernels import exp_of_negative, log1p_of_fraction
 
 
 def sparse_labels(n_points: int, n_labels: int, seed: int) -> sp.csr_matrix:
@@ -114,19 +113,6 @@ def test_a_logit_that_is_no_number_shows_in_the_loss(kind: str) -> None:
         with torch.no_grad():
             bias[0, at] = torch.nan
         assert bucket_losses(hidden, kernel, bias, targets, kind).isnan()
-
-
-def test_polynomials_are_as_good_as_single_precision() -> None:
-    x = np.concatenate([np.linspace(0, 87, 20_001), np.geomspace(1e-30, 87, 20_001)]).astype(np.float32)
-    exponentials = np.array([exp_of_negative(-v) for v in x])
-    np.testing.assert_allclose(exponentials, np.exp(-x.astype(np.float64)), rtol=1e-5)  # the argument's own rounding
-    near = x < 1
-    np.testing.assert_allclose(exponentials[near], np.exp(-x[near].astype(np.float64)), rtol=4e-7)
-    y = np.concatenate([np.linspace(0, 1, 20_001), np.geomspace(1e-30, 1, 20_001)]).astype(np.float32)
-    found = np.array([log1p_of_fraction(v) for v in y])
-    np.testing.assert_allclose(found, np.log1p(y.astype(np.float64)), rtol=4e-7)
-    assert exp_of_negative(np.float32(-np.inf)) < 2e-38
-    assert np.isnan(exp_of_negative(np.float32(np.nan)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "batched"])
