@@ -52,9 +52,9 @@ class OutputLayer(Protocol):
     results, a dict for each R (one dict for an ordinary layer); ``feature_lookup(n_features)``, an array
     [R, n_features] of hashed features, below the attribute ``feature_hash``, that each encoder shall see in place of
     the features, or None; ``precisions``, the names of the precisions that it knows beside fp32, of which its attribute
-    ``precision`` is then set to the run's; ``timing_hook``, None or a function that the loss shall call with the name of
-    each part of its work and its seconds; ``lookup``, the array of its hash tables, whose hash a checkpoint keeps. What
-    changes in training is in the layer's ``state_dict``: random streams of its own by ``get_extra_state`` and
+    ``precision`` is then set to the run's; ``timing_hook``, None or a function that the loss shall call with the name
+    of each part of its work and its seconds; ``lookup``, its hash tables, whose hash a checkpoint keeps. What changes
+    in training is in the layer's ``state_dict``: random streams of its own by ``get_extra_state`` and
     ``set_extra_state``, as JSON or a tensor.
 
     What a run will take is predicted from static methods, without building the layer: ``parameter_count(n_labels=,
