@@ -1,91 +1,255 @@
-"""What a method offers: the first file to read before adding one."""
+"""What a method offers: the first file to read before adding one.
+
+A method is an `OutputLayer` (a neural method) or a `Classifier` (any other), each with two required methods. All that
+follows is optional. A **capability** is a small protocol: a class offers it by having the names that the protocol
+lists. No base class and no registration is needed. `bench.model.methods` looks the names up, and there alone; a name
+that is nearly one of these (``warmup`` for ``warm_up``) is an error before anything runs.
+
+Settings are the keywords of the constructor. They are checked against its annotations before anything runs, also
+against ranges such as ``Annotated[int, ">= 1"]`` (`bench.config.method_settings`).
+
+Shapes: N points, H the width of the last hidden layer, R repetitions.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class Classifier(Protocol):
-    """A method that learns and ranks in its own way, made from the settings of its YAML as keywords.
-
-    Optional: ``prepare(seed, threads)``, called before ``fit`` on the clock of ``build_s`` with a seed for its
-    randomness and the run's threads (0 = all cores); NotImplementedError there makes the run ``unsupported``, with its
-    reason. ``facts()``, called last, a dict of more columns of the results; those that the harness measures too
-    (``fit_s``, ``predict_s``, ``peak_host_bytes``) go before its own numbers: a method that works in another process
-    measures there, and what its ``fit`` took beyond ``fit_s`` is counted as ``build_s``. ``batched``: where it is
-    False, ``topk`` gets all points in one call. ``reproducible``: False where the same settings and seed may give other
-    predictions.
-    """
-
-    def fit(self, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
-        """X CSR [N, n_features], Y CSR [N, n_labels]."""
-
-    def topk(self, X: sp.csr_matrix, k: int) -> Ranking:
-        """(scores [N, k] float32, labels [N, k] int32), best first, ties by lowest label id, −1 where there is none."""
+Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]  # scores and labels [N, k], best first
 
 
 class OutputLayer(Protocol):
-    """What a neural method brings (an ``nn.Module``); everything else is the harness's and the same for all.
+    """A neural method: an ``nn.Module`` on top of the encoder. Encoder, batches, optimiser and loop are the harness's.
 
-    An ordinary layer sees hidden [N, H]. A layer with an attribute ``repetitions`` = R asks for R independent
-    encoders, sees hidden [R, N, H], and offers ``subset(range)`` (the layer of some repetitions, parameters shared)
-    and ``topk_prefixes(hidden, k, prefixes)``. If its attribute ``share_encoder`` is true it asks for one encoder,
-    whose hidden all R repetitions see, and ``subset`` is not used to train.
+    The harness calls the constructor with the keywords ``n_labels``; ``hidden``, the width H; ``train_labels``, the
+    label matrix of the points to train on (CSR); ``seeds``, a dict with a seed for each of ``hashing``,
+    ``initialisation`` and ``sampling``; and with the settings of the YAML file.
 
-    A layer with repetitions may know several ways from its outputs to labels: ``decoders``, their names, its own first,
-    and ``topk_decoders(hidden, k, prefixes)``, a dict of what ``topk_prefixes`` gives by each of them.
-
-    A layer whose repetitions are independent may offer a static method ``part(repetitions, **settings)``: the settings
-    of a layer of these alone, with all that their training depends on and nothing else, or None where they are not. Its
-    repetition i then equals number repetitions[i] of the whole, its attribute ``first`` is the number of its first one
-    (of which the encoders' seeds follow), and ``subset`` gives a module whose ``state_dict`` is all that they train. So
-    each can be kept, and trained by another process or on another machine (`bench.run.checkpoint.trained_repetitions`).
-    Where it also has ``rank_only(labels)``, after which it ranks the labels of a range alone, with the scores that they
-    have among all, several processes can share the labels when it predicts (`bench.run.prediction_shards`).
-
-    Optional: ``warm_up(k)``, called before any clock runs, which has all compiled that ranking may choose by the number
-    of points or by their scores; ``index_bytes()``, the bytes of lookup tables; ``facts()``, more columns of the
-    results, a dict for each R (one dict for an ordinary layer); ``feature_lookup(n_features)``, an array
-    [R, n_features] of hashed features, below the attribute ``feature_hash``, that each encoder shall see in place of
-    the features, or None; ``precisions``, the names of the precisions that it knows beside fp32, of which its attribute
-    ``precision`` is then set to the run's; ``timing_hook``, None or a function that the loss shall call with the name of
-    each part of its work and its seconds; ``lookup``, the array of its hash tables, whose hash a checkpoint keeps. What
-    changes in training is in the layer's ``state_dict``: random streams of its own by ``get_extra_state`` and
-    ``set_extra_state``, as JSON or a tensor.
-
-    What a run will take is predicted from static methods, without building the layer: ``parameter_count(n_labels=,
-    hidden=, **settings)``; ``cost(n_labels=, hidden=, run=, **settings)``, bytes by purpose and operations of a step
-    (`baselines.parts.cost` says which, and what ``run`` holds; `bench.plan.forecast` adds the trunk and the data); and
-    for a layer with repetitions ``encoders(**settings)``, a dict of ``repetitions``, ``encoders`` and ``feature_hash``.
-
-    A layer whose dense gradient would be as large as its weights may list those parameters in ``chunked`` and have an
-    attribute ``update``, None at first. While it is trained, that is a function (name, rows, gradient), rows a slice,
-    by which the loss hands over the gradient of some rows and has them updated at once (`bench.model.inplace_adam`):
-    after it has taken the gradient of hidden from the old rows, each row once a loss, and only where gradients are
-    enabled. Autograd then gets none for these parameters. Where ``update`` is None, it gets them as ever.
-
-    An ordinary layer may be spread over processes: its static method ``processes(**settings)`` says over how many the
-    run is to be executed, each with a part of the layer and the whole trunk, on a GPU of its own if there are any. When
-    the layer is built, the processes form torch.distributed's default group. All see the same batches, and call
-    ``loss`` and ``topk`` at the same time; both must return the same in all, and the gradient of hidden must be equal
-    bit for bit, for this is all that keeps the copies of the trunk together. ``parameter_count`` is of the whole layer,
-    ``cost`` of one process, and the attribute ``elsewhere`` the number of parameters that others hold. The attribute
-    ``offset``, if there is one, is what the first row of ``chunked`` parameters is called in the whole, of which
-    stochastic rounding depends.
+    What changes in training belongs to the module's ``state_dict``, so that a checkpoint has it. A layer with random
+    streams of its own adds them by torch's ``get_extra_state`` and ``set_extra_state``, as JSON or a tensor.
     """
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
-        """Scalar training loss; labels is CSR [N, n_labels]."""
+        """Scalar training loss; hidden [N, H] (with `Repetitions` [R, N, H]), labels CSR [N, n_labels]."""
 
     def topk(self, hidden: Tensor, k: int) -> Ranking:
         """(scores [N, k] float32, labels [N, k] int32), best first, ties by lowest label id."""
 
 
-if TYPE_CHECKING:
-    from torch import Tensor
+class Classifier(Protocol):
+    """Any other method: it learns and ranks in its own way, measured by the same clocks. Settings are its keywords."""
 
-Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]  # scores and labels [N, k], best first
+    def fit(self, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
+        """X CSR [N, n_features], Y CSR [N, n_labels]; both are read-only."""
+
+    def topk(self, X: sp.csr_matrix, k: int) -> Ranking:
+        """(scores [N, k] float32, labels [N, k] int32), best first, ties by lowest label id, −1 where there is none."""
+
+
+# Capabilities of output layers: several repetitions
+
+
+class Repetitions(Protocol):
+    """The layer consists of R repetitions, each with an encoder of its own. It sees hidden [R, N, H]."""
+
+    repetitions: int
+
+    def subset(self, repetitions: range) -> OutputLayer:
+        """The layer of some repetitions; its parameters share memory with this layer."""
+
+    def topk_prefixes(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> Ranking:
+        """Scores and labels [P, N, k] from the first R' repetitions, for each of the P numbers R' in ``prefixes``."""
+
+
+class SharedEncoder(Protocol):
+    """Where true, all repetitions see the output of one encoder, and are trained together."""
+
+    share_encoder: bool
+
+
+class Decoders(Protocol):
+    """Several rules turn outputs of repetitions into label scores. ``decoders``: their names, the default first."""
+
+    decoders: Sequence[str]
+
+    def topk_decoders(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> Mapping[str, Ranking]:
+        """What ``topk_prefixes`` returns, by each decoder."""
+
+
+class Parts(Protocol):
+    """Repetitions are independent: each can be kept, and trained by another process or on another machine.
+
+    Repetition i of a part equals repetition ``repetitions[i]`` of the whole layer. See
+    `bench.run.checkpoint.trained_repetitions`.
+    """
+
+    first: int
+    """Number of the part's first repetition in the whole layer; the seeds of encoders depend on it."""
+
+    @staticmethod
+    def part(repetitions: range, **settings: Any) -> Mapping[str, Any] | None:
+        """Settings of a layer of these repetitions alone: all that their training depends on, and nothing else.
+
+        None where the settings make repetitions depend on each other.
+        """
+
+
+class LabelRanges(Protocol):
+    """The layer can rank a range of labels alone, so that several processes share the labels when it predicts."""
+
+    def rank_only(self, labels: range) -> None:
+        """From now on rank these labels alone, with the scores that they have among all labels."""
+
+
+class HashedFeatures(Protocol):
+    """Each encoder sees hashed features, ids below ``feature_hash``."""
+
+    feature_hash: int
+
+    def feature_lookup(self, n_features: int) -> npt.NDArray[np.integer] | None:
+        """Hashed id of each feature for each repetition, [R, n_features]; None for features as they are."""
+
+
+# Capabilities of output layers: large weights
+
+
+class ChunkedUpdates(Protocol):
+    """The dense gradient would be as large as the weights: rows are updated while the loss is computed.
+
+    While the layer is trained, ``update`` is set to a function (name, rows, gradient) with rows a slice. The loss calls
+    it for the parameters listed in ``chunked``, only where gradients are enabled: each row once per loss, and after the
+    gradient of hidden has been taken from the old rows. Autograd then gets no gradient of these parameters. Where
+    ``update`` is None, autograd gets it. See `bench.model.inplace_adam`.
+    """
+
+    chunked: ClassVar[Sequence[str]]
+    update: Callable[[str, slice, Tensor], None] | None
+
+
+class RowSparse(Protocol):
+    """The gradients of the parameters listed in ``row_sparse`` are sparse tensors: only those rows are updated."""
+
+    row_sparse: ClassVar[Sequence[str]]
+
+
+class Processes(Protocol):
+    """The layer is sharded over several processes, each on a GPU of its own if there are any.
+
+    When the layer is built, the processes form torch.distributed's default group. All see the same batches and call
+    ``loss`` and ``topk`` at the same time. Both must return the same in all processes, and the gradient of hidden must
+    be equal bit for bit, because each process trains its own copy of the encoder. ``parameter_count`` is of the whole
+    layer, ``cost`` of one process.
+    """
+
+    elsewhere: int
+    """Number of the parameters that other processes hold."""
+    offset: int
+    """Row of the whole layer that is row 0 here; stochastic rounding depends on it."""
+
+    @staticmethod
+    def processes(**settings: Any) -> int:
+        """Number of processes of the run (the world size)."""
+
+
+class Precisions(Protocol):
+    """The layer computes its matrix products in other precisions than fp32. ``precision`` is set to that of the run."""
+
+    precisions: ClassVar[Sequence[str]]
+    precision: str
+
+
+# Capabilities of output layers: planning and measuring
+
+
+class Planning(Protocol):
+    """Size and cost of a run, predicted from the settings without building the layer (`bench.plan.forecast`)."""
+
+    @staticmethod
+    def parameter_count(*, n_labels: int, hidden: int, **settings: Any) -> int:
+        """Trained parameters of the layer."""
+
+    @staticmethod
+    def cost(*, n_labels: int, hidden: int, run: Mapping[str, float], **settings: Any) -> Mapping[str, float]:
+        """Bytes by purpose, and operations of a step; `baselines.parts.cost` lists the keys, also those of ``run``."""
+
+    @staticmethod
+    def encoders(**settings: Any) -> Mapping[str, int]:
+        """For a layer with repetitions: ``repetitions``, ``encoders`` and ``feature_hash``."""
+
+
+class LayerFacts(Protocol):
+    """More columns of the results, and the size of lookup tables."""
+
+    def facts(self) -> Sequence[Mapping[str, Any]]:
+        """A dict for each number of repetitions 1 to R; one dict for a layer without repetitions."""
+
+    def index_bytes(self) -> int:
+        """Bytes of the lookup tables that ranking needs."""
+
+
+class WarmUp(Protocol):
+    """Code that ranking may choose by the number of points or by their scores is compiled before any clock runs."""
+
+    def warm_up(self, k: int) -> None:
+        """Compile it."""
+
+
+class Lookup(Protocol):
+    """Hash tables, made again from seeds. A checkpoint keeps their hash and refuses other tables."""
+
+    lookup: npt.NDArray[np.integer]
+
+
+class Timing(Protocol):
+    """The loss reports its parts to a timer: ``timing_hook``, if not None, gets the name of a part and its seconds."""
+
+    timing_hook: Callable[[str, float], None] | None
+
+
+# Capabilities of classifiers, and of both
+
+
+class Preparation(Protocol):
+    """Work before ``fit`` that counts as ``build_s``."""
+
+    def prepare(self, seed: int, threads: int) -> None:
+        """Get ready; threads of the run, 0 for all cores. NotImplementedError makes the run ``unsupported``."""
+
+
+class ClassifierFacts(Protocol):
+    """More columns of the results, called last.
+
+    A method that works in another process measures there: its ``fit_s``, ``predict_s`` and ``peak_host_bytes`` replace
+    those of the harness, and the time of ``fit`` beyond its ``fit_s`` counts as ``build_s``.
+    """
+
+    def facts(self) -> Mapping[str, Any]:
+        """Values by column."""
+
+
+class Batched(Protocol):
+    """Where false, ``topk`` gets all points in one call."""
+
+    batched: bool
+
+
+class Reproducible(Protocol):
+    """Where false, the same settings and seed may give other predictions."""
+
+    reproducible: bool
+
+
+LAYER_CAPABILITIES: tuple[type, ...] = (
+    *(Repetitions, SharedEncoder, Decoders, Parts, LabelRanges, HashedFeatures),
+    *(ChunkedUpdates, RowSparse, Processes, Precisions),
+    *(Planning, LayerFacts, WarmUp, Lookup, Timing, Reproducible),
+)
+CLASSIFIER_CAPABILITIES: tuple[type, ...] = (Preparation, ClassifierFacts, Batched, Reproducible)

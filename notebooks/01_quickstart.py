@@ -35,8 +35,8 @@ df = load_results(folder)
 # %% [markdown]
 # ## The table
 #
-# One row per run and evaluation point. The first R repetitions of a trained MACH model are a MACH model of R repetitions,
-# so a run is evaluated at every R; such rows name their run in `derived_from`.
+# One row per run and evaluation point. The first R repetitions of a trained MACH model are a MACH model of R
+# repetitions, so a run is evaluated at every R; such rows name their run in `derived_from`.
 
 # %%
 df[["method", "B", "R", "P@1", "P@5", "params_output", "params_total", "fit_s", "derived_from"]]

@@ -40,8 +40,8 @@ display(Markdown(to_markdown(table)))
 # %% [markdown]
 # ## The spread behind each mean
 #
-# Ten random splits of the data. Theirs is one split, and which one is not stated; so read a difference beside the spread
-# of ours.
+# Ten random splits of the data. Theirs is one split, and which one is not stated; so read a difference beside the
+# spread of ours.
 
 # %%
 own = df[df["status"] == "ok"]

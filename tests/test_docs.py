@@ -115,7 +115,9 @@ def test_the_index_lists_every_page_once() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_documents_use_the_words_of_the_field(page: Path) -> None:
-    private = r"told|tells?|worlds?(?! size)|followers?|meetings?|orders|asked|at hand|want of|of a run in several processes"
+    private = (
+        r"told|tells?|worlds?(?! size)|followers?|meetings?|orders|asked|at hand|want of|of a run in several processes"
+    )
     assert not re.findall(rf"(?<![\w`/])(?:{private})\b(?!`)", page.read_text(), flags=re.IGNORECASE)
 
 

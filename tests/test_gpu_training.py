@@ -26,6 +26,7 @@ from baselines.one_vs_all import OneVsAll
 from bench.config.spec import TrainSettings
 from bench.model import inplace_adam, optim
 from bench.model.ensemble import Ensemble
+from bench.model.inplace_adam import AdamNumbers, RandomBits
 from bench.model.methods import method_class
 from bench.run.clock import Clock
 from bench.run.train import train_groups
@@ -42,7 +43,7 @@ with_triton = pytest.mark.skipif(
 needs_gpu = pytest.mark.skipif(not GPU or not TRITON, reason="needs a GPU, and triton")
 SHAPES = [(1, 1), (16, 128), (33, 130), (150, 5), (5, 300)]
 TYPES = [torch.float32, torch.bfloat16]
-NUMBERS = (0.01, 0.9, 0.9, 0.999, 0.1, 0.001, 1e-8)  # rate, correction, both decays and what is left, ε
+NUMBERS = AdamNumbers(0.01, 0.9, 0.9, 0.999, 0.1, 0.001, 1e-8)  # rate, correction, both decays and what is left, ε
 
 
 @pytest.mark.skipif(not TRITON or GPU or INTERPRETED, reason="needs triton, and no GPU, where the tests run themselves")
@@ -183,8 +184,8 @@ def test_adam_in_place(cells: int, gradient_type: torch.dtype) -> None:
 
     ours = [torch.randn(cells, device=DEVICE), torch.randn(cells, device=DEVICE), torch.rand(cells, device=DEVICE)]
     theirs, gradient = [tensor.clone() for tensor in ours], torch.randn(cells, device=DEVICE).to(gradient_type)
-    triton_updates.adam(*ours, gradient, 0, 0, *NUMBERS)
-    inplace_adam.adam_torch(*theirs, gradient.float(), 0, 0, *NUMBERS)
+    triton_updates.adam(*ours, gradient, RandomBits(0, 0), NUMBERS)
+    inplace_adam.adam_torch(*theirs, gradient.float(), RandomBits(0, 0), NUMBERS)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
 
@@ -198,8 +199,8 @@ def test_adam_in_place_rounds_as_the_reference_does(first: int, key: int) -> Non
     moments = [torch.randn(3000, device=DEVICE), torch.rand(3000, device=DEVICE)]
     ours = [torch.randn(3000, device=DEVICE).bfloat16(), *moments]
     theirs, gradient = [tensor.clone() for tensor in ours], torch.randn(3000, device=DEVICE)
-    triton_updates.adam(*ours, gradient, first, key, *NUMBERS)
-    inplace_adam.adam_torch(*theirs, gradient, first, key, *NUMBERS)
+    triton_updates.adam(*ours, gradient, RandomBits(first, key), NUMBERS)
+    inplace_adam.adam_torch(*theirs, gradient, RandomBits(first, key), NUMBERS)
     assert (ours[0] == theirs[0]).float().mean() > 0.99
     torch.testing.assert_close(ours[0], theirs[0], rtol=2**-7, atol=0.0)
 
@@ -214,11 +215,12 @@ def test_adam_of_rows(width: int) -> None:
     ours.append(torch.rand(9, width, device=DEVICE))
     theirs, gradient = [tensor.clone() for tensor in ours], torch.randn(3, width, device=DEVICE)
     rate, _, *others = NUMBERS
-    triton_updates.adam_rows(*ours, rows, gradient, rate, *others)
-    optim._adam_torch(*theirs, rows, gradient, rate, *others)
+    numbers = optim.AdamStep(rate, *others)
+    triton_updates.adam_rows(*ours, rows, gradient, numbers)
+    optim._adam_torch(*theirs, rows, gradient, numbers)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
-    triton_updates.adam_rows(*ours, rows[:0], gradient[:0], rate, *others)
+    triton_updates.adam_rows(*ours, rows[:0], gradient[:0], numbers)
 
 
 @with_triton

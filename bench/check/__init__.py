@@ -12,13 +12,14 @@ from bench.check.outcome import DOES_NOT_APPLY, FAILED, PASSED, UNSUPPORTED, Fai
 from bench.check.runs import RUN_CHECKS
 from bench.check.subject import Check, Subject
 from bench.common.errors import InputError
+from bench.model.methods import REQUIRED, capabilities_of
 
 
 def check_method(method: str) -> Iterator[Outcome]:
-    """Outcomes as they come, for a name under configs/method/ or a path to a method's YAML file.
+    """Yields outcomes one by one, for a name under configs/method/ or a path to a method's YAML file.
 
-    What a later check builds on stops the list when it fails. Raises InputError when there is no such file, or when
-    it is not a method's.
+    The first two checks end the list when they fail. Raises InputError when there is no such file, or when it is not
+    that of a method.
     """
     subject = Subject.of(method)
     first = (interface, constructor)
@@ -36,25 +37,25 @@ def check_method(method: str) -> Iterator[Outcome]:
 
 
 def interface(subject: Subject) -> str:
-    """The class is found, and is an ``nn.Module`` with loss and topk, or has fit and topk."""
+    """The class is found, and is an ``nn.Module`` with loss and topk, or has fit and topk; no name is misspelt."""
     try:
         found = subject.target
     except InputError as error:
         raise Failed(error, "a class that can be imported from here") from error
-    kind = "a classifier" if subject.is_classifier else "an output layer"
-    needed = ("fit", "topk") if subject.is_classifier else ("loss", "topk")
-    absent = [name for name in needed if not callable(getattr(found, name, None))]
+    offered = capabilities_of(found, subject.spec.target)
+    is_classifier = "fit" in offered
+    kind, needed = ("a classifier" if is_classifier else "an output layer"), REQUIRED[is_classifier]
+    absent = [name for name in needed if name not in offered]
     expect(not absent, f"{kind} without {', '.join(absent)}", f"methods {' and '.join(needed)}")
-    if not subject.is_classifier:
+    if not is_classifier:
         expect(issubclass(found, nn.Module), "an output layer that is no nn.Module", "a subclass of torch.nn.Module")
     return f"{subject.spec.target}, {kind}"
 
 
 def constructor(subject: Subject) -> str:
-    """It takes the settings of its YAML file, at their defaults."""
+    """The settings of the YAML file fit the constructor, and it accepts them."""
     subject.build()
-    told = ", ".join(f"{name} {value}" for name, value in subject.spec.settings.items())
-    return told or "no settings"
+    return ", ".join(f"{name} {value}" for name, value in subject.spec.settings.items()) or "no settings"
 
 
 def summary(outcomes: list[Outcome]) -> str:

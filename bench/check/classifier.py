@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.check.outcome import DoesNotApply, expect
 from bench.check.rankings import begins, same_scores, well_formed
 from bench.check.subject import N_POINTS, TOP_K, Check, Subject, emptied
+from bench.model.built_method import BuiltClassifier
 
 
 def fit(subject: Subject) -> str:
@@ -40,11 +41,10 @@ def topk_of_all(subject: Subject) -> str:
 
 def facts(subject: Subject) -> str:
     """``facts`` is a dict."""
-    if not hasattr(subject.fitted, "facts"):
+    if (found := BuiltClassifier(subject.fitted).facts()) is None:
         raise DoesNotApply("no facts")
-    told = subject.fitted.facts()
-    expect(isinstance(told, dict), f"facts {told!r}", "a dict")
-    return ", ".join(told) or "none"
+    expect(isinstance(found, dict), f"facts {found!r}", "a dict")
+    return ", ".join(found) or "none"
 
 
 CLASSIFIER_CHECKS: tuple[Check, ...] = (fit, topk, topk_of_one_point, topk_of_all, facts)

@@ -12,16 +12,15 @@ from torch import nn
 from bench.check.outcome import DoesNotApply, Failed, expect
 from bench.check.rankings import begins, same_scores, well_formed
 from bench.check.subject import N_POINTS, TOP_K, Check, Subject, emptied, finite
-from bench.model.optim import row_sparse_parameters
+from bench.model.built_method import BuiltLayer, row_sparse_parameters
 
 
 def parameter_count(subject: Subject) -> str:
     """The static method ``parameter_count`` of the settings gives the layer's trained parameters."""
-    declared = getattr(subject.target, "parameter_count", None)
-    if declared is None:
+    found = subject.method.parameter_count(subject.n_labels, subject.hidden)
+    if found is None:
         raise DoesNotApply("no static method parameter_count declares one")
     real = sum(parameter.numel() for parameter in subject.layer.parameters())
-    found = declared(n_labels=subject.n_labels, hidden=subject.hidden, **subject.spec.settings)
     expect(found == real, f"{found:,} declared", f"the {real:,} that the layer has")
     return f"{real:,} declared and real"
 
@@ -119,7 +118,7 @@ def ties(subject: Subject) -> str:
 
 def prefixes(subject: Subject) -> str:
     """``topk_prefixes`` ranks by each number of repetitions, the last as ``topk`` does; so do subset and decoders."""
-    layer, R = subject.layer, getattr(subject.layer, "repetitions", None)
+    layer, built, R = subject.layer, subject.built, subject.built.repetitions
     if R is None:
         raise DoesNotApply("a layer without repetitions")
     hidden, every = subject.activations(), list(range(1, R + 1))
@@ -128,13 +127,13 @@ def prefixes(subject: Subject) -> str:
         expect(len(scores) == len(labels) == R, f"{len(labels)} rankings", f"one for each of {R} prefixes")
         found = [well_formed(pair, N_POINTS, TOP_K, subject.n_labels) for pair in zip(scores, labels, strict=True)]
         _same(layer.topk(hidden, TOP_K), found[-1], "topk and the last prefix")
-        if not getattr(layer, "share_encoder", False):
+        if not built.share_encoder:
             first = layer.subset(range(1))
             _same(first.topk(hidden[:1], TOP_K), found[0], "subset(range(1)) and the first prefix")
             own = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
-            lent = {parameter.untyped_storage().data_ptr() for parameter in first.parameters()}
-            expect(lent <= own, "a subset with memory of its own", "parameters in the layer's memory")
-        names = list(getattr(layer, "decoders", []))
+            of_subset = {parameter.untyped_storage().data_ptr() for parameter in first.parameters()}
+            expect(of_subset <= own, "a subset with memory of its own", "parameters in the layer's memory")
+        names = [name for name in built.decoders if name is not None]
         if names:
             decoded = layer.topk_decoders(hidden, TOP_K, every)
             expect(list(decoded) == names, f"decoders {list(decoded)}", names)
@@ -145,15 +144,15 @@ def prefixes(subject: Subject) -> str:
 
 def parts(subject: Subject) -> str:
     """A layer of some repetitions alone, as ``part`` gives its settings, begins and loses as those of the whole do."""
-    layer, R = subject.layer, getattr(subject.layer, "repetitions", None)
-    if R is None or not hasattr(subject.target, "part"):
+    layer, R = subject.layer, subject.built.repetitions
+    if R is None or not subject.method.has_parts:
         raise DoesNotApply("no static method part")
     members = range(1, R) if R > 1 else range(1)
-    settings = subject.target.part(members, **subject.spec.settings)
+    settings = subject.method.part(members)
     if settings is None:
         raise DoesNotApply("its repetitions are not independent")
     alone = subject.build(settings)
-    first = getattr(alone, "first", 0)
+    first = BuiltLayer.of(alone).first
     expect(first == members.start, f"attribute first {first}", f"{members.start}, the first repetition of the part")
     expect(alone.repetitions == len(members), f"a part of {alone.repetitions} repetitions", len(members))
     for at, r in enumerate(members):
@@ -170,7 +169,7 @@ def parts(subject: Subject) -> str:
 
 def labels_apart(subject: Subject) -> str:
     """After ``rank_only`` a layer ranks the labels of a range alone, with the scores that they have among all."""
-    if not hasattr(subject.target, "rank_only"):
+    if not subject.method.ranks_label_ranges:
         raise DoesNotApply("no method rank_only")
     layer, hidden, K = subject.build(), subject.activations(), subject.n_labels
     with torch.no_grad():
@@ -189,16 +188,15 @@ def labels_apart(subject: Subject) -> str:
 
 def facts(subject: Subject) -> str:
     """``facts`` is a list with a dict for each number of repetitions; ``index_bytes`` is a number of bytes."""
-    layer = subject.layer
-    if not hasattr(layer, "facts") and not hasattr(layer, "index_bytes"):
+    built = subject.built
+    if not built.has_facts:
         raise DoesNotApply("neither facts nor index_bytes")
-    n = getattr(layer, "repetitions", None) or 1
-    told = layer.facts() if hasattr(layer, "facts") else [{}] * n
-    is_list = isinstance(told, list) and all(isinstance(entry, dict) for entry in told)
-    expect(is_list and len(told) == n, f"facts {told!r}", f"a list of {n} dict{'s' * (n > 1)}")
-    index = layer.index_bytes() if hasattr(layer, "index_bytes") else 0
+    n, found = built.repetitions or 1, built.facts()
+    is_list = isinstance(found, list) and all(isinstance(entry, dict) for entry in found)
+    expect(is_list and len(found) == n, f"facts {found!r}", f"a list of {n} dict{'s' * (n > 1)}")
+    index = built.index_bytes()
     expect(isinstance(index, int) and index >= 0, f"index_bytes {index!r}", "a whole number, 0 or more")
-    return f"{', '.join(told[-1]) or 'none'}; index of {index:,} bytes"
+    return f"{', '.join(found[-1]) or 'none'}; index of {index:,} bytes"
 
 
 LAYER_CHECKS: tuple[Check, ...] = (

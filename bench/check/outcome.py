@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from bench.common.errors import InputError
+
 PASSED, FAILED, DOES_NOT_APPLY, UNSUPPORTED = "passed", "failed", "not applicable", "unsupported"
 S = TypeVar("S")
 
@@ -25,14 +27,14 @@ class Outcome:
 
 
 class Failed(Exception):
-    """The method does otherwise than the interface asks; says what was found and what was expected."""
+    """The method breaks a rule of the interface; the message says what was found and what was expected."""
 
     def __init__(self, found: object, expected: object) -> None:
         super().__init__(f"found {found}; expected {expected}")
 
 
 class DoesNotApply(Exception):
-    """The method has nothing that the check looks at; says what."""
+    """The method lacks what the check looks at; the message names it."""
 
 
 def expect(condition: bool, found: object, expected: object) -> None:
@@ -50,11 +52,13 @@ def outcome_of(check: Callable[[S], str], subject: S) -> Outcome:
         return Outcome(name, FAILED, str(failed))
     except DoesNotApply as reason:
         return Outcome(name, DOES_NOT_APPLY, str(reason))
+    except InputError as error:
+        return Outcome(name, FAILED, _first_line(error))
     except NotImplementedError as error:
-        return Outcome(name, UNSUPPORTED, _told(error))
+        return Outcome(name, UNSUPPORTED, _first_line(error))
     except Exception as error:
-        return Outcome(name, FAILED, f"found {type(error).__name__}: {_told(error)}; expected no error")
+        return Outcome(name, FAILED, f"found {type(error).__name__}: {_first_line(error)}; expected no error")
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

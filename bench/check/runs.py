@@ -20,6 +20,7 @@ from torch import nn
 from bench.check.outcome import DoesNotApply, Failed, expect
 from bench.check.subject import DATASET, N_POINTS, TOP_K, Check, Subject
 from bench.metrics.ranking import evaluate
+from bench.model.built_method import reproducible
 from bench.model.ensemble import Ensemble
 from bench.results.run_folder import RunFolder
 from bench.run.execute import execute
@@ -37,14 +38,14 @@ def beats_the_floor(subject: Subject) -> str:
     if subject.is_classifier and np.array_equal(kept["labels"][-1], floor):
         raise DoesNotApply("it ranks labels by train frequency, and so is the floor")
     ours, theirs = record["rows"][-1]["P@1"], evaluate(floor, data.test.Y)["P@1"]
-    told = f"P@1 of {100 * ours:.2f} % on {DATASET}"
-    expect(ours > theirs, told, f"more than the {100 * theirs:.2f} % of label frequencies")
-    return f"{told}; label frequencies reach {100 * theirs:.2f} %"
+    found = f"P@1 of {100 * ours:.2f} % on {DATASET}"
+    expect(ours > theirs, found, f"more than the {100 * theirs:.2f} % of label frequencies")
+    return f"{found}; label frequencies reach {100 * theirs:.2f} %"
 
 
 def deterministic(subject: Subject) -> str:
     """Two runs of one spec give the same predictions, bit by bit."""
-    if not getattr(subject.build(), "reproducible", True):
+    if not reproducible(subject.build()):
         raise DoesNotApply("declared not to be reproducible")
     (_, first), (_, second) = subject.run, Subject(subject.spec).run
     for name in ("labels", "scores"):
@@ -57,28 +58,28 @@ def resumes(subject: Subject) -> str:
     """Stopped after some epochs and continued from its checkpoint, a run gives the same predictions, bit by bit."""
     if subject.is_classifier:
         raise DoesNotApply("it has no epochs to go on from")
-    if not getattr(subject.build(), "reproducible", True):
+    if not reproducible(subject.build()):
         raise DoesNotApply("declared not to be reproducible")
     (_, whole), (record, kept, notes) = subject.run, _stopped_run(subject)
     expect(record["rows"][-1]["resumed"] == 1, f"a run that started over ({'; '.join(notes)})", "one that goes on")
     for name in ("labels", "scores"):
         differ = int((whole[name] != kept[name]).sum())
-        told = f"{differ:,} of {kept[name].size:,} {name} differ after a stop"
-        expect(differ == 0, told, "none; a layer tells of random streams of its own by get_extra_state")
+        found = f"{differ:,} of {kept[name].size:,} {name} differ after a stop"
+        expect(differ == 0, found, "none; a layer saves random streams of its own by get_extra_state")
     return f"the same labels and scores after a stop in epoch {STOP_IN}"
 
 
 def frees_its_memory(subject: Subject) -> str:
-    """Once a method that was used is let go, none of its arrays and tensors stays behind."""
+    """After the last reference to a used method is dropped, none of its arrays and tensors is alive."""
     alive = _use(subject)
     gc.collect()
     left = [f"{name} ({kind})" for name, kind, reference in alive if reference() is not None]
-    expect(not left, f"{', '.join(left[:3])} alive after the method was let go", "nothing")
+    expect(not left, f"{', '.join(left[:3])} alive after the last reference to the method was dropped", "nothing")
     return f"{len(alive)} objects gone"
 
 
 def fails_with_a_reason(subject: Subject) -> str:
-    """An impossible value of a setting ends in an error that says something, and of a choice names what was found."""
+    """An impossible value of a setting ends in an error with a message; for a choice the message names the value."""
     settings = subject.spec.settings
     choices = [name for name, value in settings.items() if isinstance(value, str)]
     numbers = [name for name, value in settings.items() if type(value) in (int, float)]
@@ -129,7 +130,7 @@ def _stopped_run(subject: Subject) -> tuple[dict[str, Any], dict[str, npt.NDArra
 
 
 def _use(subject: Subject) -> list[tuple[str, str, weakref.ref[Any]]]:
-    """Build a method and use all of it once; weak references to it and to what it held are all that is kept."""
+    """Build a method and use all of it once; returns weak references to it and to what it held."""
     fresh = Subject(subject.spec)  # its data and its instances go with it
     fit = fresh.data.fit
     method = fresh.build()
@@ -144,10 +145,10 @@ def _use(subject: Subject) -> list[tuple[str, str, weakref.ref[Any]]]:
 
 
 def _held(method: Any) -> Iterator[tuple[str, Any]]:
-    """Arrays, matrices and tensors that a method, or a part of it, has as attributes."""
+    """Arrays, matrices and tensors that are attributes of a method or of a part of it."""
     parts = dict(method.named_modules()) if isinstance(method, nn.Module) else {"": method}
-    for place, part in parts.items():
+    for path, part in parts.items():
         values = {**vars(part), **vars(part).get("_parameters", {}), **vars(part).get("_buffers", {})}
         for name, value in values.items():
             if isinstance(value, np.ndarray | torch.Tensor) or sp.issparse(value):
-                yield f"{place}.{name}".lstrip("."), value
+                yield f"{path}.{name}".lstrip("."), value

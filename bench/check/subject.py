@@ -19,7 +19,8 @@ from bench.check.outcome import expect
 from bench.config.experiment import unfold
 from bench.config.spec import RunSpec, derive_seed
 from bench.data import Dataset, load_dataset
-from bench.model.methods import method_class
+from bench.model.built_method import BuiltClassifier, BuiltLayer
+from bench.model.methods import Method, method_class
 from bench.results.run_folder import RunFolder
 from bench.run.execute import execute
 
@@ -45,13 +46,18 @@ class Subject:
 
     @cached_property
     def target(self) -> Any:
-        """The method's class."""
+        """The method's class. InputError when there is none."""
         return method_class(self.spec.target)
+
+    @cached_property
+    def method(self) -> Method:
+        """The method with its settings. InputError where a run would refuse it."""
+        return Method.load(self.spec.target, self.spec.settings)
 
     @property
     def is_classifier(self) -> bool:
         """It has ``fit``, and so is no output layer."""
-        return hasattr(self.target, "fit")
+        return self.method.is_classifier
 
     @cached_property
     def data(self) -> Dataset:
@@ -72,21 +78,23 @@ class Subject:
         return emptied(self.data.fit.Y[:N_POINTS], [0, 5])
 
     def build(self, settings: Mapping[str, Any] | None = None) -> Any:
-        """The method as a run builds it, with its own settings or others; a classifier is made ready as well."""
-        chosen = self.spec.settings if settings is None else settings
-        if self.is_classifier:
-            classifier = self.target(**chosen)
-            if hasattr(classifier, "prepare"):
-                classifier.prepare(seed=derive_seed(self.spec.seed, "initialisation"), threads=1)
-            return classifier
-        seeds = {axis: derive_seed(self.spec.seed, axis) for axis in ("hashing", "initialisation", "sampling")}
-        shared = {"n_labels": self.n_labels, "hidden": self.hidden, "train_labels": self.data.fit.Y, "seeds": seeds}
-        return self.target(**shared, **chosen)
+        """The method as a run builds it, with its own settings or others; a classifier is prepared as well."""
+        method = self.method if settings is None else self.method.with_settings(settings)
+        if not method.is_classifier:
+            return method.build_layer(self.hidden, self.data.fit.Y, self.spec.seed)
+        classifier = method.build_classifier()
+        BuiltClassifier(classifier).prepare(seed=derive_seed(self.spec.seed, "initialisation"), threads=1)
+        return classifier
 
     @cached_property
     def layer(self) -> Any:
         """An untrained output layer, for checks that leave it as it is."""
         return self.build()
+
+    @cached_property
+    def built(self) -> BuiltLayer:
+        """That layer with its capabilities."""
+        return BuiltLayer.of(self.layer)
 
     @cached_property
     def fitted(self) -> Any:
@@ -109,7 +117,7 @@ class Subject:
 
     def activations(self, n_points: int = N_POINTS) -> Tensor:
         """Hidden activations as after a ReLU, [N, H], or [R, N, H] for a layer with repetitions; float32."""
-        repetitions = getattr(self.layer, "repetitions", None)
+        repetitions = self.built.repetitions
         shape = (n_points, self.hidden) if repetitions is None else (repetitions, n_points, self.hidden)
         return torch.randn(shape, generator=torch.Generator().manual_seed(0)).relu()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,16 @@ class RunSpec:
     seed: int
     swept: Mapping[str, Any] = field(default_factory=dict)  # dotted key -> value; names columns, not part of identity
     share: Share | None = None  # None: all of it
+
+    def with_settings(self, settings: Mapping[str, Any]) -> RunSpec:
+        """The run with values of the types that its method expects (1000 for 1e3), also among the swept values."""
+        changed = {name: value for name, value in settings.items() if type(value) is not type(self.settings[name])}
+        if not changed:
+            return self
+        prefixes = (f"methods.{self.method}", "tune")
+        keys = {f"{prefix}.{name}": value for prefix in prefixes for name, value in changed.items()}
+        swept = {key: keys.get(key, value) for key, value in self.swept.items()}
+        return replace(self, settings=dict(settings), swept=swept)
 
     def canonical(self) -> str:
         """JSON that two equal runs share byte for byte."""

@@ -15,6 +15,7 @@ from bench.config.experiment import Experiment
 from bench.launch.progress import Progress
 from bench.launch.run_one import run_one
 from bench.launch.tune import write_chosen
+from bench.plan.check_methods import checked
 from bench.plan.plan import PlannedRun, plan
 from bench.process.options import RunOptions
 from bench.results.kept_inputs import keep_description, keep_paper
@@ -60,10 +61,12 @@ def run_experiment(
     Whatever happens to a run, those finished before it stay as they are. Several processes may do this at once: each
     takes runs that no other holds, and waits in the end for those that others hold.
 
+    Methods and their settings are checked first: InputError where some are wrong, before anything is written.
     KeyboardInterrupt stops the run in progress, writes it down and is raised again; OSError for a full disk likewise.
     Where the experiment tunes, the chosen settings are written last.
     """
     store = Store(results / experiment.name)
+    experiment = checked(experiment, store)
     with store.lock(shared=True):
         for run_id in store.sweep_up():
             progress.note(f"{run_id}: was interrupted, will run again if it is still wanted")

@@ -1,4 +1,4 @@
-"""What of the machine each process of a run gets: threads, and a GPU where there are any."""
+"""The threads and the GPU of each process of a run, and which precisions a device has."""
 
 from __future__ import annotations
 
@@ -52,3 +52,11 @@ def pick_device(name: str, rank: int = 0, world_size: int = 1) -> torch.device:
             f"GPUs: found {found}; expected {world_size}, one for each process of the run (or device: cpu)"
         )
     return torch.device("cuda", rank)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices itself; torch emulates, slowly, what it does not have."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return bool(supported and torch.backends.mkldnn.is_available() and supported())

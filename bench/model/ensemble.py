@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import scipy.sparse as sp
 import torch
@@ -11,16 +11,18 @@ from torch import nn
 
 from bench.config.spec import NOTHING, TrainSettings, derive_seed
 from bench.interface import Ranking
+from bench.model.built_method import BuiltLayer
+from bench.model.device import has_bf16
 from bench.model.group_size import available_bytes, group_size
 from bench.model.network import Encoder, Network
 from bench.model.optim import Optimiser
-from bench.model.precision import has_bf16
 
 
 class RepetitionGroup:
     """Repetitions that are trained together as one network; ``repetitions`` is None for an ordinary layer.
 
-    ``to_train`` is false where they were trained before; ``first`` is what the layer's repetition 0 is called.
+    ``to_train`` is false where they were trained before; ``first`` is the number of the layer's repetition 0 in the
+    whole layer.
     """
 
     def __init__(self, network: Network, repetitions: range | None, to_train: bool = True, first: int = 0) -> None:
@@ -39,12 +41,19 @@ class RepetitionGroup:
         return f"{self._first + self.repetitions.start}-{self._first + self.repetitions.stop - 1}"
 
 
+class Grouping(NamedTuple):
+    """How repetitions are grouped where a run resumes, or where some of them were trained before."""
+
+    size: int | None = None  # repetitions trained together; None: what settings and memory allow
+    trained: Sequence[int] = ()  # repetitions whose weights are set (`repetition_parameters`) before anything is ranked
+
+
 class Ensemble:
     """Encoders and output layer of a run.
 
-    A repetition's encoder is seeded by the run's seed and its number alone, and groups share no parameter, so how
-    repetitions are grouped changes time and memory but not the model. NotImplementedError for what the layer or the
-    hardware does not offer.
+    The encoder of a repetition is seeded by the run's seed and the repetition's number alone, and groups share no
+    parameter, so how repetitions are grouped changes time and memory but not the model. NotImplementedError for what
+    the layer or the hardware does not offer.
     """
 
     def __init__(
@@ -54,31 +63,25 @@ class Ensemble:
         settings: TrainSettings,
         seed: int,
         device: torch.device,
-        group_size: int | None = None,
-        at_hand: Sequence[int] = (),
+        grouping: Grouping | None = None,
     ) -> None:
-        """group_size: repetitions trained together where a run goes on; None: what settings and memory give.
-
-        at_hand: repetitions that were trained before; their weights are to be set (`repetition_parameters`) before
-        anything is ranked."""
         self.layer, self.settings, self.seed, self.device = layer, settings, seed, device
+        self.built = built = BuiltLayer.of(layer)
         set_precision(layer, settings.precision, device)
-        layer.to(device)  # before its repetitions are handed out: they share its memory
-        total: int | None = getattr(layer, "repetitions", None)
-        self.shared = total is not None and bool(getattr(layer, "share_encoder", False))
+        layer.to(device)  # before subsets are made, which share its memory
+        total, grouping = built.repetitions, grouping or Grouping()
+        self.shared, self.first = built.share_encoder, built.first
         if self.shared and settings.repetitions_at_a_time:
             raise NotImplementedError(
                 f"repetitions_at_a_time: found {settings.repetitions_at_a_time}; expected 0 with share_encoder, "
                 "because all repetitions train the one encoder at the same time"
             )
-        lookup = layer.feature_lookup(n_features) if total and hasattr(layer, "feature_lookup") else None
-        n_hashed = 0 if lookup is None else layer.feature_hash
+        lookup, n_hashed = built.feature_lookup(n_features)
         self._lookup_bytes = 0 if lookup is None else lookup.nbytes
         sizes = settings.hidden_sizes()
-        self.first = int(getattr(layer, "first", 0))
-        self.group_size = group_size or self._group_size(total, n_hashed or n_features)
+        self.group_size = grouping.size or self._group_size(total, n_hashed or n_features)
         self.groups: list[RepetitionGroup] = []
-        for members in cut(total or 1, self.group_size, at_hand):
+        for members in cut(total or 1, self.group_size, grouping.trained):
             numbers = [self.first + r for r in (members[:1] if self.shared else members)]
             seeds = [derive_seed(seed, "encoder", r) for r in numbers]
             rows = None if lookup is None else lookup[members.start : members.stop]
@@ -86,7 +89,7 @@ class Ensemble:
             output = layer if total is None or self.shared else layer.subset(members)
             group = None if total is None else members
             network = Network(encoder, output).to(device)
-            self.groups.append(RepetitionGroup(network, group, members.start not in at_hand, self.first))
+            self.groups.append(RepetitionGroup(network, group, members.start not in grouping.trained, self.first))
         self.to_train = [group for group in self.groups if group.to_train]
         self.prefixes: list[int | None] = [None] if total is None else list(range(1, total + 1))
 
@@ -96,7 +99,7 @@ class Ensemble:
         return group_size(self.settings, total, n_rows, _size(self.layer) // total, available_bytes(self.device))
 
     def parameters(self, R: int | None) -> dict[str, int]:
-        """Trained parameters of the first R repetitions (or of the one network) by place, and bytes of the index.
+        """Parameters of the first R repetitions (or of the one network) by part of the network, and bytes of the index.
 
         An encoder that the repetitions share counts once, whatever R.
         """
@@ -106,8 +109,8 @@ class Ensemble:
         n_hidden = sum(_size(encoder) for encoder in encoders) - n_input
         if not self.shared:
             n_input, n_hidden = n_input * share // total_repetitions, n_hidden * share // total_repetitions
-        n_output = (_size(self.layer) + getattr(self.layer, "elsewhere", 0)) * share // total_repetitions
-        index = self._lookup_bytes + (self.layer.index_bytes() if hasattr(self.layer, "index_bytes") else 0)
+        n_output = (_size(self.layer) + self.built.elsewhere) * share // total_repetitions
+        index = self._lookup_bytes + self.built.index_bytes()
         total = n_input + n_hidden + n_output
         return {
             "params_total": total,
@@ -137,8 +140,7 @@ class Ensemble:
         if self.settings.evaluate_on != NOTHING:
             with torch.no_grad():
                 self.topk(X[some][:2], self.prefixes, self.settings.top_k)
-                if hasattr(self.layer, "warm_up"):
-                    self.layer.warm_up(self.settings.top_k)
+                self.built.warm_up(self.settings.top_k)
 
     def repetition_parameters(self, r: int) -> dict[str, torch.Tensor]:
         """All that repetition r trains, by name, as views: its encoder, and its share of the layer."""
@@ -152,11 +154,11 @@ class Ensemble:
 
     @property
     def decoders(self) -> list[str | None]:
-        """The layer's ways of decoding, its own first; [None] for a layer with one."""
-        return list(getattr(self.layer, "decoders", [None]))
+        """Names of the layer's decoders, the default first; [None] for a layer with one."""
+        return list(self.built.decoders)
 
     def topk(self, X: sp.csr_matrix, prefixes: list[int | None], k: int) -> list[Ranking]:
-        """(scores, labels) from the first R repetitions for each R asked for; of the one network for [None]."""
+        """(scores, labels) from the first R repetitions for each R in ``prefixes``; of the one network for [None]."""
         if prefixes == [None]:
             return [self.layer.topk(self.groups[0].network.hidden(X), k)]
         scores, labels = self.layer.topk_prefixes(self._hidden(X), k, prefixes)
@@ -181,9 +183,10 @@ class Ensemble:
         return self.layer.subset(range(group.end)).topk(torch.cat(hidden), k)
 
 
-def cut(total: int, size: int, at_hand: Sequence[int]) -> list[range]:
-    """All numbers below ``total`` in order, in ranges of at most ``size`` that are at hand, or not, as a whole."""
-    kept = set(at_hand)
+def cut(total: int, size: int, trained: Sequence[int]) -> list[range]:
+    """All numbers below ``total`` in order, in ranges of at most ``size``; each is trained already, or not, as a
+    whole."""
+    kept = set(trained)
     found: list[range] = []
     for r in range(total):
         if found and len(found[-1]) < size and (r in kept) == (found[-1].start in kept):
@@ -194,15 +197,15 @@ def cut(total: int, size: int, at_hand: Sequence[int]) -> list[range]:
 
 
 def set_precision(layer: Any, precision: str, device: torch.device) -> None:
-    """Tell the layer its precision; NotImplementedError when it or the hardware does not have it."""
-    if precision not in getattr(layer, "precisions", ("fp32",)):
+    """Set the layer's precision; NotImplementedError when it or the hardware does not have it."""
+    built = BuiltLayer.of(layer)
+    if precision not in built.precisions:
         raise NotImplementedError(f"precision {precision}: {type(layer).__name__} offers fp32 only")
     if precision == "bf16" and not has_bf16(device):
         raise NotImplementedError(f"precision bf16: this {device.type} has no bfloat16 instructions")
     if any(p.dtype == torch.bfloat16 for p in layer.parameters()) and not has_bf16(device):
         raise NotImplementedError(f"weights in bfloat16: this {device.type} has no bfloat16 instructions")
-    if hasattr(layer, "precision"):
-        layer.precision = precision
+    built.use_precision(precision)
 
 
 def _size(module: nn.Module) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.model.built_method import offset_of
 from bench.model.gpu_updates import updates_for
 from bench.model.row_kernels import FAST
 
@@ -24,8 +25,8 @@ class InPlaceAdam(torch.optim.Optimizer):
     Calls for different rows may come from different threads.
 
     Weights in bfloat16 have moments in float32, are updated in float32, and rounded to one of the two neighbours with
-    probabilities that make the expectation exact (stochastic rounding); the random bits are a function of seed, step
-    and place, so neither the chunks nor the threads change the result.
+    probabilities that make the expectation exact (stochastic rounding). The random bits are a function of seed, step
+    and position, so neither the chunks nor the threads change the result.
     """
 
     def __init__(
@@ -36,9 +37,9 @@ class InPlaceAdam(torch.optim.Optimizer):
         eps: float = 1e-8,
         seed: int = 0,
     ) -> None:
-        self.layer, self.offset = layer, int(getattr(layer, "offset", 0))
+        self.layer, self.offset = layer, offset_of(layer)
         self.seed, self.steps = seed, 0
-        self.parameters: dict[str, nn.Parameter] = {name: getattr(layer, name) for name in layer.chunked}
+        self.parameters: dict[str, nn.Parameter] = {name: layer.get_parameter(name) for name in layer.chunked}
         super().__init__(self.parameters.values(), {"lr": lr, "betas": betas, "eps": eps})
         for parameter in self.parameters.values():
             for moment in ("mean", "square"):
@@ -60,17 +61,17 @@ class InPlaceAdam(torch.optim.Optimizer):
         weight, mean, square = (t.detach()[rows] for t in (parameter, state["mean"], state["square"]))
         first = (rows.start + self.offset) * (parameter.numel() // len(parameter))
         numbers = _numbers(self.steps + 1, self.param_groups[0])
-        key = self._keys[name]
+        bits = RandomBits(first, self._keys[name])
         if weight.is_cuda or gradient.dtype != torch.float32:
             kernels = updates_for(weight)
-            (kernels.adam if kernels else adam_torch)(weight, mean, square, gradient, first, key, *numbers)
+            (kernels.adam if kernels else adam_torch)(weight, mean, square, gradient, bits, numbers)
             return
         arrays: Any = [t.reshape(-1).numpy() for t in (mean, square, gradient)]
         single: Any = [np.float32(number) for number in numbers]
         if weight.dtype == torch.bfloat16:
-            bits = weight.view(torch.int16).reshape(-1).numpy().view(np.uint16)
-            place: Any = (np.uint32(first % 2**32), np.uint32(key))
-            _adam_bf16(bits, *arrays, *place, *single)
+            cells = weight.view(torch.int16).reshape(-1).numpy().view(np.uint16)
+            start: Any = (np.uint32(bits.first % 2**32), np.uint32(bits.key))
+            _adam_bf16(cells, *arrays, *start, *single)
         else:
             _adam(weight.reshape(-1).numpy(), *arrays, *single)
 
@@ -80,43 +81,50 @@ class InPlaceAdam(torch.optim.Optimizer):
         self.go_on_from(self.steps + 1)
 
     def go_on_from(self, steps: int) -> None:
-        """Be where that many steps have been taken: the corrections and the random bits follow from their number."""
+        """Continue after that many steps: the corrections and the random bits follow from their number."""
         self.steps = steps
         self._keys = self._draw_keys()
 
     def release(self) -> None:
-        """Leave the layer as it was found: its gradients go to autograd again."""
+        """Reset the layer: its gradients go to autograd again."""
         self.layer.update = None
 
 
-def _numbers(step: int, group: dict[str, Any]) -> tuple[float, ...]:
-    """Step length, square root of the second correction, β1, β2, 1 − β1, 1 − β2, ε."""
+class RandomBits(NamedTuple):
+    """Where random bits start: the position of an update's first cell in the whole parameter, and the step's key."""
+
+    first: int
+    key: int
+
+
+class AdamNumbers(NamedTuple):
+    """Numbers of a step: length, square root of the second correction, β1, β2, 1 − β1, 1 − β2, ε."""
+
+    rate: float
+    correction: float
+    b1: float
+    b2: float
+    c1: float
+    c2: float
+    eps: float
+
+
+def _numbers(step: int, group: dict[str, Any]) -> AdamNumbers:
     first, second = group["betas"]
     rate = group["lr"] / (1 - first**step)
-    return rate, (1 - second**step) ** 0.5, first, second, 1 - first, 1 - second, group["eps"]
+    return AdamNumbers(rate, (1 - second**step) ** 0.5, first, second, 1 - first, 1 - second, group["eps"])
 
 
 def adam_torch(
-    weight: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    gradient: Tensor,
-    first: int,
-    key: int,
-    rate: float,
-    correction: float,
-    b1: float,
-    b2: float,
-    c1: float,
-    c2: float,
-    eps: float,
+    weight: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, bits: RandomBits, numbers: AdamNumbers
 ) -> None:
     """The update in plain torch: for GPUs without triton, and for tests to compare with."""
+    rate, correction, b1, b2, c1, c2, eps = numbers
     mean.mul_(b1).add_(gradient, alpha=c1)
     square.mul_(b2).addcmul_(gradient, gradient, value=c2)
     change = rate * mean / (square.sqrt() / correction + eps)
     if weight.dtype == torch.bfloat16:
-        weight.copy_(round_stochastic(weight.float() - change, random_bits(weight.shape, first, key, weight.device)))
+        weight.copy_(round_stochastic(weight.float() - change, random_bits(weight.shape, *bits, weight.device)))
     else:
         weight.sub_(change.to(weight.dtype))
 
@@ -128,7 +136,7 @@ def round_stochastic(value: Tensor, bits: Tensor) -> Tensor:
 
 
 def random_bits(shape: torch.Size, first: int, key: int, device: torch.device) -> Tensor:
-    """16 random bits for the elements ``first``, ``first`` + 1, ... of a parameter: a hash of place and key, int32."""
+    """16 random bits for elements ``first``, ``first`` + 1, ... of a parameter: a hash of position and key, int32."""
     x = (torch.arange(first, first + shape.numel(), device=device) % 2**32) ^ key
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = ((x ^ (x >> shift)) * factor) % 2**32

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from bench.model.built_method import repetitions_of
 from bench.model.feature_bag import FeatureBag, Lookup
 
 
@@ -56,7 +57,7 @@ class Network(nn.Module):
     def __init__(self, encoder: Encoder, output: Any) -> None:
         super().__init__()
         self.encoder, self.output = encoder, output
-        self.repetitions: int | None = getattr(output, "repetitions", None)
+        self.repetitions = repetitions_of(output)
 
     def hidden(self, X: sp.csr_matrix) -> Tensor:
         """[N, H], or [G, N, H] for a layer with repetitions: G times the same when they share an encoder."""

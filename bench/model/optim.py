@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.model.built_method import chunked_parts, row_sparse_parameters
 from bench.model.feature_bag import FeatureBag, RowGradient
 from bench.model.gpu_updates import updates_for
 from bench.model.inplace_adam import InPlaceAdam
 from bench.model.row_kernels import STRIP, adagrad_bag, adagrad_rows, adam_bag, adam_rows, chunks_of
 
 CHUNKS_A_THREAD = 4  # pieces of work for each thread, so that an uneven piece does not keep the others waiting
-
-
-def row_sparse_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters that modules list by name in their attribute ``row_sparse``: their gradients are sparse."""
-    return [getattr(part, name) for part in module.modules() for name in getattr(part, "row_sparse", ())]
 
 
 class _RowSparse(torch.optim.Optimizer):
@@ -101,7 +97,8 @@ class RowSparseAdam(_RowSparse):
 
     def update_bag(self, weight: Tensor, state: dict[str, Any], group: dict[str, Any], gradient: RowGradient) -> None:
         arrays = (weight.detach().numpy(), state["mean"].numpy(), state["square"].numpy())
-        adam_bag(*arrays, *_bag_arguments(gradient), *_adam_numbers(state["step"], group))
+        numbers: tuple[Any, ...] = _adam_numbers(state["step"], group)
+        adam_bag(*arrays, *_bag_arguments(gradient), *numbers)
 
     def update_rows(
         self, weight: Tensor, state: dict[str, Any], group: dict[str, Any], rows: Tensor, gradient: Tensor
@@ -110,7 +107,7 @@ class RowSparseAdam(_RowSparse):
         if weight.is_cuda:
             kernels = updates_for(weight)
             (kernels.adam_rows if kernels else _adam_torch)(
-                weight, state["mean"], state["square"], rows, gradient, *map(float, numbers)
+                weight, state["mean"], state["square"], rows, gradient, AdamStep(*map(float, numbers))
             )
         else:
             table, mean, square = weight.detach().numpy(), state["mean"].numpy(), state["square"].numpy()
@@ -167,25 +164,25 @@ def _bag_arguments(gradient: RowGradient) -> tuple[Any, ...]:
     return g.rows, g.indptr, g.points, g.values, g.pull, bounds, min(STRIP, width)
 
 
-def _adam_numbers(step: int, group: dict[str, Any]) -> tuple[np.float32, ...]:
+class AdamStep(NamedTuple):
+    """Numbers of an update: corrected step length, β1, β2, 1 − β1, 1 − β2, ε."""
+
+    rate: Any
+    b1: Any
+    b2: Any
+    c1: Any
+    c2: Any
+    eps: Any
+
+
+def _adam_numbers(step: int, group: dict[str, Any]) -> AdamStep:
     first, second = group["betas"]
     rate = group["lr"] * (1 - second**step) ** 0.5 / (1 - first**step)
-    return tuple(np.float32(x) for x in (rate, first, second, 1 - first, 1 - second, group["eps"]))
+    return AdamStep(*map(np.float32, (rate, first, second, 1 - first, 1 - second, group["eps"])))
 
 
-def _adam_torch(
-    weight: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    rows: Tensor,
-    g: Tensor,
-    rate: float,
-    b1: float,
-    b2: float,
-    c1: float,
-    c2: float,
-    eps: float,
-) -> None:
+def _adam_torch(weight: Tensor, mean: Tensor, square: Tensor, rows: Tensor, g: Tensor, numbers: AdamStep) -> None:
+    rate, b1, b2, c1, c2, eps = numbers
     m = mean[rows].mul_(b1).add_(g, alpha=c1)
     v = square[rows].mul_(b2).addcmul_(g, g, value=c2)
     mean[rows], square[rows] = m, v
@@ -223,8 +220,8 @@ class Optimiser:
 
     def __init__(self, module: nn.Module, lr: float, kind: str = "adam", seed: int = 0) -> None:
         sparse = row_sparse_parameters(module)
-        chunked: list[Any] = [part for part in module.modules() if getattr(part, "chunked", ())]
-        marked = {id(p) for p in sparse} | {id(getattr(part, name)) for part in chunked for name in part.chunked}
+        chunked = chunked_parts(module)
+        marked = {id(p) for p in sparse} | {id(part.get_parameter(name)) for part in chunked for name in part.chunked}
         dense = [p for p in module.parameters() if id(p) not in marked]
         bags = {id(part.table): part for part in module.modules() if isinstance(part, FeatureBag)}
         self.bags = list(bags.values())

@@ -20,20 +20,22 @@ def on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
-def adam(weight: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, first: int, key: int, *numbers: float) -> None:
-    """`bench.model.inplace_adam.adam_torch`, whose other arguments are the numbers; weight and gradient float32 or
-    bfloat16."""
+def adam(
+    weight: Tensor, mean: Tensor, square: Tensor, gradient: Tensor, bits: tuple[int, int], numbers: tuple[float, ...]
+) -> None:
+    """`bench.model.inplace_adam.adam_torch` with the same arguments; weight and gradient float32 or bfloat16."""
     n_cells, rounded = weight.numel(), weight.dtype == torch.bfloat16
     arrays = (weight, mean, square, gradient.contiguous())
     with on(weight):
         _adam[(triton.cdiv(n_cells, BLOCK),)](
-            *arrays, n_cells, _signed(first), _signed(key), *numbers, ROUNDED=rounded, BLOCK=BLOCK
+            *arrays, n_cells, *map(_signed, bits), *numbers, ROUNDED=rounded, BLOCK=BLOCK
         )
 
 
-def adam_rows(weight: Tensor, mean: Tensor, square: Tensor, rows: Tensor, gradient: Tensor, *numbers: float) -> None:
-    """`bench.model.optim._adam_torch`, whose other arguments are the numbers: rows int64 [U], their gradient [U,
-    width]."""
+def adam_rows(
+    weight: Tensor, mean: Tensor, square: Tensor, rows: Tensor, gradient: Tensor, numbers: tuple[float, ...]
+) -> None:
+    """`bench.model.optim._adam_torch` with the same arguments: rows int64 [U], their gradient [U, width]."""
     width = weight.shape[1]
     block = min(BLOCK, triton.next_power_of_2(width))
     if len(rows):

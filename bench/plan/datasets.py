@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from bench.common.child_processes import die_with_parent, python
 from bench.common.errors import InputError
 from bench.common.files import is_full
-from bench.data.dataset import identity_of
 
 
 class Named(NamedTuple):
@@ -53,12 +52,13 @@ def prepare(wanted: Sequence[tuple[str, Mapping[str, Any]]], on_build: Callable[
     return [Named(*found) for found in last["data"]]
 
 
-def _name(dataset: str, overrides: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]) -> Named:
+def _name(dataset: str, overrides: Mapping[str, Any], emit: Callable[[dict[str, Any]], None]) -> Named:
     from bench.data import dataset_fingerprint, prepare_dataset
+    from bench.data.dataset import identity_of
 
     found = dataset_fingerprint(dataset, **overrides)
     if found is None:
-        tell({"building": dataset})
+        emit({"building": dataset})
         prepare_dataset(dataset, **overrides)
         found = dataset_fingerprint(dataset, **overrides)
     if found is None:
@@ -73,17 +73,17 @@ def main() -> int:
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
-    def tell(event: dict[str, Any]) -> None:
+    def emit(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=pipe, flush=True)
 
     try:
-        tell({"data": [_name(dataset, overrides, tell) for dataset, overrides in json.load(sys.stdin)]})
+        emit({"data": [_name(dataset, overrides, emit) for dataset, overrides in json.load(sys.stdin)]})
     except InputError as error:
-        tell({"error": str(error)})
+        emit({"error": str(error)})
     except OSError as error:
         if not is_full(error):
             raise
-        tell({"full": [error.errno, error.strerror, error.filename]})
+        emit({"full": [error.errno, error.strerror, error.filename]})
     except KeyboardInterrupt:
         return 130
     return 0

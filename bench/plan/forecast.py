@@ -1,15 +1,15 @@
 """What a run will take, before it runs: parameters exactly, bytes by purpose, and operations of its training.
 
-The trunk and the data are counted here; the output layer tells its own share (`OutputLayer` in `bench.model.network`).
+Encoders and data are counted here; the output layer declares its own share (`bench.interface.Planning`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +18,7 @@ from bench.common.units import in_units
 from bench.config.spec import NOTHING, RunSpec
 from bench.data.sizes import DataSizes
 from bench.model.group_size import group_size
-from bench.model.methods import processes_of
+from bench.model.methods import Encoders, Method
 
 FLOAT_BYTES = 4
 KERNELS_BYTES = 85 * 2**20  # compiled kernels, thread pools and what the allocator keeps; see docs/planning.md
@@ -28,7 +28,7 @@ NAMES = ("weights", "gradients", "optimiser", "activations", "index", "decoding"
 
 @dataclass(frozen=True)
 class Forecast:
-    """Counts are exact; bytes are None where the layer does not tell its share, and for methods that are no layers.
+    """Counts are exact; bytes are None where the layer does not declare them, and for classifiers.
 
     Bytes are of one process, operations and memory traffic of all ``processes`` of the run together.
     """
@@ -60,34 +60,21 @@ class Forecast:
 EMPTY = Forecast(None, None, None, None, None, 0)
 
 
-@dataclass(frozen=True)
-class Trunk:
-    """Encoders of a method: ``repetitions`` is None for an ordinary layer; features hashed to 0 are as they are."""
-
-    repetitions: int | None = None
-    encoders: int = 1
-    feature_hash: int = 0
-
-    @classmethod
-    def of(cls, method: Any, spec: RunSpec) -> Trunk:
-        """As the layer's static method ``encoders`` tells from the run's settings."""
-        return cls(**method.encoders(**spec.settings)) if hasattr(method, "encoders") else cls()
-
-
 def process_bytes() -> int:
     """Resident memory once everything that a run imports is loaded (torch loads its compiler with its first Adam)."""
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     return procfs.host_bytes() or 0
 
 
-def predicted_parameters(method: Any, spec: RunSpec, sizes: DataSizes) -> dict[str, int] | None:
-    """The params_* and index_bytes columns of a run; None where the layer declares no ``parameter_count``."""
-    if not hasattr(method, "parameter_count"):
+def predicted_parameters(method: Method, spec: RunSpec, sizes: DataSizes) -> dict[str, int] | None:
+    """The params_* columns of a run; None where the layer declares no ``parameter_count``."""
+    widths = spec.train.hidden_sizes()
+    n_output = method.parameter_count(sizes.n_labels, widths[-1])
+    if n_output is None:
         return None
-    trunk, widths = Trunk.of(method, spec), spec.train.hidden_sizes()
+    trunk = method.encoders
     n_input = trunk.encoders * ((trunk.feature_hash or sizes.n_features) + 1) * widths[0]
     n_hidden = trunk.encoders * sum((a + 1) * b for a, b in itertools.pairwise(widths))
-    n_output = method.parameter_count(n_labels=sizes.n_labels, hidden=widths[-1], **spec.settings)
     total = n_input + n_hidden + n_output
     return {
         "params_total": total,
@@ -99,76 +86,95 @@ def predicted_parameters(method: Any, spec: RunSpec, sizes: DataSizes) -> dict[s
 
 
 def predict_run(
-    method: Any, spec: RunSpec, sizes: DataSizes, process: int, available: int | None, threads: int
+    method: Method, spec: RunSpec, sizes: DataSizes, process: int, available: int | None, threads: int
 ) -> Forecast:
-    """The prediction of a run with a method's class on data of those sizes.
+    """The prediction of a run with a method on data of those sizes.
 
     process: resident bytes of a process that has loaded everything but data. available: bytes free for the run, which
     decide how many repetitions are trained at a time. threads: of a process, where the run takes several. ValueError
-    where settings make no sense to the layer.
+    where the settings make no sense to the layer.
     """
-    settings = spec.train
-    points = sizes.n_fit if settings.holdout else sizes.n_train
-    n_steps = settings.epochs * math.ceil(points / settings.batch_size)
+    settings, trunk = spec.train, method.encoders
+    n_steps = settings.epochs * math.ceil(points_to_train(spec, sizes) / settings.batch_size)
     parameters = predicted_parameters(method, spec, sizes)
-    if parameters is None or not hasattr(method, "cost"):
+    if parameters is None or not method.predicts_cost:
         return Forecast(parameters, None, None, None, None, n_steps)
-    trunk, widths = Trunk.of(method, spec), settings.hidden_sizes()
-    n_rows = trunk.feature_hash or sizes.n_features
-    each = parameters["params_output"] // (trunk.repetitions or 1)
-    shared = trunk.repetitions is not None and trunk.encoders < trunk.repetitions
-    together = (
-        trunk.repetitions or 1
-        if trunk.repetitions is None or shared
-        else group_size(settings, trunk.repetitions, n_rows, each, available)
-    )
-    evaluated = sizes.n_evaluated(settings.evaluate_on)
-    validated = bool(settings.holdout and settings.validate_every and sizes.n_validation)
-    run = {
-        "n_points": points,
-        "labels_per_point": sizes.labels_per_point,
-        "epochs": settings.epochs,
-        "batch_size": min(settings.batch_size, points),
-        "predict_batch": min(settings.predict_batch, max(evaluated, sizes.n_validation * validated)),
-        "threads": threads,
-        "together": together,
-        "validated": int(validated),
-        "page_bytes": page_bytes(),
-    }
-    told = method.cost(n_labels=sizes.n_labels, hidden=widths[-1], run=run, **spec.settings)
-    layer = {name: told.get(f"{name}_bytes", 0) for name in NAMES}
-    own = trunk_bytes(trunk, spec, sizes, run)
-    purposes = {name: layer[name] + own.get(name, 0) for name in NAMES}
-    if settings.evaluate_on == NOTHING:
-        purposes |= {"decoding": 0, "predict": 0}
-    training = purposes["gradients"] + purposes["optimiser"]
-    # The allocator keeps what a step has freed, and validation points are ranked while the moments are still there.
-    ranking = purposes["activations"] + purposes["predict"] + purposes["decoding"]
-    data = data_bytes(spec, sizes)
-    peak = process + KERNELS_BYTES + data + purposes["weights"] + purposes["index"]
-    during = training + (ranking if validated else purposes["activations"])
-    peak += max(purposes["build"], during, ranking)
+    together = repetitions_together(spec, trunk, sizes, parameters["params_output"], available)
+    run = cost_arguments(spec, sizes, together, threads)
+    layer = method.cost(sizes.n_labels, settings.hidden_sizes()[-1], run)
+    assert layer is not None
+    purposes = bytes_by_purpose(layer, trunk_bytes(trunk, spec, sizes, run), settings.evaluate_on == NOTHING)
+    data, loaded = data_bytes(spec, sizes), process + KERNELS_BYTES
+    peak = loaded + data + peak_beside_data(purposes, validated=bool(run["validated"]))
     shown = {name: round(purposes[name]) for name in ("weights", "gradients", "optimiser")}
     shown |= {
         "activations": round(purposes["activations"] + purposes["predict"]),
         "index": round(purposes["index"] + purposes["decoding"]),
         "data": data,
-        "process": process + KERNELS_BYTES,
+        "process": loaded,
     }
     flops, moved = trunk_operations(trunk, spec, sizes, run)
-    processes = processes_of(method, spec.settings)
+    processes = method.processes
     return Forecast(
         parameters,
         shown,
         round(peak) if settings.device != "cuda" else None,
-        processes * (told["step_flops"] + flops),
-        processes * (told["step_bytes"] + moved),
+        processes * (layer["step_flops"] + flops),
+        processes * (layer["step_bytes"] + moved),
         n_steps,
         processes,
     )
 
 
-def trunk_bytes(trunk: Trunk, spec: RunSpec, sizes: DataSizes, run: dict[str, float]) -> dict[str, float]:
+def points_to_train(spec: RunSpec, sizes: DataSizes) -> int:
+    """Train points without those held out for validation."""
+    return sizes.n_fit if spec.train.holdout else sizes.n_train
+
+
+def repetitions_together(
+    spec: RunSpec, trunk: Encoders, sizes: DataSizes, output_parameters: int, available: int | None
+) -> int:
+    """Repetitions that are trained at a time; 1 for an ordinary layer."""
+    if trunk.repetitions is None or trunk.encoders < trunk.repetitions:  # a shared encoder trains all
+        return trunk.repetitions or 1
+    n_rows = trunk.feature_hash or sizes.n_features
+    return group_size(spec.train, trunk.repetitions, n_rows, output_parameters // trunk.repetitions, available)
+
+
+def cost_arguments(spec: RunSpec, sizes: DataSizes, together: int, threads: int) -> dict[str, float]:
+    """What a layer's ``cost`` gets as ``run``."""
+    settings, points = spec.train, points_to_train(spec, sizes)
+    validated = bool(settings.holdout and settings.validate_every and sizes.n_validation)
+    ranked = max(sizes.n_evaluated(settings.evaluate_on), sizes.n_validation * validated)
+    return {
+        "n_points": points,
+        "labels_per_point": sizes.labels_per_point,
+        "epochs": settings.epochs,
+        "batch_size": min(settings.batch_size, points),
+        "predict_batch": min(settings.predict_batch, ranked),
+        "threads": threads,
+        "together": together,
+        "validated": int(validated),
+        "page_bytes": page_bytes(),
+    }
+
+
+def bytes_by_purpose(layer: Mapping[str, float], trunk: Mapping[str, float], trains_only: bool) -> dict[str, float]:
+    """Bytes of output layer and encoders by each of `NAMES`."""
+    purposes = {name: layer.get(f"{name}_bytes", 0) + trunk.get(name, 0) for name in NAMES}
+    return purposes | ({"decoding": 0, "predict": 0} if trains_only else {})
+
+
+def peak_beside_data(purposes: Mapping[str, float], validated: bool) -> float:
+    """The most that the network takes at a time, while it is built, trained or ranks."""
+    training = purposes["gradients"] + purposes["optimiser"]
+    # The allocator keeps what a step has freed, and validation points are ranked while the moments are still there.
+    ranking = purposes["activations"] + purposes["predict"] + purposes["decoding"]
+    during = training + (ranking if validated else purposes["activations"])
+    return purposes["weights"] + purposes["index"] + max(purposes["build"], during, ranking)
+
+
+def trunk_bytes(trunk: Encoders, spec: RunSpec, sizes: DataSizes, run: dict[str, float]) -> dict[str, float]:
     """Bytes of the encoders, by purpose."""
     widths, n_rows = spec.train.hidden_sizes(), trunk.feature_hash or sizes.n_features
     together = min(run["together"], trunk.encoders)
@@ -199,7 +205,7 @@ def data_bytes(spec: RunSpec, sizes: DataSizes) -> int:
     return sizes.matrix_bytes(sizes.n_train + sizes.n_test + copies)
 
 
-def trunk_operations(trunk: Trunk, spec: RunSpec, sizes: DataSizes, run: dict[str, float]) -> tuple[float, float]:
+def trunk_operations(trunk: Encoders, spec: RunSpec, sizes: DataSizes, run: dict[str, float]) -> tuple[float, float]:
     """(floating-point operations, bytes read and written) of a training step of all encoders."""
     widths, encoders = spec.train.hidden_sizes(), trunk.encoders
     entries = run["batch_size"] * sizes.features_per_point

@@ -18,10 +18,9 @@ from bench.config.spec import RunSpec
 from bench.data import dataset_fingerprint
 from bench.data.dataset import identity_of
 from bench.data.sizes import DataSizes, dataset_sizes
-from bench.model.device import threads_each
+from bench.model.device import has_bf16, threads_each
 from bench.model.group_size import available_bytes
-from bench.model.methods import method_class, processes_of
-from bench.model.precision import has_bf16
+from bench.model.methods import Method
 from bench.plan.forecast import EMPTY, Forecast, predict_run, process_bytes
 from bench.plan.plan import answered
 from bench.plan.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
@@ -83,9 +82,9 @@ class Planner:
         return self._sizes[key]
 
     def predict(self, spec: RunSpec) -> Forecast:
-        """InputError where a class or a dataset is unknown, ValueError for settings that make no sense."""
-        method = method_class(spec.target)
-        threads = threads_each(spec.train.threads or self.threads, processes_of(method, spec.settings))
+        """InputError where a class, a setting or a dataset is unknown, ValueError for settings that make no sense."""
+        method = Method.load(spec.target, spec.settings)
+        threads = threads_each(spec.train.threads or self.threads, method.processes)
         return predict_run(method, spec, self.sizes(spec), self.process, self.available, threads)
 
     def seconds(self, spec: RunSpec, predicted: Forecast) -> tuple[float | None, str]:
@@ -127,7 +126,10 @@ class Planner:
     def fits(self, predicted: Forecast, seconds: float | None) -> tuple[bool | None, str]:
         """Whether memory and time allow for it, and why not; None where no bytes are known."""
         if predicted.peak_bytes is None:
-            return None, "bytes not told by the method" if predicted.bytes is None else "bytes on a GPU not predicted"
+            return (
+                None,
+                "the method declares no bytes" if predicted.bytes is None else "bytes on a GPU not predicted",
+            )
         if why := predicted.unfit(self.available, self.memory_limit_bytes):
             return False, why
         if self.time_limit_s and seconds and seconds > self.time_limit_s:
@@ -136,16 +138,16 @@ class Planner:
 
     def unsupported(self, spec: RunSpec) -> str:
         """Why the run cannot be had here; empty when nothing speaks against it."""
-        method, train = method_class(spec.target), spec.train
+        method, train = Method.load(spec.target, spec.settings), spec.train
         if train.device == "cuda" and not torch.cuda.is_available():
             return "device cuda: torch sees no GPU here"
-        if hasattr(method, "fit"):
+        if method.is_classifier:
             return ""
-        wanted, found = processes_of(method, spec.settings), torch.cuda.device_count()
+        wanted, found = method.processes, torch.cuda.device_count()
         if train.device != "cpu" and 0 < found < wanted:
             return f"GPUs: found {found}; expected {wanted}, one for each process of the run"
-        if train.precision not in getattr(method, "precisions", ("fp32",)):
-            return f"precision {train.precision}: {method.__name__} offers fp32 only"
+        if train.precision not in method.precisions:
+            return f"precision {train.precision}: {method.name} offers fp32 only"
         if train.precision == "bf16" and not has_bf16(CPU):
             return "precision bf16: this cpu has no bfloat16 instructions"
         return ""
@@ -158,7 +160,8 @@ def make_grid(experiment: Experiment, results: Path) -> list[PlanRow]:
     hashes: dict[str, str] = {}
     answers = answered(store)
     grid = []
-    for spec in experiment.runs:
+    for given in experiment.runs:
+        spec = given.with_settings(Method.load(given.target, given.settings).settings)
         found = dataset_fingerprint(spec.dataset, **spec.dataset_overrides)
         record = None
         if found is not None:

@@ -13,8 +13,8 @@ from bench.common.text_table import Cell, Head, Table
 from bench.config.spec import RunSpec, TrainSettings
 from bench.config.yaml_files import check_keys, config_path, read_yaml
 from bench.data.sizes import DataSizes
-from bench.model.methods import method_class
-from bench.plan.forecast import Trunk, predicted_parameters
+from bench.model.methods import Method
+from bench.plan.forecast import predicted_parameters
 
 LINEAR = "linear"  # no hidden layer: the output layer reads the features
 RECIPE_KEYS = ("dataset", "n_features", "n_labels", "network", "method", "settings", "source", "stated", "why")
@@ -106,18 +106,22 @@ def _parameters(name: str, chosen: Mapping[str, Any], recipe: Recipe, n_features
     base = read_yaml(config_path("method", name))
     check_keys(chosen, list(base.get("settings") or {}), "key", f"recipe of {recipe.dataset}, settings of {name}")
     settings = {**(base.get("settings") or {}), **chosen}
-    method = method_class(base["target"])
+    method = Method.load(base["target"], settings)
     train = TrainSettings() if recipe.network == LINEAR else TrainSettings(hidden=recipe.network)
     spec = RunSpec(name, base["target"], settings, train, recipe.dataset, {}, 0)
     if recipe.network == LINEAR:
-        output: int = method.parameter_count(n_labels=recipe.n_labels, hidden=n_features, **settings)  # type: ignore[attr-defined]
-        each = output // (Trunk.of(method, spec).repetitions or 1)
-        none = {"params_input": 0, "params_hidden": 0}
-        return none | {"params_total": output, "params_output": output, "params_per_repetition": each}
-    counted = predicted_parameters(method, spec, _sizes(n_features, recipe.n_labels))
+        output = method.parameter_count(recipe.n_labels, n_features)
+        counted = None if output is None else _without_hidden_layer(output, method.encoders.repetitions or 1)
+    else:
+        counted = predicted_parameters(method, spec, _sizes(n_features, recipe.n_labels))
     if counted is None:
         raise InputError(f"recipe of {recipe.dataset}: method {name} declares no parameter count")
     return counted
+
+
+def _without_hidden_layer(output: int, repetitions: int) -> dict[str, int]:
+    trunk = {"params_input": 0, "params_hidden": 0}
+    return trunk | {"params_total": output, "params_output": output, "params_per_repetition": output // repetitions}
 
 
 def _sizes(n_features: int, n_labels: int) -> DataSizes:

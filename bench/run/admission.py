@@ -10,16 +10,17 @@ import torch
 from bench.config.spec import RunSpec
 from bench.data.sizes import dataset_sizes
 from bench.model.group_size import available_bytes
+from bench.model.methods import Method
 from bench.plan.forecast import EMPTY, Forecast, predict_run, process_bytes
 from bench.results.record import described
 
 
-def predict_here(method: type, spec: RunSpec, device: torch.device) -> Forecast:
+def predict_here(method: Method, spec: RunSpec, device: torch.device) -> Forecast:
     """What `machbench plan` predicts, of this process as it is before it has loaded data.
 
-    No bytes where the method tells none; no peak on a GPU, where it is not this process's memory that counts.
+    No bytes where the method declares none; no peak on a GPU, where it is not this process's memory that counts.
     """
-    if not hasattr(method, "cost"):
+    if not method.predicts_cost:
         return EMPTY
     sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
     known = (process_bytes(), available_bytes(device), torch.get_num_threads())  # threads are this process's own

@@ -25,7 +25,7 @@ from bench.data import Dataset, load_dataset
 from bench.metrics.scorer import deciles_of, evaluated_points, quality_of
 from bench.model.device import take_share
 from bench.model.group_size import available_bytes
-from bench.model.methods import method_class, processes_of
+from bench.model.methods import Method
 from bench.process.events import RunTrace, take_output
 from bench.process.failure import failure_record
 from bench.process.options import RunOptions, Shortfall
@@ -56,8 +56,8 @@ def execute(
         return shortened(spec, folder, report, options, options.shortfall)
     started = time.perf_counter() - (0.0 if options.begun is None else max(0.0, time.time() - options.begun))
     settings = spec.train
-    method = method_class(spec.target)
-    world_size = processes_of(method, spec.settings)
+    method = Method.load(spec.target, spec.settings)
+    world_size = method.processes
     device = take_share(settings, 0, world_size, options.rendezvous.threads if options.rendezvous else 0)
     phases = Phases(device, report)
     report = phases.report  # from here on: peaks of each phase
@@ -75,7 +75,7 @@ def execute(
         if options.afresh and (kept := kept_repetitions(method, spec, data, device, lambda _: None, folder)):
             kept.drop()
         ranks.join(device)
-        fit = fit_classifier if hasattr(method, "fit") else partial(fit_network, shares=options.shares, ranks=ranks)
+        fit = fit_classifier if method.is_classifier else partial(fit_network, shares=options.shares, ranks=ranks)
         predictions, rows, whole = fit(method, spec, data, device, report, folder)
         ranks.leave()
         others = rows_of_others()
@@ -122,7 +122,8 @@ def shortened(
     failed = {"status": shortfall.status, "reason": shortfall.reason}
     if shortfall.first == 0:
         return {**failed, "phase": "fit", "shared": described(spec), "rows": [{}]}
-    fewer = method_class(spec.target).part(range(shortfall.first), **spec.settings)  # type: ignore[attr-defined]
+    fewer = Method.load(spec.target, spec.settings).part(range(shortfall.first))
+    assert fewer is not None
     smaller = replace(spec, settings={**spec.settings, **fewer})
     record = execute(smaller, folder, report, replace(options, shortfall=None))
     rows = [{**derived(row), "status": "ok", "reason": None} for row in record["rows"]]

@@ -15,7 +15,9 @@ from bench.data.dataset import identity_of as identity_of_data
 from bench.interface import Ranking
 from bench.metrics.ranking import evaluate
 from bench.metrics.scorer import evaluated_points
-from bench.model.ensemble import Ensemble, RepetitionGroup
+from bench.model.built_method import BuiltClassifier
+from bench.model.ensemble import Ensemble, Grouping, RepetitionGroup
+from bench.model.methods import Method
 from bench.results.predictions import RankedLabels
 from bench.results.run_folder import RunFolder
 from bench.results.store import REPETITIONS, WEIGHTS, Store
@@ -32,7 +34,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def fit_network(
-    method: type,
+    method: Method,
     spec: RunSpec,
     data: Dataset,
     device: torch.device,
@@ -69,18 +71,18 @@ def fit_network(
 
 
 def kept_repetitions(
-    method: Any, spec: RunSpec, data: Dataset, device: torch.device, note: Callable[[str], None], folder: RunFolder
+    method: Method, spec: RunSpec, data: Dataset, device: torch.device, note: Callable[[str], None], folder: RunFolder
 ) -> Repetitions | None:
     """Where the run's repetitions are kept; None where it is not to keep them, or the layer has none to be kept."""
-    if not spec.train.keep_repetitions or not hasattr(method, "part"):
+    if not spec.train.keep_repetitions or not method.has_parts:
         return None
-    identity, total = identity_of_data(data.fingerprint, spec.dataset), method.encoders(**spec.settings)["repetitions"]
-    named = names(method, spec, folder.code(), identity, device.type, torch.get_num_threads(), total)
+    identity = identity_of_data(data.fingerprint, spec.dataset)
+    named = names(method, spec, folder.code(), identity, device.type, torch.get_num_threads())
     return Repetitions(folder.path.parents[2] / REPETITIONS / WEIGHTS, named, note) if named else None
 
 
 def _fit_network(
-    method: type,
+    method: Method,
     spec: RunSpec,
     data: Dataset,
     device: torch.device,
@@ -102,17 +104,10 @@ def _fit_network(
         raise Refused(f"repetitions at hand: found {at_hand}; expected {done.at_hand}, which were when it was written")
     report({"phase": "build"})
     with Clock(device).running() as build_clock:
-        seeds = {axis: derive_seed(spec.seed, axis) for axis in ("hashing", "initialisation", "sampling")}
-        layer = method(
-            n_labels=split.Y.shape[1],
-            hidden=settings.hidden_sizes()[-1],
-            train_labels=split.Y,
-            seeds=seeds,
-            **spec.settings,
-        ).to(device)
+        layer = method.build_layer(settings.hidden_sizes()[-1], split.Y, spec.seed).to(device)
         if spec.share and spec.share.of == LABELS:
             layer.rank_only(range(spec.share.start, spec.share.stop))
-        ensemble = Ensemble(layer, split.X.shape[1], settings, spec.seed, device, done.group_size, at_hand)
+        ensemble = Ensemble(layer, split.X.shape[1], settings, spec.seed, device, Grouping(done.group_size, at_hand))
     report({"phase": "warm up"})
     with Clock(device).running() as warmup_clock:
         ensemble.warm_up(split.X, split.Y)
@@ -162,11 +157,11 @@ def _fit_network(
     else:
         predictions, predict_s = gathered.predictions, gathered.predict_s
     rows: list[dict[str, Any]] = []
-    facts = layer.facts() if hasattr(layer, "facts") and spec.share is None else [{} for _ in ensemble.prefixes]
+    facts = ensemble.built.facts() if spec.share is None else [{} for _ in ensemble.prefixes]
     told = dict(zip(ensemble.prefixes, facts, strict=True))
     for prediction in predictions:
         R = prediction.R
-        row = told[R] if R is None else {"R": R} | told[R]
+        row = dict(told[R]) if R is None else {"R": R, **told[R]}
         if prediction.decoder:
             row = row | {"decoder": prediction.decoder}
         seconds = fit_s.get(R)
@@ -259,31 +254,32 @@ def validate(ensemble: Ensemble, group: RepetitionGroup, data: Dataset) -> dict[
 
 
 def fit_classifier(
-    method: type, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
+    method: Method, spec: RunSpec, data: Dataset, device: torch.device, report: Report, folder: RunFolder
 ) -> tuple[list[RankedLabels], list[dict[str, Any]], dict[str, Any]]:
     """Fit and predict with a classifier that is not a network (`bench.interface.Classifier`); the same clocks."""
     del folder
     settings = spec.train
     split = data.fit if settings.holdout else data.train
-    classifier = method(**spec.settings)
+    classifier = method.build_classifier()
+    built = BuiltClassifier(classifier)
     times: dict[str, Any] = {}
-    if hasattr(classifier, "prepare"):
+    if built.prepares:
         report({"phase": "build"})
         with Clock(device).running() as build_clock:
-            classifier.prepare(seed=derive_seed(spec.seed, "initialisation"), threads=settings.threads)
+            built.prepare(seed=derive_seed(spec.seed, "initialisation"), threads=settings.threads)
         times["build_s"] = build_clock.seconds
     report({"phase": "fit"})
     with Clock(device).running() as fit_clock:
         classifier.fit(split.X, split.Y)
     report({"phase": "predict"})
-    if not getattr(classifier, "batched", True):
+    if not built.batched:
         every = max(1, len(evaluated_points(data, settings.evaluate_on)))
         spec = replace(spec, train=replace(settings, predict_batch=every))
     with Clock(device).running() as predict_clock:
         predictions = predict_points(lambda X, _, k: [classifier.topk(X, k)], data, [None], spec)
     times |= {"fit_s": fit_clock.seconds, "predict_s": predict_clock.seconds}
-    if hasattr(classifier, "facts"):
-        times |= classifier.facts()
+    if (facts := built.facts()) is not None:
+        times |= facts
         times["build_s"] = times.get("build_s", 0.0) + fit_clock.seconds - times["fit_s"]
     times["device_seconds"] = times["fit_s"]
     return predictions, [{}], times

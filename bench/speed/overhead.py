@@ -23,7 +23,7 @@ from bench.config.spec import RunSpec, derive_seed
 from bench.data import load_dataset
 from bench.launch.memory_watch import INTERVAL_S, held_bytes
 from bench.model.ensemble import Ensemble
-from bench.model.methods import method_class
+from bench.model.methods import Method
 from bench.model.optim import Optimiser
 from bench.results.run_folder import RunFolder
 from bench.run.execute import execute
@@ -80,12 +80,9 @@ def configured(folder: Path, epochs: int) -> RunSpec:
 def bare_epochs(spec: RunSpec) -> Iterator[tuple[float, float, float]]:
     """(seconds, CPU seconds, mean loss) of each epoch of a plain loop over a run's batches, network and optimiser."""
     settings = spec.train
-    seeds = {axis: derive_seed(spec.seed, axis) for axis in ("hashing", "initialisation", "sampling")}
     split = load_dataset(spec.dataset, **spec.dataset_overrides).train
     X, Y = split.X, split.Y
-    layer = method_class(spec.target)(
-        n_labels=Y.shape[1], hidden=settings.hidden_sizes()[-1], train_labels=Y, seeds=seeds, **spec.settings
-    )
+    layer = Method.load(spec.target, spec.settings).build_layer(settings.hidden_sizes()[-1], Y, spec.seed)
     ensemble = Ensemble(layer, X.shape[1], settings, spec.seed, torch.device("cpu"))
     ensemble.warm_up(X, Y)
     (group,), order = ensemble.groups, derive_seed(spec.seed, "data order")

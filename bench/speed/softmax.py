@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.common.procfs import host_bytes
+from bench.model.device import has_bf16
 from bench.model.ensemble import set_precision
 from bench.model.optim import Optimiser
-from bench.model.precision import has_bf16
 from bench.run.memory import peak_host_bytes
 from bench.speed import Array, Measurement, Row, Variants
 from bench.speed.steps import TimedStep, make_layer

@@ -12,10 +12,10 @@ import scipy.sparse as sp
 import torch
 from torch.nn import functional as F
 
+from bench.model.device import has_bf16
 from bench.model.ensemble import set_precision
 from bench.model.network import Encoder, Network
 from bench.model.optim import Optimiser
-from bench.model.precision import has_bf16
 from bench.speed import Array, Measurement, Row, Variants
 from bench.speed.steps import LR, Batch, Fused, Modules, Step, make_layer
 

@@ -75,8 +75,8 @@ def bucket_losses(
     ``bce``: Σ over buckets of the binary cross-entropy, mean over points (official code up to a constant factor).
     ``softmax``: cross-entropy against 1/|buckets of the point|, mean over points; points without labels count 0.
     ``precision`` is that of the matrix products; weights, losses and gradients are float32 all the same.
-    ``timing_hook`` is called with the name of each part of the work (`PARTS`) and the seconds that it took, all threads'
-    time divided by their number.
+    ``timing_hook`` is called with the name of each part of the work (`PARTS`) and its seconds: the time of all threads
+    divided by their number.
     """
     return _BucketLosses.apply(hidden, kernel, bias, targets, kind, precision, timing_hook or _ignore)
 

@@ -34,31 +34,30 @@ def foresee(runs: list[PlannedRun], place: WorkerFolder, threads: list[int], dev
     import torch
 
     from bench.data.sizes import dataset_sizes
-    from bench.model.methods import processes_of
     from bench.run.admission import predict_here
     from bench.run.checkpoint.trained_repetitions import names
 
     found = []
     for run, n_threads in zip(runs, threads, strict=True):
-        spec, method = run.spec, method_of(run.spec)
+        spec = run.spec
         kind = "cpu" if spec.train.device == "cpu" else device
         try:
+            method = method_of(spec)
             whole = predict_here(method, spec, torch.device("cpu"))
             peak = None if whole.peak_bytes is None else whole.peak_bytes * whole.processes
             known: tuple[str, ...] = ()
-            if hasattr(method, "part"):
-                total = method.encoders(**spec.settings)["repetitions"]
+            if method.has_parts:
                 identity = data_here(spec).identity
-                known = tuple(names(method, spec, run.code, identity, kind, n_threads, total) or ())
+                known = tuple(names(method, spec, run.code, identity, kind, n_threads) or ())
             if not known:
-                found.append(Foreseen(peak, processes=processes_of(method, spec.settings)))
+                found.append(Foreseen(peak, processes=method.processes))
                 continue
             part = part_spec(spec, range(-(-len(known) // parts)))
-            predicted = predict_here(method, part, torch.device("cpu"))
+            predicted = predict_here(method_of(part), part, torch.device("cpu"))
             on_gpu = ("weights", "gradients", "optimiser", "activations")
             gpu = sum(predicted.bytes[name] for name in on_gpu) + GPU_CONTEXT if predicted.bytes else None
             sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
-            predicts = (sizes.n_evaluated(spec.train.evaluate_on), sizes.n_labels, hasattr(method, "rank_only"))
+            predicts = (sizes.n_evaluated(spec.train.evaluate_on), sizes.n_labels, method.ranks_label_ranges)
             found.append(Foreseen(peak, predicted.peak_bytes, gpu, known, *predicts))
         except ValueError:  # the run itself will say what is wrong
             found.append(Foreseen())

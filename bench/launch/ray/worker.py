@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -29,6 +29,9 @@ from bench.process.options import RunOptions
 from bench.results.run_folder import RunFolder, status_of
 from bench.results.store import REPETITIONS, WEIGHTS, Store
 from bench.run.prediction_shards import share_spec
+
+if TYPE_CHECKING:
+    from bench.model.methods import Method
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -211,7 +214,8 @@ def _hand_in(exchange: Exchange, names: tuple[str, ...], weights: Path) -> None:
 
 def part_spec(spec: RunSpec, members: range) -> RunSpec:
     """The spec that trains these repetitions of a run, and predicts nothing."""
-    settings = method_of(spec).part(members, **spec.settings)
+    settings = method_of(spec).part(members)
+    assert settings is not None
     train = replace(spec.train, evaluate_on=NOTHING, validate_every=0, keep_repetitions=True)
     return replace(spec, settings=settings, train=train)
 
@@ -226,11 +230,11 @@ def called_share(share: Share) -> str:
     return f"{share.of} {share.start:,} to {share.stop - 1:,} to predict"
 
 
-def method_of(spec: RunSpec) -> Any:
-    """The class of a run's method."""
-    from bench.model.methods import method_class
+def method_of(spec: RunSpec) -> Method:
+    """A run's method. InputError where there is none, or its settings do not fit."""
+    from bench.model.methods import Method
 
-    return method_class(spec.target)
+    return Method.load(spec.target, spec.settings)
 
 
 def _take(

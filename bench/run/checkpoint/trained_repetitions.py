@@ -23,6 +23,7 @@ from bench.common.files import write_atomic
 from bench.common.locks import held, hold
 from bench.config.spec import RunSpec
 from bench.model.ensemble import Ensemble, RepetitionGroup
+from bench.model.methods import Method
 from bench.run import memory
 from bench.run.checkpoint.tensor_file import TensorFile, sha256_of, write_tensors
 
@@ -81,16 +82,14 @@ def with_peaks_of(trained: Sequence[Trained], row: Mapping[str, Any]) -> dict[st
     return found | dict.fromkeys(above_baseline(row)) | above_baseline(found)
 
 
-def names(
-    method: Any, spec: RunSpec, code: str, identity: str, device: str, threads: int, total: int
-) -> list[str] | None:
-    """A name for each of a run's ``total`` repetitions; None where the layer's are not independent.
+def names(method: Method, spec: RunSpec, code: str, identity: str, device: str, threads: int) -> list[str] | None:
+    """A name for each of a run's repetitions; None where the layer's are not independent.
 
     code: the hash of the code that is to train. identity: of the data (`bench.data.dataset.identity_of`). Threads
     count, because the order in which floats are added depends on them."""
     found = []
-    for r in range(total):
-        alone = method.part(range(r, r + 1), **spec.settings) if hasattr(method, "part") else None
+    for r in range(method.encoders.repetitions or 1):
+        alone = method.part(range(r, r + 1))
         if alone is None:
             return None
         asked = {key: value for key, value in asdict(spec.train).items() if key not in NOT_ASKED}

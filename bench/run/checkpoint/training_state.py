@@ -117,7 +117,7 @@ def tables_digest(ensemble: Ensemble) -> str:
     """SHA-256 of the hash tables: made again from seeds, so that a checkpoint keeps this in their place."""
     digest = hashlib.sha256()
     bags = [group.network.encoder.bag.lookup for group in ensemble.groups]
-    for table in (getattr(ensemble.layer, "lookup", None), *bags):
+    for table in (ensemble.built.lookup, *bags):
         if isinstance(table, np.ndarray):
             digest.update(f"{table.dtype.str} {table.shape} ".encode() + np.ascontiguousarray(table).data)
     return digest.hexdigest()

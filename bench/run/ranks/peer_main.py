@@ -20,7 +20,7 @@ from bench.common import environment
 from bench.config.spec import RunSpec
 from bench.data import load_dataset
 from bench.model.device import take_share
-from bench.model.methods import method_class
+from bench.model.methods import Method
 from bench.process.events import take_output
 from bench.results.predictions import RankedLabels
 from bench.results.run_folder import RunFolder
@@ -62,7 +62,9 @@ def follow(spec: RunSpec, folder: RunFolder, place: RankAddress) -> dict[str, An
     phases.report({"phase": "load"})
     data = load_dataset(spec.dataset, **spec.dataset_overrides)
     ranks.join(device)
-    _, _, measured = fit_network(method_class(spec.target), spec, data, device, phases.report, folder, ranks=ranks)
+    _, _, measured = fit_network(
+        Method.load(spec.target, spec.settings), spec, data, device, phases.report, folder, ranks=ranks
+    )
     phases.report({"phase": "write"})
     phases.stop()
     ranks.leave()

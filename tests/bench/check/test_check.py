@@ -98,7 +98,7 @@ BROKEN_LAYERS = {
         "self.noise = getattr(self, 'noise', None) or np.random.default_rng(0); "
         "return (1 + self.noise.random()) * -(target",
         "resumes",
-        "differ after a stop; expected none; a layer tells of random streams of its own by get_extra_state",
+        "differ after a stop; expected none; a layer saves random streams of its own by get_extra_state",
     ),
     "state_no_json": (
         "    def loss",

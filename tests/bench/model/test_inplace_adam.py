@@ -87,7 +87,7 @@ def test_pieces_update_as_the_whole_does_in_plain_torch(cuts: set[int], seed: in
     for step in range(3):
         gradient = torch.randn(20, 70, generator=generator)
         numbers = inplace_adam._numbers(step + 1, optimiser.param_groups[0])
-        adam_torch(weight, mean, square, gradient, 0, optimiser._keys["weight"], *numbers)
+        adam_torch(weight, mean, square, gradient, inplace_adam.RandomBits(0, optimiser._keys["weight"]), numbers)
         for low, high in itertools.pairwise(bounds):
             ours.update("weight", slice(low, high), gradient[low:high])
         optimiser.step()

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bench.model import optim
+from bench.model.built_method import row_sparse_parameters
 from bench.model.feature_bag import FeatureBag
 from bench.model.network import Encoder
-from bench.model.optim import Optimiser, RowSparseAdam, RowwiseAdagrad, row_sparse_parameters
+from bench.model.optim import AdamStep, Optimiser, RowSparseAdam, RowwiseAdagrad
 from bench.model.row_kernels import chunks_of
 
 
@@ -164,7 +165,7 @@ def test_the_updates_for_gpus_equal_the_compiled_ones() -> None:
     ours, theirs = ([t.clone() for t in start] for _ in range(2))
     numbers = [np.float32(x) for x in (0.1, 0.9, 0.999, 0.1, 0.001, 1e-8)]
     optim.adam_rows(*(t.numpy() for t in (*ours, rows, values)), *numbers)
-    optim._adam_torch(*theirs, rows, values, *map(float, numbers))
+    optim._adam_torch(*theirs, rows, values, AdamStep(*map(float, numbers)))
     for mine, reference in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-6)
     assert not torch.equal(ours[0], start[0])
