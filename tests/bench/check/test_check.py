@@ -265,7 +265,7 @@ BROKEN_PARTS = {
 @pytest.mark.parametrize("fault", BROKEN_PARTS)
 def test_a_part_that_is_not_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     check, before, after, says = BROKEN_PARTS[fault]
-    source = (ROOT / "mach" / "output.py").read_text()
+    source = (ROOT / "mach" / "layer" / "output.py").read_text()
     assert before in source
     source = source.replace(before, after).replace(
         "        B: int,\n        R: int,", "        B: int = 8,\n        R: int,"
