@@ -113,7 +113,15 @@ def test_the_index_lists_every_page_once() -> None:
     assert "docs/README.md" in README
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+PROSE = [
+    *PAGES,
+    *sorted(ROOT.glob("notebooks/*.py")),
+    *sorted(ROOT.glob("docs/figures/*.py")),
+    *sorted(ROOT.glob("configs/**/*.yaml")),
+]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=name_of)
 def test_documents_use_the_words_of_the_field(page: Path) -> None:
     private = (
         r"told|tells?|worlds?(?! size)|followers?|meetings?|orders|asked|at hand|want of|of a run in several processes"
