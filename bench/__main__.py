@@ -1,4 +1,4 @@
-"""The command line: verbs in the order of use. What they do lives in the modules they call."""
+"""The command line: verbs in the order of use. Each calls the module that does the work."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ app = typer.Typer(
     add_completion=False,
 )
 ExperimentArgument = Annotated[str, typer.Argument(help="Name of an experiment that was run.")]
-ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds one folder an experiment.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder with a folder per experiment.")]
 AcrossOption = Annotated[bool, typer.Option("--across-machines", help="Show times of several machines together.")]
 RESULTS = Path("results")
 
 
-# What one verb needs is imported by it: the process that runs experiments stays without data, torch and figures.
+# Each verb imports what it needs: the process that runs experiments loads no data, torch or figures.
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def data(context: typer.Context) -> None:
-    """Datasets: what there is, what is on disk, getting more."""
+    """Datasets: list, show, fetch and import them."""
     from bench.data.cli import app as data_app
 
     data_app(context.args, prog_name="machbench data")
@@ -50,16 +50,16 @@ def data(context: typer.Context) -> None:
 @app.command()
 def plan(
     experiment: Annotated[str, typer.Argument(help="Name under configs/experiment/, or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for run.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for `run`.")] = None,
     budget_parameters: Annotated[float | None, typer.Option(help="Solve for output parameters, e.g. 6e6.")] = None,
     budget_bytes: Annotated[str | None, typer.Option(help="Solve for peak bytes: 4e9, 4GB or 4GiB.")] = None,
     budget_seconds: Annotated[float | None, typer.Option(help="Solve for seconds of training.")] = None,
     solve_for: Annotated[list[str] | None, typer.Option("--solve", help="METHOD=SETTING to solve for.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
-    tables: Annotated[Path | None, typer.Option(help="Also write tables of a paper's recipes to this folder.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Folder for tables of the recipes of a paper.")] = None,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """The grid: cached, to do or unsupported; parameters, bytes and seconds predicted; fits or not, and why."""
+    """Show the runs: done or to do; parameters, bytes and seconds predicted; whether they fit, and why not."""
     os.environ.update(THREADS | os.environ)  # before torch is loaded
     from bench.plan.view import show_plan
 
@@ -78,17 +78,20 @@ def run(
     skip_unfit: Annotated[
         bool, typer.Option("--skip-unfit", help="Do not start runs that are predicted not to fit into memory.")
     ] = False,
-    launcher: Annotated[str, typer.Option(help="local, or ray: spread over a cluster.")] = "local",
-    address: Annotated[str | None, typer.Option(help="With --launcher ray: the cluster; else one is started.")] = None,
+    launcher: Annotated[str, typer.Option(help="local, or ray: distribute the runs over a cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="With --launcher ray: address of the cluster; default: start one.")
+    ] = None,
     exchange: Annotated[
-        str | None, typer.Option(help="With --launcher ray: URL such as s3://bucket/folder, for nodes that share none.")
+        str | None,
+        typer.Option(help="With --launcher ray: URL such as s3://bucket/folder, for nodes without a shared one."),
     ] = None,
     across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
     """Train, predict and measure what is missing; then write tables, figures and the report.
 
-    Several of these may work on one experiment at once; see docs/running.md.
+    Several such commands may work on one experiment at the same time; see docs/running.md.
     """
     if retry is not None and retry not in RETRY:
         raise InputError(f"--retry: found {retry!r}; expected one of {', '.join(RETRY)}")
@@ -100,20 +103,20 @@ def run(
             failed = run_experiment(chosen, results, progress, retry, force, skip_unfit, chosen_launcher)
         folder = results / chosen.name
         command, env = python("bench.report.write_all")
-        told = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
+        written = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
     except KeyboardInterrupt:
         console.print("stopped; what is finished is kept. The same command goes on from here.")
         raise typer.Exit(130) from None
-    if told:
-        console.print(f"tables, figures and report were not written; `machbench table {chosen.name}` does it again")
-        raise typer.Exit(max(told, 1))
+    if written != 0:
+        console.print(f"tables, figures and report were not written; `machbench table {chosen.name}` tries it again")
+        raise typer.Exit(max(written, 1))
     console.print(f"results in {folder}: table.csv, tables/, figures/, report.html", highlight=False)
     raise typer.Exit(failed)
 
 
 @app.command()
 def status(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
-    """What is done, failed, running or interrupted."""
+    """Show which runs are done, failed, running or interrupted."""
     Console().print(status_table(experiment_folder(experiment, results)))
 
 
@@ -121,18 +124,18 @@ def status(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> 
 def score(
     experiment: ExperimentArgument,
     file: Annotated[Path | None, typer.Option(help="Predictions made elsewhere: .npz or text pairs.")] = None,
-    method: Annotated[str, typer.Option(help="With --file: what to call them.")] = "foreign",
+    method: Annotated[str, typer.Option(help="With --file: the name of the method in tables.")] = "foreign",
     dataset: Annotated[str | None, typer.Option(help="With --file: the dataset whose test points they rank.")] = None,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Metrics again from kept predictions; with --file, a ranking made elsewhere becomes a row."""
+    """Compute metrics again from kept predictions; with --file, add a ranking made elsewhere as a row."""
     from bench.results.rescore import score_experiment, score_file
 
     store = Store(results / experiment_name(experiment) if file else experiment_folder(experiment, results))
     with store.lock():
         if file is not None:
             if dataset is None:
-                raise InputError("--file: also give --dataset, the dataset whose test points the file ranks")
+                raise InputError("--file: found no --dataset; expected the dataset whose test points the file ranks")
             print(f"{score_file(store, file, method, dataset)}: scored")
         for run_id, moved in score_experiment(store).items():
             print(f"{run_id}: {'unchanged' if moved == 0 else f'changed by up to {moved:.2g}'}")
@@ -148,7 +151,7 @@ def table(
     across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Write the tables, and print them."""
+    """Write the tables and print them."""
     from bench.report.against_best import against_best
     from bench.report.machines import on_one_machine
     from bench.report.tables import further_tables, render_table, write_tables
@@ -164,7 +167,7 @@ def table(
 @app.command()
 def figure(
     experiment: ExperimentArgument,
-    only: Annotated[str | None, typer.Option(help="Name of one figure, as the report has it; else all.")] = None,
+    only: Annotated[str | None, typer.Option(help="Name of one figure, as in the report; default: all.")] = None,
     across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
@@ -199,10 +202,10 @@ def diff(
     times: Annotated[bool, typer.Option("--times", help="Compare times and memory across machines too.")] = False,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """How B differs from A, with paired tests. Exit status 0: nothing significant, 1: something, 2: a bad request."""
-    from bench.report.diff import diff as tell_differences
+    """Compare B with A, with paired tests. Exit status 0: nothing significant, 1: something, 2: a bad request."""
+    from bench.report.diff import diff as compare
 
-    lines, significant = tell_differences(a, b, results, times)
+    lines, significant = compare(a, b, results, times)
     print("\n".join(lines))
     raise typer.Exit(significant)
 
@@ -210,12 +213,12 @@ def diff(
 @app.command()
 def quarantine(
     experiment: ExperimentArgument,
-    run_id: Annotated[str, typer.Argument(help="The run, as table.csv and `status` name it.")],
-    reason: Annotated[str, typer.Option(help="Why its result is withdrawn; kept beside it.")] = "",
+    run_id: Annotated[str, typer.Argument(help="Run id, as in table.csv and `status`.")],
+    reason: Annotated[str, typer.Option(help="Why the result is withdrawn; kept with the run.")] = "",
     lift: Annotated[bool, typer.Option(help="Take it out of quarantine again.")] = False,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Withdraw a run: it stays on disk, and leaves table.csv, tables, figures and the report."""
+    """Withdraw a run: it stays on disk, but is left out of table.csv, tables, figures and the report."""
     from bench.report.write_all import write_readings
 
     folder = experiment_folder(experiment, results)
@@ -234,7 +237,7 @@ def quarantine(
 def check(
     method: Annotated[str, typer.Argument(help="Name under configs/method/, or a method's YAML file.")],
 ) -> None:
-    """Does a method keep to the interface? Named checks on the tiny twin, each with a reason when it fails."""
+    """Check a method against the interface: named checks on a tiny dataset, with a reason for each failure."""
     os.environ.update(THREADS | os.environ)  # before torch is loaded
     from bench.check import FAILED, check_method, summary
 
@@ -248,10 +251,10 @@ def check(
 
 @app.command()
 def speed(
-    what: Annotated[str | None, typer.Argument(help="One measurement; all when left out.")] = None,
+    what: Annotated[str | None, typer.Argument(help="One measurement; default: all.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
 ) -> None:
-    """Own speed beside plain references, as ratios of medians of interleaved repeats."""
+    """Measure own speed against plain references, as ratios of medians of interleaved repeats."""
     os.environ.update(THREADS | os.environ)  # before torch is loaded
     from bench.speed import measure
 
@@ -271,7 +274,7 @@ def _launcher(name: str, address: str | None, exchange: str | None) -> Launcher 
         for option, value in (("--address", address), ("--exchange", exchange)):
             if value is not None:
                 raise InputError(
-                    f"{option}: found without --launcher ray; expected both, it says something of a cluster"
+                    f"{option}: found without --launcher ray; expected both, because the option is for a cluster"
                 )
         return None
     from bench.launch.ray.cluster import RayCluster
@@ -289,7 +292,7 @@ def experiment_folder(experiment: str, results: Path) -> Path:
 
 
 def main() -> None:
-    """Entry point, see `ended`."""
+    """Entry point; exit statuses: see `bench.common.exits.ended`."""
     ended(app)
 
 

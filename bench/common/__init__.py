@@ -1,1 +1,1 @@
-"""What knows nothing of benchmarks: errors, files, locks, paths, units, child processes, the code hash."""
+"""Helpers that know nothing about benchmarks: errors, files, locks, paths, units, child processes, the code hash."""

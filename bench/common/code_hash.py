@@ -1,4 +1,4 @@
-"""A hash of the code that a run executes, so that results of edited code are never taken for results of the new."""
+"""A hash of the code that a run executes: results of other code are recognised as stale."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def code_hash(target: str) -> str:
 
     Only modules of this project's packages and of the method's own top-level package count, each with the packages
     that hold it; nothing is imported. Raises InputError when the target's module or an executing module cannot be
-    found, or a source is no Python.
+    found, or a source is not valid Python.
     """
     module = target.rpartition(".")[0]
     packages = {*PROJECT, module.partition(".")[0]}
@@ -50,7 +50,7 @@ def code_hash(target: str) -> str:
 def find_users_own() -> None:
     """Let a method of the user's own be imported from the working folder, after everything that is installed.
 
-    Last, so that a file of theirs called like some package does not take its place.
+    Last, so that a file of the user's with the name of a package does not replace the package.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

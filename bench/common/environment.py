@@ -1,4 +1,4 @@
-"""The machine, the versions and the code behind a measurement, recorded once for each that is distinct."""
+"""The machine, the package versions and the code of a measurement, each recorded once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 from bench.common.files import write_atomic
 
-# How long (in turns of a loop) OpenMP threads spin before they sleep when they wait. Two thread pools, torch's and the
-# compiled kernels', meet on the same cores: with the default, small training steps became some fifty times slower as
-# soon as other work ran on the machine; without any spinning they are half as fast on a quiet one.
+# How long (in loop iterations) waiting OpenMP threads spin before they sleep. Two thread pools, of torch and of the
+# compiled kernels, share the cores: with the default, small training steps became about fifty times slower as soon as
+# other work ran on the machine; without spinning they are half as fast on an idle machine.
 THREADS = {"GOMP_SPINCOUNT": "5000"}
 
 THREAD_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -45,12 +45,12 @@ def env_id() -> str:
 
 
 def placed() -> dict[str, Any]:
-    """Where this process is: host, its number there, and the environment's hash."""
+    """Host, process number and hash of the environment of this process."""
     return {"host": socket.gethostname(), "process": os.getpid(), "env_id": env_id()}
 
 
 def write(results: Path) -> Path:
-    """results/env/<env_id>.json, with the code revision of the first run that wrote it."""
+    """Write results/env/<env_id>.json, with the code revision of the first run that wrote it; returns the path."""
     path = results / "env" / f"{env_id()}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +60,9 @@ def write(results: Path) -> Path:
 
 
 def write_code(results: Path, code: str, target: str) -> Path:
-    """results/code/<code>.json: commit, local changes as a diff, and Python files that no commit knows.
+    """Write results/code/<code>.json: commit, local changes as a diff, and names of untracked Python files.
 
-    ``code`` is the hash of the code behind a run (`bench.common.code_hash.code_hash`), shortened as in table.csv.
+    ``code`` is the hash of the code of a run (`bench.common.code_hash.code_hash`), shortened as in table.csv.
     Written by the first run of that code; outside a checkout the values are null."""
     path = results / "code" / f"{code}.json"
     if not path.exists():
@@ -88,7 +88,7 @@ def _cpu() -> str:
 
 
 def _gpu() -> str | None:
-    """Name, memory and driver of the GPUs as nvidia-smi tells them; None without one."""
+    """Name, memory and driver of the GPUs as nvidia-smi reports them; None without one."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     return _first_output(command)
 

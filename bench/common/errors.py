@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend: they end a command with exit status 2 and no traceback."""
+"""Errors that a user can cause and correct: they end a command with exit status 2 and no traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DataError(InputError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> InputError:
-    """The error for a misspelt name, with the nearest known one (lm-evaluation-harness style "did you mean")."""
+    """The error for a misspelt name, with the nearest known one ("did you mean", as in lm-evaluation-harness)."""
     choices = sorted(known)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""

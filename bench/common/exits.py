@@ -1,4 +1,4 @@
-"""How a command ends: exit statuses and last lines."""
+"""How a command ends: exit statuses and last messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.common.files import is_full
 
 
 def ended(work: Callable[[], None]) -> None:
-    """Do the work; what a user can mend is one line on standard error: bad input with exit status 2, a full disk 1."""
+    """Do the work. Bad input ends it with one line on standard error and exit status 2, a full disk with status 1."""
     try:
         work()
     except InputError as error:
@@ -21,7 +21,7 @@ def ended(work: Callable[[], None]) -> None:
             raise
         print(
             f"machbench: {error.filename or 'disk'}: no space left there; what is finished is kept. "
-            "Make room, then the same command goes on from here.",
+            "Free some space, then the same command goes on from here.",
             file=sys.stderr,
         )
         sys.exit(1)

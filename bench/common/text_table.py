@@ -12,12 +12,12 @@ from pathlib import Path
 from bench.common.files import write_atomic
 
 MISSING = "–"
-FITS, LONGEST = 10, 95  # columns, and characters of a line with its gaps, that fit a page as they are
+FITS, LONGEST = 10, 95  # columns, and characters of a line with its gaps, that fit a page unscaled
 
 
 @dataclass(frozen=True)
 class Head:
-    """A column: ``name`` is the CSV's (file units); ``label`` with ``unit`` is what we read. ``panel``: see Table."""
+    """A column: ``name`` in the CSV (file units); ``label`` with ``unit`` elsewhere. ``panel``: see `Table`."""
 
     name: str
     label: str
@@ -33,8 +33,8 @@ class Head:
 
 @dataclass(frozen=True)
 class Cell:
-    """``text`` is read by people; ``value`` (file unit) goes to the CSV, and with it, where a column has them, ``sd``
-    and ``half`` (spread over seeds) and ``p`` (test against the best); ``mark`` points at a note."""
+    """``text`` is shown; ``value`` (file unit) goes to the CSV, with ``sd`` and ``half`` (spread over seeds) and ``p``
+    (test against the best) where a column has them; ``mark`` refers to a note."""
 
     text: str = MISSING
     value: float | int | str | None = None
@@ -49,7 +49,7 @@ class Cell:
 class Table:
     """``rules``: indices of rows that start a new block (a method); ``notes``: (mark or "", text).
 
-    Columns of one ``panel`` are set below those of another, each time with the columns that name none, so that a wide
+    Each ``panel`` of columns is set below the previous one, together with the columns without a panel, so that a wide
     table fits a page. ``sources``: for each row the run ids of the rows of table.csv that its numbers are computed
     from; the CSV has them in its last column, ``run_ids``, joined by ';'.
     """
@@ -63,7 +63,7 @@ class Table:
     sources: list[tuple[str, ...]] = field(default_factory=list)
 
     def panels(self) -> list[tuple[str, list[int]]]:
-        """(name, columns) of each panel; the name is empty where there is but one."""
+        """(name, columns) of each panel; the name is empty where there is only one."""
         names = list(dict.fromkeys(head.panel for head in self.heads if head.panel))
         if len(names) < 2:
             return [("", list(range(len(self.heads))))]
@@ -71,7 +71,7 @@ class Table:
 
 
 def to_markdown(table: Table) -> str:
-    """GitHub-flavoured Markdown, padded so that it also reads in a terminal; best values are bold."""
+    """GitHub-flavoured Markdown, padded so that it is also readable in a terminal; best values are bold."""
     parts = [f"**{_md(table.title)}**"]
     for name, columns in table.panels():
         parts += [f"*{_md(name)}*"] if name else []
@@ -82,7 +82,7 @@ def to_markdown(table: Table) -> str:
 
 def _md_grid(heads: list[Head], rows: list[list[Cell]]) -> str:
     lines = [[_md(h.shown) for h in heads], *([_md_cell(cell) for cell in row] for row in rows)]
-    width = [max(2, *map(len, column)) for column in zip(*lines, strict=True)]  # a rule of one colon is no table
+    width = [max(2, *map(len, column)) for column in zip(*lines, strict=True)]  # one colon alone is no rule
     rule = ["-" * (w - 1) + (":" if h.number else "-") for w, h in zip(width, heads, strict=True)]
     lines.insert(1, rule)
     padded = [
@@ -92,7 +92,7 @@ def _md_grid(heads: list[Head], rows: list[list[Cell]]) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The table's values in the units of ``table.csv``. Behind a column, where some cell has it: ``<name>_sd`` and
+    """The table's values in the units of ``table.csv``. After a column, where some cell has it: ``<name>_sd`` and
     ``<name>_t95`` (standard deviation over seeds, half width of the t interval of the mean) and ``<name>_p``; last,
     where they are known, ``run_ids``."""
     columns: list[tuple[str, list[float | int | str | None]]] = []
@@ -210,7 +210,7 @@ def _md_cell(cell: Cell) -> str:
 
 
 def _md(text: str) -> str:
-    """Escape what would change the table or the type; an underscore inside a word is only an underscore."""
+    """Escape what Markdown would interpret; an underscore inside a word needs no escape."""
     text = " ".join(text.split()).replace("\\", "\\\\")
     text = re.sub(r"([|`*<\[\]])", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)

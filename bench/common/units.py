@@ -1,4 +1,4 @@
-"""Bytes in words: read from settings and options, and shown to people."""
+"""Bytes with units: read from settings and options, and shown."""
 
 from __future__ import annotations
 

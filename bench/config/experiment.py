@@ -1,6 +1,6 @@
-"""Experiments: read from YAML, changed by dotted overrides, and unfolded into frozen run specs.
+"""Experiments: read from YAML, changed by dotted overrides, and expanded into frozen run specs.
 
-Nothing here imports torch or loads data; the launching process stays thin.
+Nothing here imports torch or loads data; the launching process stays small.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from bench.config.yaml_files import apply_override, as_list, check_keys, config_
 EXPERIMENT_KEYS: tuple[str, ...] = (
     *("name", "description", "paper", "dataset", "seeds", "tune", "train", "methods"),
     *("time_limit_s", "memory_limit_bytes"),  # of each run
-    "tuned",  # where chosen settings come from: for readers, without effect on the runs
+    "tuned",  # where chosen settings come from: information without effect on the runs
 )
 TRIAL = "tune.trial"
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Every method gets ``trials`` settings, drawn by ``seed``, and is judged by ``metric`` on validation points."""
+    """Every method gets ``trials`` settings, drawn with ``seed``; ``metric`` on validation points chooses one."""
 
     trials: int = 8
     seed: int = 0
@@ -42,7 +42,7 @@ class Tuning:
 
     @classmethod
     def read(cls, value: Mapping[str, Any], where: str) -> Tuning:
-        """From the key ``tune`` of an experiment; InputError for what it does not know."""
+        """From the key ``tune`` of an experiment; InputError for unknown keys and wrong values."""
         check_keys(value, [f.name for f in fields(cls)], "key", where)
         tuning = cls(**value)
         for name, lowest in (("trials", 1), ("seed", 0)):
@@ -56,7 +56,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment as configured, and the runs it unfolds into."""
+    """An experiment as configured, and its runs."""
 
     name: str
     description: str
@@ -97,13 +97,13 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def experiment_name(experiment: str) -> str:
-    """The name under which the results of an experiment lie, given that name or the experiment's YAML file."""
+    """The name of the results folder of an experiment, given that name or the experiment's YAML file."""
     path = Path(experiment)
     return _name(read_yaml(path), path) if path.suffix in (".yaml", ".yml") and path.is_file() else path.stem
 
 
 def _name(config: Mapping[str, Any], path: Path) -> str:
-    """That of the key ``name`` or of the file."""
+    """The name by the key ``name``, else by the file."""
     name = config.get("name", path.stem)
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"{path}, key name: found {name!r}; expected letters, digits, '_', '-' and '.'")
@@ -117,8 +117,8 @@ def _seconds(value: Any, where: str) -> float:
 
 
 def unfold(config: Mapping[str, Any], where: str, tuning: Tuning | None = None) -> Iterator[RunSpec]:
-    """Every combination of swept values, or every trial; seeds outermost, so that an interrupted sweep has all
-    methods at seed 0. ``where`` names the config in errors."""
+    """Every combination of swept values, or every trial; seeds are the outermost loop, so that an interrupted sweep has
+    all methods at seed 0. ``where`` names the config in errors."""
     train_keys = {f.name for f in fields(TrainSettings)}
     for seed in as_list(config.get("seeds", 0)):
         if not isinstance(seed, int) or isinstance(seed, bool):
@@ -127,7 +127,7 @@ def unfold(config: Mapping[str, Any], where: str, tuning: Tuning | None = None) 
             check_keys(shared, train_keys, "key", f"{where}, train")
             methods = {name: _method(name, own, train_keys, where) for name, own in chosen.items()}
             for name, method in methods.items():
-                # Later wins: the method's file, what the experiment says for all, what it says for this method.
+                # Later ones win: the method's file, the experiment's settings for all methods, those for this method.
                 before = {**method.defaults, **{f"train.{k}": v for k, v in shared.items()}}
                 if tuning is None:
                     points = _combinations(name, method, before, where)
@@ -184,7 +184,7 @@ def _trials(
             defaults[key] = before.get(key, standard)
     for trial, drawn in enumerate(draw_trials(spaces, defaults, tuning.trials, tuning.seed, axes)):
         names = {key: key.removeprefix("train.") for key in drawn}
-        # What has a column of its own in the table needs no second one.
+        # A setting with a column of its own in the table needs no second column.
         swept = {f"tune.{names[key]}": value for key, value in drawn.items() if names[key] not in BY_NAME}
         yield {**flat, **drawn, "train.evaluate_on": "validation"}, {TRIAL: trial} | swept
 
@@ -192,7 +192,7 @@ def _trials(
 def _datasets(config: Mapping[str, Any], where: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], Any, Any]]:
     """(name and parameters, swept ones by dotted key, train settings, methods) for each dataset and swept parameter.
 
-    A dataset given as a mapping may bring ``train`` and ``methods`` of its own, which go before the experiment's.
+    A dataset given as a mapping may have its own ``train`` and ``methods``, which override those of the experiment.
     """
     for dataset in as_list(config["dataset"]):
         card: dict[str, Any] = {"name": dataset} if isinstance(dataset, str) else dict(dataset)
@@ -215,7 +215,7 @@ def _datasets(config: Mapping[str, Any], where: str) -> Iterator[tuple[dict[str,
 
 @dataclass(frozen=True)
 class _Method:
-    """A method's file and what the experiment chose: its own settings as they are, train settings as train.<key>."""
+    """Settings of a method by its file and by the experiment: its own by name, train settings as train.<key>."""
 
     target: str
     defaults: Mapping[str, Any]
@@ -242,7 +242,7 @@ def _method(name: str, chosen: Mapping[str, Any] | None, train_keys: set[str], w
 
 def _train_settings(values: Mapping[str, Any], where: str) -> TrainSettings:
     try:
-        # A structured config converts what it can ("5" is 5) and refuses the rest.
+        # A structured config converts where it can ("5" is 5) and refuses the rest.
         typed = OmegaConf.merge(OmegaConf.structured(TrainSettings), OmegaConf.create(dict(values)))
     except OmegaConfBaseException as error:
         raise InputError(f"{where}, train settings: {str(error).splitlines()[0]}") from error

@@ -12,7 +12,15 @@ from bench.common.errors import InputError
 from bench.config.yaml_files import check_keys, read_yaml
 
 KEPT = "paper.yaml"  # the copy beside table.csv, so that a results folder says what it was compared with
-KEYS = ("title", "source", "metrics", "tolerance", "differences", "results", "recipes")  # recipes: bench.plan.recipes
+KEYS = (
+    "title",
+    "source",
+    "metrics",
+    "tolerance",
+    "differences",
+    "results",
+    "recipes",
+)  # recipes: bench.plan.recipes
 RESULT_KEYS = ("dataset", "rows", "values", "verified", "missing", "source", "recipe")
 
 

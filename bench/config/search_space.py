@@ -1,4 +1,4 @@
-"""Search spaces of settings, and the trials drawn from them: known before the first run, equal on every machine."""
+"""Search spaces of settings, and the trials drawn from them: fixed before the first run, equal on every machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bench.config.spec import derive_seed
 
 RANGES = ("uniform", "log_uniform", "uniform_int", "log_uniform_int")
 KINDS = ("choice", *RANGES)
-REDRAWS = 1000  # of a trial that was drawn before, until the space counts as used up
+REDRAWS = 1000  # attempts to draw a new trial, until the space counts as exhausted
 
 
 @dataclass(frozen=True)
 class Space:
-    """Values that a setting may take: ``choice`` of a list, or a range of numbers with both ends in it.
+    """Values that a setting may take: ``choice`` of a list, or a range of numbers that includes both ends.
 
     ``uniform`` and ``log_uniform`` give numbers rounded to three digits, ``uniform_int`` and ``log_uniform_int``
     whole numbers; the log kinds are uniform in the logarithm.
@@ -28,7 +28,7 @@ class Space:
 
     @classmethod
     def read(cls, value: Mapping[str, Any], where: str) -> Space:
-        """From ``{kind: values}``. InputError, naming the place, for an unknown kind or values that do not fit it."""
+        """From ``{kind: values}``. InputError naming ``where`` for an unknown kind or values that do not fit it."""
         if len(value) != 1:
             raise InputError(f"{where}: found {dict(value)!r}; expected one of {', '.join(KINDS)} and its values")
         ((kind, values),) = value.items()
@@ -63,14 +63,14 @@ def draw_trials(
 ) -> list[dict[str, Any]]:
     """Settings of ``n`` trials, all different: the defaults, then random ones; fewer when the space has no more.
 
-    A trial depends on the seed, the axes (dataset and method) and its number, never on the outcome of another or on
-    ``n``: so trials run in any order, and more trials later leave those already run as they are.
+    A trial depends on the seed, the axes (dataset and method) and its number, never on the result of another or on
+    ``n``: trials can run in any order, and more trials later do not change those already run.
     """
     found = [dict(defaults)]
     while len(found) < n:
         for attempt in range(REDRAWS):
-            place = ("trial", *axes, str(len(found)), str(attempt))
-            drawn = {key: space.at(derive_seed(seed, *place, key) / 2**31) for key, space in spaces.items()}
+            position = ("trial", *axes, str(len(found)), str(attempt))
+            drawn = {key: space.at(derive_seed(seed, *position, key) / 2**31) for key, space in spaces.items()}
             if drawn not in found:
                 found.append(drawn)
                 break

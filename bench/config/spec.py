@@ -1,4 +1,4 @@
-"""What travels to the process that executes a run: one frozen spec. Nothing here imports torch or loads data."""
+"""The spec of a run, which is sent to the process that executes it. Nothing here imports torch or loads data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = "nothing"  # to evaluate on, in the specs of repetitions that are trai
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of the trunk and of the one training loop, shared by all neural methods unless one says otherwise."""
+    """Settings of the encoder and of the training loop, the same for all neural methods by default."""
 
     hidden: str = "128"  # widths of the hidden layers, e.g. 128 or 500-500
     epochs: int = 5
@@ -70,7 +70,9 @@ class TrainSettings:
             if getattr(self, name) not in known:
                 raise unknown_name(name, str(getattr(self, name)), known)
         if self.evaluate_on == "validation" and not self.holdout:
-            raise InputError("holdout: found False; expected True, because points trained on tell nothing of settings")
+            raise InputError(
+                "holdout: found False; expected True, because training points cannot be used to choose settings"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Share:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run, completely: what travels to the executing process."""
+    """Everything that defines one run."""
 
     method: str  # name in tables and figures
     target: str  # dotted path of the class
@@ -112,9 +114,9 @@ class RunSpec:
         del content["swept"]
         if self.share is None:
             del content["share"]
-        for name in ("checkpoint_every_s", "keep_repetitions"):  # what is written down does not change a run
+        for name in ("checkpoint_every_s", "keep_repetitions"):  # whether something is kept does not change a run
             del content["train"][name]
-        if self.train.evaluate_on == "test":  # runs made before there was a choice keep their names
+        if self.train.evaluate_on == "test":  # runs made before this setting existed keep their names
             del content["train"]["evaluate_on"]
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
@@ -126,12 +128,12 @@ class RunSpec:
         return "-".join([self.method, self.dataset_name, *sizes, f"s{self.seed}", digest])
 
     def asked(self, data_fingerprint: str) -> str:
-        """Short hash of what a run is asked: spec and data, whatever code answers."""
+        """Short hash of spec and data, without the code: results of other code with the same hash are replaced."""
         return hashlib.sha256(f"{self.canonical()}\n{data_fingerprint}".encode()).hexdigest()[:16]
 
     @property
     def dataset_name(self) -> str:
-        """The dataset's name in tables: a card given as a path goes by its file name."""
+        """The dataset's name in tables: for a card given as a path, its file name."""
         return Path(self.dataset).stem if self.dataset.endswith((".yaml", ".yml")) else self.dataset
 
     def to_json(self) -> str:
@@ -150,7 +152,7 @@ class RunSpec:
 def derive_seed(seed: int, *axes: str | int) -> int:
     """A seed for one named use of randomness (data order, hashing, ...), 31 bits, equal on every machine.
 
-    Methods share the axes that must not differ between them, such as the order of the data.
+    Methods use the same axes where they must not differ, such as the order of the data.
     """
     text = "/".join(str(part) for part in (seed, *axes))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -1,4 +1,4 @@
-"""Datasets: text formats, memory-mapped cache, sources and synthetic twins."""
+"""Datasets: cards, files and downloads, text formats, a memory-mapped cache, built and synthetic sources."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Memory-mapped cache of parsed datasets: raw little-endian arrays beside a ``meta.json`` that describes
-them.
+"""Memory-mapped cache of parsed datasets: raw little-endian arrays, described by a ``meta.json``.
 
-A cache folder is complete or absent: it is written under a temporary name, synced and renamed. Whoever
-loads it compares every array's size with the meta file, so a torn or foreign folder is noticed and
-rebuilt.
+A cache folder is complete or absent: it is written under a temporary name, synced and renamed. When it is loaded, the
+size of every array is compared with the meta file: an incomplete folder, or one of another layout, is built again.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ _PARTS = {"X_indices": "<i4", "X_data": "<f4", "Y_indices": "<i4"}
 
 
 class CacheWriter:
-    """Takes blocks of points in streaming fashion; memory is one block, whatever the dataset's size."""
+    """Writes blocks of points one after the other; needs memory for one block, whatever the size of the dataset."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +42,7 @@ class CacheWriter:
                 self._files[f"{split}_{part}"] = (folder / f"{split}_{part}.bin").open("wb")
 
     def shape(self, n_features: int, n_labels: int) -> None:
-        """Declare the widths; of several declarations (a train and a test header) the largest counts."""
+        """Declare the numbers of features and labels; of several declarations (train and test) the largest count."""
         self.n_features, self.n_labels = max(self.n_features, n_features), max(self.n_labels, n_labels)
 
     def append(self, split: str, block: Block) -> None:
@@ -86,7 +84,7 @@ class CacheWriter:
                 counts = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
                 indptr = np.zeros(len(counts) + 1, dtype=np.int64)
                 np.cumsum(counts, out=indptr[1:])
-                # scipy wants one integer type for both index arrays
+                # scipy needs one integer type for both index arrays
                 wide = int(indptr[-1]) > np.iinfo(np.int32).max
                 kind = "<i8" if wide else "<i4"
                 indptr.astype(kind).tofile(self.folder / f"{split}_{matrix}_indptr.bin")
@@ -123,11 +121,10 @@ def build_once(
     write: Callable[[CacheWriter], Mapping[str, Any]],
     describe: Describe,
 ) -> Path:
-    """Return ``folder``, built by ``write`` (which returns what else the meta file should hold) unless a
-    sound cache with the same ``key`` is already there.
+    """Return ``folder``, built by ``write`` (which returns further content of the meta file) unless a complete cache
+    with the same ``key`` is already there.
 
-    One process builds, others wait on a lock beside the folder. Whatever goes wrong, no half-written
-    folder stays.
+    One process builds, others wait for a lock beside the folder. No incomplete folder stays after an error.
     """
     if read_meta(folder, key) is not None:
         return folder
@@ -143,7 +140,7 @@ def build_once(
                 writer.finish({"key": dict(key), **extra}, describe)
             finally:
                 writer.close()
-            if folder.exists():  # torn or foreign: it failed read_meta above
+            if folder.exists():  # incomplete or of another layout: see read_meta above
                 shutil.rmtree(folder)
             temporary.rename(folder)
             sync(folder.parent)
@@ -154,8 +151,7 @@ def build_once(
 
 
 def read_meta(folder: Path, key: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """The meta file of a sound cache, or None when the folder is absent, torn, foreign or of another
-    ``key``."""
+    """The meta file of a complete cache; None when it is absent, incomplete, or of another layout or key."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta["layout"] != LAYOUT or (key is not None and meta["key"] != json.loads(json.dumps(dict(key)))):
@@ -174,7 +170,7 @@ def read_meta(folder: Path, key: Mapping[str, Any] | None = None) -> dict[str, A
 
 def open_matrices(folder: Path, meta: Mapping[str, Any]) -> dict[str, csr_matrix]:
     """``train_X train_Y test_X test_Y`` as CSR over read-only memory maps (float32 data, int32 indices if
-    they fit)."""
+    they are large enough)."""
     out = {}
     for split in SPLITS:
         for matrix, columns in (("X", meta["n_features"]), ("Y", meta["n_labels"])):
@@ -186,14 +182,13 @@ def open_matrices(folder: Path, meta: Mapping[str, Any]) -> dict[str, csr_matrix
                 parts[part] = np.zeros(0, spec["dtype"]) if empty else np.memmap(path, dtype=spec["dtype"], mode="r")
             shape = (len(parts["indptr"]) - 1, columns)
             csr = csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=shape, copy=False)
-            csr.has_sorted_indices = csr.has_canonical_format = True  # written so: spares scipy a pass
+            csr.has_sorted_indices = csr.has_canonical_format = True  # the writer ensures it; saves scipy a pass
             out[f"{split}_{matrix}"] = csr
     return out
 
 
 def _fingerprint(matrices: Mapping[str, csr_matrix]) -> str:
-    """sha256 over shapes, row lengths, ids and values of the four matrices; the same for any integer
-    width."""
+    """sha256 over shapes, row lengths, ids and values of the four matrices; independent of the integer width."""
     digest = hashlib.sha256()
     for name in ("train_X", "train_Y", "test_X", "test_Y"):
         csr = matrices[name]
@@ -220,6 +215,6 @@ def _write_ones(path: Path, count: int) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed builders of this folder left; the caller holds its lock, so none is alive."""
+    """Remove what killed processes left of this folder; the caller holds its lock, so none of them is alive."""
     for leftover in folder.parent.glob(f".{folder.name}.*.building"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -13,14 +13,14 @@ from bench.common.errors import InputError, unknown_name
 from bench.common.paths import cache_root, config_root
 from bench.config.yaml_files import check_keys, read_yaml
 
-# Jain, Prabhu, Varma 2016 (propensity model); the XML Repository's constants for data of no stated kind
+# Jain, Prabhu, Varma 2016 (propensity model); the constants of the XML Repository for other data
 DEFAULT_PROPENSITY = (0.55, 1.5)
 EXPECTED_KEYS = ("n_train", "n_test", "n_features", "n_labels", "labels_per_point", "features_per_point")
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a dataset is, where it comes from and what its numbers should be."""
+    """What a dataset is, where it comes from and the sizes that it should have."""
 
     name: str
     title: str

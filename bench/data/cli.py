@@ -13,12 +13,12 @@ from bench.data.dataset import dataset_fingerprint, load_dataset
 from bench.data.download.fetch import fetch_dataset, install
 from bench.data.passport import passport_lines
 
-app = typer.Typer(help="Datasets: what there is, what is on disk, getting more.", no_args_is_help=True)
+app = typer.Typer(help="Datasets: list, show, fetch and import them.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_datasets() -> None:
-    """Every known dataset, its size and whether it is on disk."""
+    """List every known dataset, its size and whether it is on disk."""
     table = Table(box=None, pad_edge=False)
     for column in ("dataset", "task", "train", "test", "features", "labels", "on disk"):
         table.add_column(column, no_wrap=True, justify="left" if column in ("dataset", "task", "on disk") else "right")
@@ -30,8 +30,8 @@ def list_datasets() -> None:
 
 
 @app.command()
-def show(name: str = typer.Argument(help="a dataset's name or the path of a card")) -> None:
-    """A dataset's card and, when its cache is built, what is really in it."""
+def show(name: str = typer.Argument(help="Name of a dataset, or path of a card.")) -> None:
+    """Show the card of a dataset and, when its cache is built, what the data contain."""
     card = load_card(name)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{card.name}[/bold]  {card.title}", markup=True)
@@ -62,26 +62,28 @@ def show(name: str = typer.Argument(help="a dataset's name or the path of a card
 
 
 @app.command()
-def fetch(name: str = typer.Argument(help="a dataset's name or the path of a card")) -> None:
-    """Get a dataset and build its cache."""
+def fetch(name: str = typer.Argument(help="Name of a dataset, or path of a card.")) -> None:
+    """Download a dataset and build its cache."""
     folder = fetch_dataset(name, progress=typer.echo)
     typer.echo(f"{name}: {dataset_fingerprint(name)} in {folder}")
 
 
 @app.command("import")
 def import_files(
-    name: str = typer.Argument(help="a known dataset, or a name of your own"),
-    train: Path | None = typer.Option(None, help="train file, in any format that `docs/data.md` lists"),
-    test: Path | None = typer.Option(None, help="test file"),
-    all_points: Path | None = typer.Option(None, "--all", help="instead: one file of all points, and"),
-    splits: Path | None = typer.Option(None, help="the train rows of each random split, a line or a column a split"),
-    train_labels: Path | None = typer.Option(None, help="label file of a pair, when not found by its name"),
-    test_labels: Path | None = typer.Option(None, help="the same for test"),
-    train_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out, train"),
-    test_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out of scoring"),
-    label_names: Path | None = typer.Option(None, help="text file, name of label i on line i"),
+    name: str = typer.Argument(help="A known dataset, or a name of your own."),
+    train: Path | None = typer.Option(None, help="Train file, in any format that docs/data.md lists."),
+    test: Path | None = typer.Option(None, help="Test file."),
+    all_points: Path | None = typer.Option(
+        None, "--all", help="Instead of --train and --test: all points; needs --splits."
+    ),
+    splits: Path | None = typer.Option(None, help="Train rows of each random split, one line or one column per split."),
+    train_labels: Path | None = typer.Option(None, help="Label file of the train file, when not found by its name."),
+    test_labels: Path | None = typer.Option(None, help="The same for the test file."),
+    train_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out, train."),
+    test_filter: Path | None = typer.Option(None, help="(point, label) pairs to leave out of scoring."),
+    label_names: Path | None = typer.Option(None, help="Text file, the name of label i on line i."),
 ) -> None:
-    """Take files at hand as a dataset, after checking them."""
+    """Import files as a dataset, after checking them."""
     given = {
         "train": train,
         "test": test,

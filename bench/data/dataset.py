@@ -1,4 +1,4 @@
-"""The frozen `Dataset` and the way from a card to one: identity, cache, memory maps, splits."""
+"""`Dataset`, and how it is loaded from its card: identity, cache, memory maps, splits."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Split:
 class Dataset:
     """A loaded dataset. Arrays of ``train`` and ``test`` are read-only memory maps: copy before changing.
 
-    ``train`` is the official train split, whole; ``validation`` is drawn from it (seeded, the same rows
-    on every machine) and ``fit`` is the rest. ``propensity`` holds (A, B) of the propensity model.
+    ``train`` is the complete official train split; ``validation`` is drawn from it (seeded, the same rows on every
+    machine) and ``fit`` is the rest. ``propensity`` holds (A, B) of the propensity model.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Dataset:
 
     @cached_property
     def validation(self) -> Split:
-        """The points of train that are kept for choosing settings."""
+        """The points of train that are held out for choosing settings."""
         return self.train.take(self.validation_rows)
 
     @cached_property
@@ -91,13 +91,13 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
     """Load a dataset by name (or path to a card), building its cache on first use.
 
     ``overrides`` replace parameters of the card (``scale=0.01, seed=1`` for synthetic data) or its
-    ``validation_points``. Raises InputError / DataError for anything wrong outside.
+    ``validation_points``. Raises InputError / DataError for wrong names, parameters and files.
     """
     card, parameters, validation_points = _resolve(name, overrides)
     folder = _build(card, parameters, lambda _: None)
     meta = cache.read_meta(folder)
     if meta is None:
-        raise InputError(f"cache {folder} vanished while it was being opened; run again")
+        raise InputError(f"cache {folder} was removed while it was being opened; run again")
     matrices = cache.open_matrices(folder, meta)
     train = Split(matrices["train_X"], matrices["train_Y"])
     names = folder / "labels.txt"
@@ -120,8 +120,8 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
 
 
 def prepare_dataset(name: str, progress: Progress | None = None, **overrides: Any) -> Path:
-    """Build the dataset's cache unless it is there; returns its folder. ``progress`` is told what is
-    being done."""
+    """Build the dataset's cache unless it is there; returns its folder. ``progress`` gets a message for each
+    step."""
     card, parameters, _ = _resolve(name, overrides)
     return _build(card, parameters, progress or (lambda _: None))
 
@@ -174,7 +174,7 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
         if not complete(parameters):
             raise InputError(
                 f"dataset {card.name} is not on disk; run `machbench data fetch {card.name}`, "
-                f"or with files at hand `machbench data import {card.name} --train F --test F` (or --all F --splits F)"
+                f"or import files: `machbench data import {card.name} --train F --test F` (or --all F --splits F)"
             )
     if validation is not None and (isinstance(validation, bool) or not isinstance(validation, int)):
         raise InputError(f"dataset {card.name}: validation_points: found {validation!r}; expected a whole number")
@@ -182,7 +182,7 @@ def _resolve(name: str, overrides: Mapping[str, Any]) -> tuple[Card, dict[str, A
 
 
 def resolve_parameters(card: Card, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of the card's source: its defaults, the card, files on record, overrides. InputError for others."""
+    """Parameters of the card's source: its defaults, the card, recorded files, overrides. InputError for others."""
     defaults = source(card.source, card.path).DEFAULTS
     for key in card.parameters:
         if key not in defaults:
@@ -195,12 +195,12 @@ def resolve_parameters(card: Card, overrides: Mapping[str, Any]) -> dict[str, An
 
 
 def manifest_path(card: Card) -> Path:
-    """Where it is on record which files are the dataset."""
+    """The file that records which files are the dataset."""
     return cache_root() / "raw" / card.name / "files.json"
 
 
 def installed_files(card: Card) -> dict[str, str]:
-    """Files of the dataset that `data fetch` or `data import` put on record: {kind of file: path}."""
+    """Files of the dataset that `data fetch` or `data import` recorded: {kind of file: path}."""
     path = manifest_path(card)
     if card.source != "files" or not path.is_file():
         return {}
@@ -240,9 +240,9 @@ def _describe(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
 
 
 def identity_of(fingerprint: str, dataset: str) -> str:
-    """What of the data is part of a run's identity.
+    """The data's part of the identity of a run.
 
-    The card decides how many train points are held out; that changes the run, but not the data's fingerprint.
+    The card decides how many train points are held out; that changes the run, but not the fingerprint of the data.
     """
     from bench.data import load_card
 

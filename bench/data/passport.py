@@ -1,5 +1,4 @@
-"""What is in a dataset, measured once when its cache is built: counts, tail, order, duplicates, label
-groups."""
+"""The passport of a dataset, measured once when its cache is built: counts, tail, order, duplicates, label groups."""
 
 from __future__ import annotations
 
@@ -13,11 +12,11 @@ from scipy.sparse import csr_matrix
 # label groups by number of train points, upper bounds inclusive
 GROUPS: tuple[tuple[str, float], ...] = (("unseen", 0), ("tail", 5), ("torso", 100), ("head", np.inf))
 SORTED_SHARE = 0.95  # share of neighbours whose lowest labels rise, above which a split counts as sorted
-PAIRS = 20_000  # neighbours looked at to tell how alike they are
+PAIRS = 20_000  # pairs of neighbours that are compared
 
 
 def statistics(matrices: Mapping[str, csr_matrix]) -> dict[str, float]:
-    """Counts and averages that tables and cards name; averages are over train, as the field reports them."""
+    """Counts and averages in tables and cards; averages are over train, as in the literature."""
     X, Y, test_X, test_Y = (matrices[key] for key in ("train_X", "train_Y", "test_X", "test_Y"))
     counts = label_counts(Y)
     n_train, n_labels = max(X.shape[0], 1), max(Y.shape[1], 1)
@@ -42,8 +41,8 @@ def statistics(matrices: Mapping[str, csr_matrix]) -> dict[str, float]:
 def passport(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
     """Findings beyond the counts, in plain JSON types:
 
-    * ``groups``: for unseen, tail (1 to 5 train points), torso (6 to 100) and head labels, how many there
-      are and which share of the test (point, label) pairs they make;
+    * ``groups``: for unseen, tail (1 to 5 train points), torso (6 to 100) and head labels, their number
+      and their share of the test (point, label) pairs;
     * ``order``: for each split, the share of neighbouring points whose lowest label does not fall, the
       share of neighbours with a label in common beside the same for points half a split apart, and
       whether that looks sorted;
@@ -73,7 +72,7 @@ def passport(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
 
 
 def passport_lines(found: Mapping[str, Any]) -> list[str]:
-    """A passport in words, a finding a line, for `data show` and for reports."""
+    """A passport in words, one finding per line, for `data show` and for reports."""
     lines = ["labels by train points (unseen 0, tail 1 to 5, torso 6 to 100, head more):"]
     for group, _ in GROUPS:
         counts = found["groups"][group]
@@ -96,7 +95,7 @@ def label_counts(Y: csr_matrix) -> NDArray[np.int64]:
 
 
 def group_of_labels(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of `GROUPS` each label belongs to, given its train points [n_labels]."""
+    """The index in `GROUPS` of each label, given its number of train points [n_labels]."""
     return np.searchsorted([above for _, above in GROUPS], counts, side="left").astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""How large a dataset is, told from its cache where that is built and from its card where it is not."""
+"""The size of a dataset: from its cache where that is built, else from its card."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.data.dataset import cached_meta, resolve_parameters
 from bench.data.sources import source
 
 NEEDED = ("n_train", "n_test", "n_features", "n_labels", "labels_per_point")
-DEFAULT_FEATURES_PER_POINT = 75  # where a card states none: that of the XML Repository's Amazon-670K
-STEP = 2**22  # entries looked at in one go
+DEFAULT_FEATURES_PER_POINT = 75  # where a card states none: as in Amazon-670K of the XML Repository
+STEP = 2**22  # entries per pass
 
 
 @dataclass(frozen=True)
 class DataSizes:
-    """Counts of points, features and labels; averages a point are over train."""
+    """Counts of points, features and labels; averages per point are over train."""
 
     n_train: int
     n_validation: int
@@ -30,7 +30,7 @@ class DataSizes:
     n_labels: int
     features_per_point: float
     labels_per_point: float
-    features_used: int  # that occur in train; all of them where the data are not there to count
+    features_used: int  # features that occur in train; all of them where the data are not on disk
     known_from: str  # cache or card
 
     @property
@@ -43,14 +43,14 @@ class DataSizes:
         return self.n_validation if on == "validation" else self.n_test
 
     def matrix_bytes(self, points: int) -> int:
-        """X and Y of so many points as CSR: an id and a value an entry, and 4 bytes a point for each."""
+        """X and Y of so many points as CSR: an id and a value per entry, and 4 bytes per point for each matrix."""
         return round(points * (8 * (self.features_per_point + self.labels_per_point) + 8))
 
 
 def dataset_sizes(name: str, **overrides: Any) -> DataSizes:
     """Sizes of a dataset with overrides of its parameters. Nothing is built or downloaded.
 
-    Raises InputError for unknown names and parameters, and where neither cache nor card tells a size.
+    Raises InputError for unknown names and parameters, and where neither cache nor card states a size.
     """
     card = load_card(name)
     found = cached_meta(name, **overrides)

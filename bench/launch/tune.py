@@ -1,6 +1,6 @@
-"""Settings chosen on equal terms: the best trial of each method by validation points, and where it comes from.
+"""Choose settings under equal conditions: the best trial of each method on validation points, and its origin.
 
-`bench.config.experiment` draws the trials and `bench.launch` runs them like any run; here they are read.
+`bench.config.experiment` draws the trials, `bench.launch` runs them like any run, and this module reads the results.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from bench.results.store import Store
 
 SHOWN = ("P@1", "P@3", "P@5")
 HEADER = """\
-# Written by `machbench run {name}`, which writes it again from its trials: copy it before you edit it.
-# An experiment to run as it is: each method with the settings that were best on the validation points, measured
-# on the test points. `tuned` says where each comes from.
+# Written by `machbench run {name}`, which overwrites it from its trials: copy it before you edit it.
+# An experiment: each method with the settings that were best on the validation points, measured on the test points.
+# `tuned` says where the settings come from.
 """
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The runs of one trial, one a seed, and the mean of their quality; None when some run has no result."""
+    """The runs of one trial, one per seed, and the mean of their quality; None when some run has no result."""
 
     number: int
     runs: tuple[PlannedRun, ...]
@@ -74,7 +74,7 @@ def write_chosen(experiment: Experiment, runs: Sequence[PlannedRun], store: Stor
 
 
 def choose(trials: Iterable[Trial], metric: str) -> Trial | None:
-    """The trial with the highest ``metric``, the earlier one of equals; None when no trial has a result."""
+    """The trial with the highest ``metric``, of equals the earliest; None when no trial has a result."""
     ok = [(trial.quality[metric], -trial.number, trial) for trial in trials if trial.quality is not None]
     return max(ok, key=lambda entry: entry[:2])[2] if ok else None
 
@@ -124,7 +124,7 @@ def _searched(specs: Sequence[RunSpec]) -> list[str]:
 
 
 def _dataset(specs: Sequence[RunSpec]) -> dict[str, Any]:
-    """A dataset of the chosen experiment, with every setting spelled out: later defaults do not reach it."""
+    """A dataset of the chosen experiment, with every setting written out: later defaults do not affect it."""
     train = [{**asdict(spec.train), "evaluate_on": "test"} for spec in specs]
     shared = {key: value for key, value in train[0].items() if all(other[key] == value for other in train)}
     own = [{key: value for key, value in settings.items() if key not in shared} for settings in train]
@@ -133,5 +133,5 @@ def _dataset(specs: Sequence[RunSpec]) -> dict[str, Any]:
 
 
 def _file(experiment: Experiment, name: str) -> str:
-    """What the experiment calls the method's file: a name under configs/method/ or a path."""
+    """The method's file in the experiment: a name under configs/method/ or a path."""
     return str((experiment.config["methods"][name] or {}).get("method", name))

@@ -10,10 +10,11 @@ from bench.config.paper import KEPT as PAPER
 from bench.config.paper import read_paper
 
 DESCRIPTION = "description.txt"
+CHOSEN = "chosen.yaml"  # settings chosen by the trials of an experiment, see bench.launch.tune
 
 
 def keep_description(description: str, folder: Path) -> None:
-    """Write it into a results folder; without one, take away what an earlier run left."""
+    """Write the description into a results folder; remove that of an earlier run when there is none."""
     if description:
         write_atomic(folder / DESCRIPTION, description + "\n")
     else:
@@ -21,7 +22,7 @@ def keep_description(description: str, folder: Path) -> None:
 
 
 def read_description(folder: Path) -> str:
-    """What was kept; empty where nothing was. InputError when that is no text."""
+    """The kept description; empty where there is none. InputError when it is not text."""
     try:
         return (folder / DESCRIPTION).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -31,13 +32,10 @@ def read_description(folder: Path) -> str:
 
 
 def keep_paper(paper: Path | None, folder: Path) -> None:
-    """Copy the file, after checking it, to the results folder; without one, take away what an earlier run left."""
+    """Copy the file, after checking it, to the results folder; remove that of an earlier run when there is none."""
     if paper is None:
         for path in (folder / PAPER, *(folder / "tables").glob("reproduction.*")):
             path.unlink(missing_ok=True)
         return
     read_paper(paper)
     write_atomic(folder / PAPER, paper.read_bytes())
-
-
-CHOSEN = "chosen.yaml"

@@ -1,4 +1,4 @@
-"""``table.csv``: rows of results to a typed frame, to disk, and back with every value checked at the door."""
+"""``table.csv``: rows of results to a typed frame, to disk, and back with every value checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.results.store import Store
 
 TABLE = "table.csv"
 NEVER_EMPTY = ("experiment", "run_id", "status", "method", "dataset")
-_ROUNDING = 1e-9  # a mean of ones may come out a little above one
+_ROUNDING = 1e-9  # a mean of ones may be a little above one
 
 
 def rows_to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -41,7 +41,7 @@ def rows_to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def write_table(df: pd.DataFrame, path: Path | str) -> Path:
-    """Write the frame as UTF-8 CSV by one rename, so a reader never sees half. Floats keep every digit."""
+    """Write the frame as UTF-8 CSV by one rename, so that no reader sees half a file. Floats keep every digit."""
     return write_atomic(path, df.to_csv(index=False, lineterminator="\n"))
 
 
@@ -55,7 +55,7 @@ def load_results(path: Path | str) -> pd.DataFrame:
     """The checked frame of an experiment folder (``results/quickstart``) or of a ``table.csv``.
 
     Raises InputError naming file, line, column, found and expected: a missing column, an unknown status, a
-    quality outside [0, 1], a word where a number belongs, a file that was cut short.
+    quality outside [0, 1], text instead of a number, a file that was cut short.
     """
     path = Path(path)
     if path.is_dir():
@@ -173,7 +173,7 @@ def _missing(value: Any) -> bool:
 
 
 def _guess(values: Sequence[Any]) -> str:
-    """The kind of a swept setting: whole numbers, numbers, or else words (true/false are words)."""
+    """The kind of a swept setting: whole numbers, numbers, or else text (true/false are text)."""
     present = [v for v in values if v is not None]
     if not present or any(isinstance(v, str | bool) or not hasattr(v, "__float__") for v in present):
         return "text"
@@ -181,7 +181,7 @@ def _guess(values: Sequence[Any]) -> str:
 
 
 def _retype(values: list[str | None]) -> tuple[list[Any], str]:
-    """Swept settings are read back as the numbers they were, so that sorting and comparing them works."""
+    """Swept settings as numbers again where possible, so that they can be sorted and compared."""
     for kind in ("int", "float"):
         try:
             return [None if v is None else _number(v, kind) for v in values], kind if any(values) else "text"

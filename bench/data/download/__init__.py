@@ -1,1 +1,1 @@
-"""Downloads: HTTP, Google Drive, archives that are extracted safely."""
+"""Downloads: HTTP, Google Drive, archives that are unpacked safely."""

@@ -1,4 +1,4 @@
-"""Unpacking archives from elsewhere: regular files only, nothing outside the folder, bounded in size."""
+"""Unpack downloaded archives: regular files only, nothing outside the folder, bounded in size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_archive(path: Path) -> bool:
 
 
 def extract(path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> Path:
-    """Unpack into ``folder``, which appears whole or not at all.
+    """Unpack into ``folder``, which is complete or does not exist.
 
     Raises DataError for a damaged archive, a member that would leave the folder, a link or device, or
     contents above ``max_bytes``.

@@ -1,1 +1,1 @@
-"""File formats of datasets and score files, a file for each."""
+"""File formats of datasets and score files, one module per format; `detect` recognises them."""

@@ -1,5 +1,4 @@
-"""The one in-memory form between sources and cache: a block of points as flat arrays, rows sorted and
-unique."""
+"""Blocks of points as flat arrays, the form in which sources pass data to the cache."""
 
 from __future__ import annotations
 
@@ -37,9 +36,9 @@ class Block:
         )
 
     def canonical(self) -> Block:
-        """Ids rising within each point: duplicate features add up (in float64), duplicate labels collapse.
+        """Ids rising within each point: duplicate features are summed (in float64), duplicate labels are dropped.
 
-        Works on copies: the caller's arrays are never reordered or compacted in place.
+        Works on copies: the caller's arrays are never changed.
         """
         if self.rising:
             return self

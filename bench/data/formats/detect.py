@@ -1,4 +1,4 @@
-"""Which format a data file is in, and its points, whatever the format.
+"""Recognise the format of a data file, and read its points.
 
 Known: XML-repository text (header ``points features labels``), pairs of matrix files (``trn_X_Xf.txt`` with
 ``trn_X_Y.txt``, header ``rows columns``), pairs of scipy ``.npz`` files (``X.trn.npz`` with
@@ -34,8 +34,7 @@ _POINTS_PER_SLICE = 50_000
 
 @dataclass
 class Reading:
-    """One file (or pair) about to be read. Widths of headerless formats are known once ``blocks`` is
-    through."""
+    """One file (or pair) to be read. The widths of formats without a header are known after ``blocks``."""
 
     path: Path
     format: str
@@ -94,12 +93,12 @@ class Reading:
             ids.append(block.x_indices[kept])
         y_lengths = np.concatenate([*lengths, np.zeros(0, np.int32)])
         y_indices = np.concatenate([*ids, np.zeros(0, np.int32)])
-        row = place = 0
+        row = begin = 0
         for block in xmlrepo.read_blocks(self.path, _columns(self.n_features), 1, self.n_points):
             here = y_lengths[row : row + len(block.x_lengths)]
-            until = place + int(here.sum())
-            yield Block(block.x_lengths, block.x_indices, block.x_values, here, y_indices[place:until])
-            row, place = row + len(here), until
+            until = begin + int(here.sum())
+            yield Block(block.x_lengths, block.x_indices, block.x_values, here, y_indices[begin:until])
+            row, begin = row + len(here), until
 
     def _npz_pair(self) -> Iterator[Block]:
         assert self.labels_path is not None
@@ -117,7 +116,7 @@ def open_data(
     label_offset: int = 0,
     feature_offset: int = 0,
 ) -> Reading:
-    """Detect the format and read the header. The other file of a pair is looked for beside the first.
+    """Detect the format and read the header. The other file of a pair is searched beside the first.
 
     Raises InputError when a file is missing and DataError (line 1) when the format is none of the known ones.
     """
@@ -170,7 +169,7 @@ def detect(path: Path) -> str:
 
 
 def labels_beside(path: Path) -> Path | None:
-    """The label file that belongs to a feature file by the field's naming habits, or None."""
+    """The label file that belongs to a feature file by the usual names, or None."""
     for pattern, other in ((r"_Xf(?=\.|$)", "_Y"), (r"^X(?=\.)", "Y"), (r"_X(?=\.|$)", "_Y")):
         name, changed = re.subn(pattern, other, path.name)
         if changed:
@@ -209,7 +208,7 @@ def read_matrix_header(path: Path) -> tuple[int, int]:
 
 
 def read_filter(path: Path, n_points: int, n_labels: int) -> NDArray[np.int64]:
-    """Filter file: a ``point label`` pair a line, label to be ignored for that point. Returns [n, 2]."""
+    """Filter file: a pair ``point label`` per line, the label to be ignored for that point. Returns [n, 2]."""
     pairs = []
     for number, raw in enumerate(path.read_bytes().splitlines(), 1):
         if fields := raw.decode("ascii", "replace").split():

@@ -14,8 +14,7 @@ from bench.common.errors import DataError, InputError
 
 
 def load_npz(path: Path) -> csr_matrix:
-    """A sparse matrix as canonical CSR. Raises DataError when it is none, or holds ids or values that
-    cannot be."""
+    """A sparse matrix as canonical CSR. Raises DataError for another content, or invalid ids or values."""
     if not path.is_file():
         raise InputError(f"data file {path} does not exist")
     try:
@@ -37,7 +36,7 @@ def load_npz(path: Path) -> csr_matrix:
             matrix = matrix.tocsr()
         else:
             raise ValueError(f"format {kind!r}")
-        matrix.sum_duplicates()  # ours: just built from the file
+        matrix.sum_duplicates()  # in place: just built from the file
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(path, None, f"{error}", "a scipy sparse matrix (csr, csc or coo)") from None
     if matrix.data.dtype.kind not in "biuf" or not np.isfinite(matrix.data).all():

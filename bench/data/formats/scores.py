@@ -1,6 +1,6 @@
-"""Predictions made elsewhere, read as ranked labels: scipy ``.npz``, plain ``.npz`` arrays, or text pairs.
+"""Read predictions made elsewhere as ranked labels: scipy ``.npz``, plain ``.npz`` arrays, or text pairs.
 
-Whatever the file holds comes out as scores and labels [N, k], best first, label -1 and score -inf where a
+The result is scores and labels [N, k], best first, label -1 and score -inf where a
 point has fewer than k predictions. Equal scores are ranked by the lower label. A sparse matrix in *rank
 order* (row entries in the order of their rank, all values alike or falling) keeps its order; otherwise
 entries are sorted by value. Zero and negative scores are ordinary scores.
@@ -78,14 +78,14 @@ def _from_csr(path: Path, parts: dict[str, Any], n_points: int, n_labels: int) -
         raise DataError(path, None, "row pointers that do not fit the entries", "a sound CSR matrix")
     k = int(counts.max(initial=0))
     rows = np.repeat(np.arange(n_points), counts)
-    place = np.arange(len(indices)) - np.repeat(indptr[:-1], counts)
+    position = np.arange(len(indices)) - np.repeat(indptr[:-1], counts)
     labels, scores = np.full((n_points, k), -1, np.int64), np.full((n_points, k), -np.inf)
-    labels[rows, place], scores[rows, place] = indices, data
+    labels[rows, position], scores[rows, position] = indices, data
     return _ranked(path, labels, scores, n_points, n_labels)
 
 
 def _from_text(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
-    """``label:score label:score`` a point; a header of two counts ``points labels`` may come first."""
+    """A line ``label:score label:score`` per point; a header of two counts ``points labels`` may come first."""
     rows: list[list[tuple[int, float]]] = []
     number = 0
     for text in line_blocks(path):
@@ -109,9 +109,9 @@ def _from_text(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels
         raise DataError(path, number, f"the end after {len(rows)} points", f"{n_points} points")
     k = max((len(row) for row in rows), default=0)
     labels, scores = np.full((n_points, k), -1, np.int64), np.full((n_points, k), -np.inf)
-    for place, row in enumerate(rows):
-        labels[place, : len(row)] = [label for label, _ in row]
-        scores[place, : len(row)] = [score for _, score in row]
+    for position, row in enumerate(rows):
+        labels[position, : len(row)] = [label for label, _ in row]
+        scores[position, : len(row)] = [score for _, score in row]
     return _ranked(path, labels, scores, n_points, n_labels)
 
 
@@ -137,8 +137,8 @@ def _ranked(path: Path, labels: Labels, scores: Scores, n_points: int, n_labels:
         (real & np.isnan(scores), "score NaN for label {label}", "numbers"),
     ):
         if wrong.any():
-            point, place = np.argwhere(wrong)[0].tolist()
-            found = what.format(label=labels[point, place]) + f" at point {point}"
+            point, position = np.argwhere(wrong)[0].tolist()
+            found = what.format(label=labels[point, position]) + f" at point {point}"
             raise DataError(path, None, found, expected)
     scores = np.where(real, scores, -np.inf)
     if labels.shape[1] > 1:
@@ -151,6 +151,6 @@ def _ranked(path: Path, labels: Labels, scores: Scores, n_points: int, n_labels:
         by_label = np.sort(labels, axis=1)
         twice = (by_label[:, 1:] == by_label[:, :-1]) & (by_label[:, 1:] >= 0)
         if twice.any():
-            point, place = np.argwhere(twice)[0].tolist()
-            raise DataError(path, None, f"label {by_label[point, place]} twice at point {point}", "distinct labels")
+            point, position = np.argwhere(twice)[0].tolist()
+            raise DataError(path, None, f"label {by_label[point, position]} twice at point {point}", "distinct labels")
     return scores, labels

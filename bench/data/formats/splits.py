@@ -1,8 +1,8 @@
 """Files of random splits: which points of a dataset are train in split 0, 1, 2, ...
 
-Two forms are known. A line a split: its train points, counted from 0. A column a split, as the XML Repository packs
-them (``delicious_trSplit.txt``): line i holds the i-th train point of every split, counted from 1. The form is told by
-the shape, since a split has more points than there are splits. What is not train is test.
+Two forms are known. One line per split: its train points, counted from 0. One column per split, as in files of the XML
+Repository (``delicious_trSplit.txt``): line i has the i-th train point of every split, counted from 1. The form is
+recognised by the shape, because a split has more points than there are splits. All other points are test.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _columns(path: Path, lines: list[tuple[int, list[str]]], n_points: int) -> l
     width = len(lines[0][1])
     for number, fields in lines:
         if len(fields) != width:
-            raise DataError(path, number, f"{len(fields)} numbers", f"{width}, a column a split as in the first line")
+            raise DataError(path, number, f"{len(fields)} numbers", f"{width}, a column per split as in line 1")
     return [_split(path, [(number, fields[at]) for number, fields in lines], 1, n_points) for at in range(width)]
 
 

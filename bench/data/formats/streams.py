@@ -1,5 +1,4 @@
-"""Files as blocks of whole lines, decompressed on the way: plain, gzip, bzip2, or a zip archive of one
-file."""
+"""Files as blocks of whole lines, decompressed while they are read: plain, gzip, bzip2, or a zip of one file."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ MAX_LINE_BYTES = 256 << 20
 
 
 class Broken(Exception):
-    """A compressed stream is damaged or cut short; whoever counts lines turns it into a DataError."""
+    """A compressed stream is damaged or cut short; the reader that counts lines turns it into a DataError."""
 
 
 def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
@@ -66,7 +65,7 @@ def _lines_until_break(path: Path) -> int:
 
 
 def chunks(path: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file, about ``size`` at a time; compression is told by content,
+    """Yield the decompressed bytes of a file, about ``size`` at a time; compression is recognised by content,
     not by name."""
     if not path.is_file():
         raise InputError(f"data file {path} does not exist")
@@ -85,7 +84,7 @@ def chunks(path: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
 
 
 def head(path: Path, size: int = 65536) -> bytes:
-    """The first bytes of the decompressed file, as many as can be had."""
+    """The first bytes of the decompressed file, as many as can be read."""
     found = b""
     try:
         for chunk in chunks(path, size):
@@ -93,7 +92,7 @@ def head(path: Path, size: int = 65536) -> bytes:
             if len(found) >= size:
                 break
     except Broken:
-        pass  # the reader proper will say where it breaks
+        pass  # reading the whole file will report where it breaks
     return found[:size]
 
 

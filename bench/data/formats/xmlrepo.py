@@ -1,8 +1,8 @@
-"""Lines ``l1,l2 f:v f:v`` into blocks: a plain reference parser, and the fast one that it vouches for.
+"""Parse lines ``l1,l2 f:v f:v`` into blocks: a plain reference parser, and a fast one with the same results.
 
 A point without labels starts with a space (or directly with a feature); a point without features ends
-after its labels; an empty line is a point with neither. Labels given twice collapse, features given twice
-add up, ids may come in any order.
+after its labels; an empty line is a point with neither. Labels given twice count once, features given
+twice are summed, ids may come in any order.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ def read_blocks(
 
     ``fast``: None chooses by size. Raises DataError naming file and 1-based line.
     """
-    seen = 0  # points, hence lines, before the block at hand
+    seen = 0  # points, hence lines, before the current block
     for text, block in _parsed(path, dialect, skip_lines, threads, fast):
         before = skip_lines + seen
         if isinstance(block, _Fault):
             raise DataError(path, before + block.line, block.bad.found, block.bad.expected)
         if n_points is not None and seen + len(block.x_lengths) > n_points:
-            for place, line in enumerate(text.split(b"\n")[:-1], 1):
-                if seen + place > n_points and line.strip():
+            for at, line in enumerate(text.split(b"\n")[:-1], 1):
+                if seen + at > n_points and line.strip():
                     expected = f"{n_points} points, as the header says"
-                    raise DataError(path, before + place, f"point {n_points + 1}", expected)
+                    raise DataError(path, before + at, f"point {n_points + 1}", expected)
             block = block.first(n_points - seen)
         seen += len(block.x_lengths)
         yield block
@@ -143,7 +143,7 @@ def _parsed(
                 if len(waiting) > threads:
                     done, future = waiting.popleft()
                     yield done, future.result()
-            # here the file has ended well; when it has not, what was parsed so far is no dataset anyhow
+            # the whole file was read; after an error in it the blocks parsed so far are of no use
             while waiting:
                 done, future = waiting.popleft()
                 yield done, future.result()
@@ -165,13 +165,13 @@ def parse_reference(text: bytes, dialect: Dialect) -> Outcome:
     """Plain parser: a line at a time into lists."""
     parse = dialect.parse or parse_line
     x_lengths, x_indices, x_values, y_lengths, y_indices = [], [], [], [], []
-    for place, raw in enumerate(text.split(b"\n")[:-1]):
+    for at, raw in enumerate(text.split(b"\n")[:-1]):
         try:
             if not raw.isascii() or b"\0" in raw:
                 raise Bad("bytes that are not text", "text, plain or compressed")
             labels, features, values = parse(raw.decode("ascii").removesuffix("\r"), dialect)
         except Bad as bad:
-            return _Fault(place + 1, bad)
+            return _Fault(at + 1, bad)
         y_lengths.append(len(labels))
         y_indices += labels
         x_lengths.append(len(features))
@@ -190,7 +190,7 @@ _thread = threading.local()
 
 
 def _scratch(size: int) -> tuple[NDArray[Any], ...]:
-    """Room for what ``size`` bytes can hold at most, kept per thread: fresh pages cost more than the parsing.
+    """Arrays large enough for ``size`` bytes of text, kept per thread: new memory pages cost more than the parsing.
 
     "0:1 " is four bytes, "0," two, an empty line one.
     """
@@ -210,7 +210,7 @@ def _scratch(size: int) -> tuple[NDArray[Any], ...]:
 
 
 def _parse_fast(text: bytes, dialect: Dialect) -> Outcome:
-    """Compiled parser; whatever it does not take, the reference parser reads or explains."""
+    """Compiled parser; what it cannot read, the reference parser reads or reports."""
     from bench.data.formats.xmlrepo_kernel import parse_lines
 
     prepared = dialect.prepare(text) if dialect.prepare else text
@@ -230,11 +230,11 @@ def _parse_fast(text: bytes, dialect: Dialect) -> Outcome:
     )
     if not well:
         return parse_reference(text, dialect)
-    for begin, end, place in slow[:left].tolist():
+    for begin, end, at in slow[:left].tolist():
         value = float(prepared[begin:end])
         if not abs(value) < FLOAT32_LIMIT:
             return parse_reference(text, dialect)
-        x_values[place] = value
+        x_values[at] = value
     block = Block(
         x_lengths[:points].copy(),
         x_indices[:features].copy(),

@@ -1,4 +1,4 @@
-"""What a source of data must offer, and the sources by name."""
+"""The sources of data, one module each. To add one: a module with the names of `Source`, and a line in `SOURCES`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Progress = Callable[[str], None]
 class Source(Protocol):
     """A module that can build a dataset. ``VERSION`` rises when the same parameters give other data.
 
-    Optional: ``sizes(parameters)``, the counts and averages of the data to come, where parameters decide them.
+    Optional: ``sizes(parameters)``, the counts and averages of the data, where the parameters determine them.
     """
 
     VERSION: int

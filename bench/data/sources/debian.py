@@ -1,5 +1,4 @@
-"""Files out of Debian packages: from the system, from a ``.deb`` at hand, or from one that apt downloads.
-No root."""
+"""Files of Debian packages: as installed, from a given ``.deb``, or from one that apt downloads. Needs no root."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from bench.data.sources import Progress
 def package_files(package: str, inner: list[str], deb: str | None, progress: Progress) -> list[Path]:
     """Paths of files that ``package`` holds (``inner``: absolute paths as installed).
 
-    Looked for as installed on this system, then in ``deb``, then in a package that `apt-get download` fetches
-    into the cache folder. Raises InputError that says what to do, DataError for a damaged package.
+    Searched as installed on this system, then in ``deb``, then in a package that `apt-get download` fetches into the
+    cache folder. Raises InputError that says what to do, DataError for a damaged package.
     """
     if deb is None and all(Path(path).is_file() for path in inner):
         return [Path(path) for path in inner]

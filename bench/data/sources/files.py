@@ -1,5 +1,4 @@
-"""Source `files`: a train and a test file on disk, read in whatever known format they are; or one file of all points
-and a file of splits."""
+"""Source `files`: train and test files on disk in any known format, or one file of all points and a file of splits."""
 
 from __future__ import annotations
 
@@ -42,14 +41,14 @@ FILES = (
 
 
 def complete(parameters: Mapping[str, Any]) -> bool:
-    """Whether the points are all named: a train and a test file, or one of all points with its splits."""
+    """Whether all points are given: a train and a test file, or one file of all points with its splits."""
     return all(parameters.get(key) for key in ("train", "test")) or all(
         parameters.get(key) for key in ("all", "splits")
     )
 
 
 def checked(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with a definite split. Raises InputError when the files named do not go together."""
+    """The parameters with a definite split. Raises InputError when the files do not belong together."""
     whole = [key for key in ("all", "splits") if parameters.get(key)]
     parts = [key for key in ("train", "test", "train_labels", "test_labels") if parameters.get(key)]
     if whole and parts:
@@ -82,7 +81,7 @@ def identity(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -> None:
-    """Parse the files; when train and test disagree on a width, the larger counts and a note says so."""
+    """Parse the files; when train and test differ in a width, the larger counts and a note says so."""
     out.shape(parameters["n_features"] or 0, parameters["n_labels"] or 0)
     if parameters["all"]:
         _build_split(parameters, out, progress)
@@ -112,7 +111,7 @@ def _build_pair(parameters: Mapping[str, Any], out: CacheWriter, progress: Progr
     if widths["train"] != widths["test"]:
         out.note(
             "train and test disagree on (features, labels): "
-            f"{widths['train']} and {widths['test']}; the larger of each was taken"
+            f"{widths['train']} and {widths['test']}; the larger of each is used"
         )
 
 

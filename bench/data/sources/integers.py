@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-PATTERN = 1000  # label counts of points repeat with this period, which makes any point's place computable
-TRIES = 16  # rounds of drawing again; a row that has too few columns to choose from stays short after them
+PATTERN = 1000  # label counts of points repeat with this period, so that the position of any point can be computed
+TRIES = 16  # rounds of drawing again; a row with too few possible columns stays short after them
 
 
 def label_pattern(mean_x100: int) -> Ints:
@@ -63,7 +63,7 @@ def distinct(
         row = np.repeat(np.arange(len(wanted)), missing)
         within = np.arange(len(row)) - np.repeat(np.cumsum(missing) - missing, missing)
         more = np.unique(row * n_columns + draw(row, within * TRIES + attempt))
-        place = np.searchsorted(pairs, more)
-        fresh = pairs[np.minimum(place, len(pairs) - 1)] != more
-        pairs = np.insert(pairs, place[fresh], more[fresh])
+        position = np.searchsorted(pairs, more)
+        fresh = pairs[np.minimum(position, len(pairs) - 1)] != more
+        pairs = np.insert(pairs, position[fresh], more[fresh])
     return pairs // n_columns, pairs % n_columns

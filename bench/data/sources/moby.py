@@ -5,8 +5,8 @@ terms and the words of the entry; labels are the hidden synonyms, numbered in al
 half is hidden is drawn by numpy's PCG64 with seed 0, entry after entry; train holds 80 % of the entries
 by a hash of the entry.
 
-With ``filter`` the shown synonyms and the entry itself are left out of scoring: that they are no labels of
-the point is a rule of this task, as a product's link to itself is of the field's datasets with filter files.
+With ``filter`` the shown synonyms and the entry itself are left out of scoring: it is a rule of this task that
+they are not labels of the point, like the link of a product to itself in datasets with filter files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files out of installed Python packages, located without importing them."""
+"""Files of installed Python packages, found without importing them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Source `synthetic`: twins of published datasets, of any size, learnable, from a seed.
 
-How a twin comes about (everything from integer draws, see `bench.data.sources.synthetic_draws`):
+How a twin is made (everything from integer draws, see `bench.data.sources.synthetic_draws`):
 
 * Every label has one train point plus a Zipf share of the rest, so the train labels hold exactly the
   published number of (point, label) pairs, a long tail, and no label without a point, like the published
@@ -8,13 +8,13 @@ How a twin comes about (everything from integer draws, see `bench.data.sources.s
 * The occurrences of a label are cut into pieces of at most 8 and the pieces are shuffled into *topics* of
   at most 128 points: a tail label lives in one topic, a head label in many, and labels of a topic occur
   together.
-* A point draws features from three places: its topic's, its labels' own signatures, and Zipf noise. One
+* A point draws features from three sources: its topic, the signatures of its labels, and Zipf noise. One
   occurrence in eight leaves no signature and one point in twelve has noise features only, so no method
   can get 100 %.
 * Values are term weight times a rank-based idf, both integers, l2-normalised (one exact division).
 
-Repeats within a point are drawn again, so that the counts a point are those of the published statistics.
-Labels of test points come from the same topics, so what train teaches is what test asks.
+Repeats within a point are drawn again, so that the counts per point are those of the published statistics.
+Labels of test points come from the same topics, so that train and test have the same structure.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ DEFAULTS: Mapping[str, Any] = {
     "labels_per_point": None,
     "features_per_point": None,
     "label_zipf_offset": 100,  # larger: a flatter head
-    "scale": 1.0,  # multiplies points, labels and features (not below 1024); averages a point stay
+    "scale": 1.0,  # multiplies points, labels and features (not below 1024); averages per point stay
     "seed": 0,
 }
 
 TOPIC_SLOTS, PIECE, TOPIC_FEATURES = 700, 8, 32
 CHUNK = 8192
-MOST_THREADS = 16  # each has some hundred megabytes of a chunk in the making
+MOST_THREADS = 16  # each needs some hundred megabytes for its chunk
 # streams of the generator
-_ORDER, _, _LABEL_ID, _FEATURE_ID, _PIECES, _TEST_TOPIC, _TEST_PLACE, _TEST_COUNT = range(8)
+_ORDER, _, _LABEL_ID, _FEATURE_ID, _PIECES, _TEST_TOPIC, _TEST_SLOT, _TEST_COUNT = range(8)
 _SILENT, _SIGNED, _SIGNATURE, _SHOWN, _TOPIC, _TOPIC_SHOWN, _NOISE, _NOISE_COUNT, _WEIGHT = range(8, 17)
 _MORE_LABELS, _MORE_FEATURES = 17, 18
 _TEST = 32  # added to the per-point streams for test
@@ -79,22 +79,22 @@ def identity(parameters: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG00
 def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -> None:
     """Generate both splits chunk by chunk; memory is a few arrays over labels and some chunks of points."""
     size = _size(parameters)
-    world = _World(size, int(parameters["seed"]), int(parameters["label_zipf_offset"]))
+    generator = _Generator(size, int(parameters["seed"]), int(parameters["label_zipf_offset"]))
     out.shape(size.n_features, size.n_labels)
     for split, points in (("train", size.n_train), ("test", size.n_test)):
-        for at, block in enumerate(_blocks(world, split == "test", points)):
+        for at, block in enumerate(_blocks(generator, split == "test", points)):
             out.append(split, block)
             if at % 16 == 15:
                 progress(f"generated {min((at + 1) * CHUNK, points)} of {points} {split} points")
 
 
-def _blocks(world: _World, test: bool, points: int) -> Iterator[Block]:
-    """The chunks of a split in order; threads work ahead, numpy letting go of the lock in most of the time."""
+def _blocks(generator: _Generator, test: bool, points: int) -> Iterator[Block]:
+    """The chunks of a split in order; threads compute ahead, because numpy releases the lock most of the time."""
     threads = min(os.cpu_count() or 1, MOST_THREADS)
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[Block]] = deque()
         for start in range(0, points, CHUNK):
-            ahead.append(pool.submit(world.points, test, start, min(start + CHUNK, points)))
+            ahead.append(pool.submit(generator.points, test, start, min(start + CHUNK, points)))
             if len(ahead) > threads:
                 yield ahead.popleft().result()
         while ahead:
@@ -137,20 +137,20 @@ def _size(parameters: Mapping[str, Any]) -> Size:
         raise InputError(
             "synthetic data: expected at least 8 points, features and labels, 1 label and 4 features each, "
             f"and no more labels than train (point, label) pairs; found {labels / 100:g} labels and "
-            f"{features / 100:g} features a point, {counts[0] * labels // 100} pairs for {counts[3]} labels"
+            f"{features / 100:g} features per point, {counts[0] * labels // 100} pairs for {counts[3]} labels"
         )
     return Size(counts[0], counts[1], counts[2], counts[3], labels, features)
 
 
-class _World:
-    """All that points have in common: label frequencies, topics, feature laws."""
+class _Generator:
+    """Generates points from what they have in common: label frequencies, topics, laws of features."""
 
     def __init__(self, size: Size, seed: int, zipf_offset: int) -> None:
         self.size, self.draws = size, Draws(seed)
         self.counts = label_pattern(size.labels_x100)  # labels of a point, by its rank modulo PATTERN
         self.offsets = np.concatenate([[0], np.cumsum(self.counts)])
         self.n_slots = self._slot(np.array([size.n_train]))[0]
-        # as many points as share about 700 label slots, so that labels of a topic meet again
+        # as many points as share about 700 label slots, so that labels of a topic occur together again
         self.topic_points = min(max(TOPIC_SLOTS * 100 // size.labels_x100, 10), 128)
         self.n_topics = -(-size.n_train // self.topic_points)
         self.piece_ends, self.piece_labels = self._pieces(zipf_offset)
@@ -171,7 +171,7 @@ class _World:
         weights = np.int64(1 << 24) // (np.arange(1, n_labels + 1, dtype=np.int64) + zipf_offset)
         ends = running_shares(extra, np.cumsum(weights))
         frequency = 1 + np.diff(ends, prepend=0)
-        piece = min(PIECE, self.topic_points // 5)  # larger ones would meet themselves in a point
+        piece = min(PIECE, self.topic_points // 5)  # larger ones would occur twice in a point
         pieces = -(-frequency // piece)
         rank = np.repeat(np.arange(n_labels, dtype=np.int64), pieces)
         lengths = np.full(len(rank), piece, dtype=np.int64)
@@ -192,7 +192,7 @@ class _World:
             self._noise(side, point),
         ]
         rows, ranks = (np.concatenate(column) for column in zip(*parts, strict=True))
-        # a small vocabulary repeats itself: noise takes the places of repeats
+        # a small vocabulary gives repeats: noise replaces them
         rows, ranks = distinct(
             rows,
             ranks,
@@ -227,17 +227,17 @@ class _World:
         within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         width = (last - first)[owner]
         if test:
-            place = draws.below(_TEST_PLACE, point[owner] * 4096 + within, width)
+            position = draws.below(_TEST_SLOT, point[owner] * 4096 + within, width)
         else:
             # a train slot is used once: step through the topic's slots with a stride that is prime to
             # their number
             slot = self._slot(rank)[owner] + within - first[owner]
-            place = strided(slot, width)
-        # a label may meet itself in a point: other labels of the topic take the places of repeats
+            position = strided(slot, width)
+        # a label may be drawn twice for a point: other labels of the topic replace repeats
         side = _TEST if test else 0
         owner, labels = distinct(
             owner,
-            self._label_at(first[owner] + place),
+            self._label_at(first[owner] + position),
             self.size.n_labels,
             counts,
             lambda row, number: self._label_at(
@@ -260,8 +260,8 @@ class _World:
             self.size.features_x100 // 4,
             TOPIC_FEATURES * 100,
         )
-        rows, place = np.nonzero(shown & loud[:, None])
-        return rows, self._rank(_TOPIC, topic[rows] * TOPIC_FEATURES + place)
+        rows, position = np.nonzero(shown & loud[:, None])
+        return rows, self._rank(_TOPIC, topic[rows] * TOPIC_FEATURES + position)
 
     def _label_features(
         self,
@@ -278,11 +278,11 @@ class _World:
         shown = self.draws.chance(
             _SHOWN + side, pair[:, None] * self.signature + grid, self.per_label_x1000, self.signature * 1000
         )
-        rows, place = np.nonzero(shown)
-        return owner[rows], self._rank(_SIGNATURE, labels[rows] * self.signature + place)
+        rows, position = np.nonzero(shown)
+        return owner[rows], self._rank(_SIGNATURE, labels[rows] * self.signature + position)
 
     def _noise(self, side: int, point: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        # what the other two places leave open on average: 30 %, and what silence took from them
+        # the average share that the other two sources leave: 30 %, and that of points and labels without signature
         mean_x100 = self.size.features_x100 * (300 + 700 - 250 * 11 // 12 - 450 * 11 * 7 // 96) // 1000
         counts = 1 + self.draws.below(_NOISE_COUNT + side, point, max(2 * mean_x100 - 100, 1)) // 100
         rows = np.repeat(np.arange(len(point)), counts)

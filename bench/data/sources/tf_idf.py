@@ -1,4 +1,4 @@
-"""Bags of words: sublinear tf-idf over words and word bigrams, l2-normalised, the same numbers everywhere."""
+"""Bags of words: sublinear tf-idf over words and word bigrams, l2-normalised, equal on every machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TfIdf:
     def block(self, texts: Sequence[Sequence[str]], labels: Sequence[Sequence[int]]) -> Block:
         """Weighted features and labels of some points.
 
-        Values are rounded to four significant digits, which is finer than any method can tell and hides
+        Values are rounded to four significant digits, which is finer than any method can use and hides
         the last bit of the platform's logarithm: the data have one fingerprint everywhere.
         """
         x_lengths, x_indices, x_values = [], [], []

@@ -153,7 +153,7 @@ def _levels(
 
 def _why_none(within: Sequence[Configuration], least: float) -> str:
     if not within:
-        return f"none fits, its smallest needs {three_digits(least)}×"
+        return f"none fits, its smallest takes {three_digits(least)}×"
     words = dict.fromkeys(STATUS_WORDS[row["status"]] for group in within for row in group.failed)
     return f"no result: {', '.join(words) or 'P@1 not measured'}"
 

@@ -50,7 +50,7 @@ def test_a_line_or_a_column_a_split(write: Write) -> None:
         # columns count from 1, so 0 is out of range and n_points is not
         ("1 2\n2 5\n0 3\n", "line 3: found point 0; expected points from 1 to 5"),
         ("1\n2\n6\n", "line 3: found point 6; expected points from 1 to 5"),
-        ("1 2\n2 3\n3\n", "line 3: found 1 numbers; expected 2, a column a split"),
+        ("1 2\n2 3\n3\n", "line 3: found 1 numbers; expected 2, a column per split"),
         ("1 2\n2 3\n1 4\n", "line 3: found point 1 twice in one split"),
     ],
 )
