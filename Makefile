@@ -1,13 +1,15 @@
-# The front door. `make demo` and `make test` set themselves up on first use.
+# The front door: make demo test test-all lint speed. Each sets itself up on first use.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Two processes share the files of tests, those with the most end-to-end runs first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: help setup demo test lint format speed notebooks clean
+.PHONY: help setup demo test test-all lint format speed notebooks clean
 
 help:            ## this list
-	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(STAMP)  ## build .venv from pinned versions (skipped when it is up to date)
 
@@ -20,8 +22,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)   ## run experiment `quickstart` and show where its results are
 	$(BIN)/machbench run quickstart
 
-test: $(STAMP)   ## run the tests, the files shared by two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: $(STAMP)   ## run the tests, at most 8 minutes on two cores; every promise has one here
+	$(PYTEST) -m 'not soak'
+
+test-all: $(STAMP) ## run the tests that `make test` leaves out: clusters, kill loops, every method, notebooks
+	$(PYTEST) -m soak
 
 lint: $(STAMP)   ## ruff (style and format) and mypy (types)
 	$(BIN)/ruff check .
