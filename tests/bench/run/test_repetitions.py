@@ -23,7 +23,7 @@ from bench.config.spec import NOTHING, RunSpec
 from bench.data import Dataset, load_dataset
 from bench.model.ensemble import cut
 from bench.model.methods import method_class
-from bench.process.options import RunOptions, Shortfall
+from bench.process.options import FailedRepetitions, RunOptions
 from bench.results.predictions import RankedLabels
 from bench.results.record import record_rows
 from bench.results.rescore import score_experiment
@@ -80,7 +80,7 @@ def part_of(spec: RunSpec, members: range) -> RunSpec:
 
 
 def run(
-    results: Path, spec: RunSpec, data: Dataset, stop: int | None = None, name: str = "run", afresh: bool = False
+    results: Path, spec: RunSpec, data: Dataset, stop: int | None = None, name: str = "run", retrain: bool = False
 ) -> Ran:
     """In this process, as one of its own would; raises Stop when so many epochs were told of."""
     ran = Ran()
@@ -94,8 +94,8 @@ def run(
     torch.manual_seed(random.randrange(1000))  # whatever it is
     folder = RunFolder.create(results / "test" / "runs", name, spec, CODE)
     method = method_class(spec.target)
-    if afresh:
-        execute(spec, folder, report, RunOptions(afresh=True))
+    if retrain:
+        execute(spec, folder, report, RunOptions(retrain=True))
     else:
         ran.predictions, ran.rows, ran.measured = fit_network(method, spec, data, CPU, report, folder)
     shutil.rmtree(results / "test" / ".checkpoints", ignore_errors=True)
@@ -218,9 +218,9 @@ def test_damaged_ones_are_trained_again(tmp_path: Path, data: Dataset, damage: s
     assert run(tmp_path, spec_of(), data).trained == []
 
 
-def test_afresh_trains_them_again(tmp_path: Path, data: Dataset) -> None:
+def test_retraining_trains_kept_repetitions_again(tmp_path: Path, data: Dataset) -> None:
     run(tmp_path, spec_of(), data)
-    assert run(tmp_path, spec_of(), data, afresh=True).trained == ["0-2"] * EPOCHS
+    assert run(tmp_path, spec_of(), data, retrain=True).trained == ["0-2"] * EPOCHS
     assert run(tmp_path, spec_of(), data).trained == []
 
 
@@ -296,8 +296,8 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
     spec = spec_of(R=4)
     store = Store(tmp_path / "test")
     folder = RunFolder.create(store.runs, "mach-failed", spec, CODE)
-    shortfall = Shortfall(2, "crashed", "repetitions 2 to 3: its worker died")
-    record = shortened(spec, folder, lambda _: None, RunOptions(), shortfall)
+    missing = FailedRepetitions(2, "crashed", "repetitions 2 to 3: its worker died")
+    record = shortened(spec, folder, lambda _: None, RunOptions(), missing)
     folder.write_record(record)
     folder.complete()
     stored = store.record("mach-failed")
@@ -305,7 +305,7 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
     rows = record_rows("test", stored)
     assert [(row["R"], row["status"]) for row in rows] == [(1, "ok"), (2, "ok"), (4, "crashed")]
     assert [row["run_id"] for row in rows] == ["mach-failed@R1", "mach-failed@R2", "mach-failed"]
-    assert [row["reason"] for row in rows] == [None, None, shortfall.reason]
+    assert [row["reason"] for row in rows] == [None, None, missing.reason]
     assert all(0 < row["P@1"] < 1 for row in rows[:2])
     assert "P@1" not in rows[2]
     assert not {"peak_host_bytes", "elapsed_s", "predict_s"} & set(rows[1])
@@ -313,7 +313,7 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
     with np.load(store.runs / "mach-failed" / "topk.npz", allow_pickle=False) as kept:
         np.testing.assert_array_equal(kept["labels"][1], whole.predictions[1].labels)
     assert score_experiment(store) == {"mach-failed": 0.0}
-    none = shortened(spec, folder, lambda _: None, RunOptions(), Shortfall(0, "timeout", "late"))
+    none = shortened(spec, folder, lambda _: None, RunOptions(), FailedRepetitions(0, "timeout", "late"))
     assert (none["status"], none["rows"]) == ("timeout", [{}])
 
 
