@@ -1,8 +1,8 @@
-"""The process of one run from its first moment: it ends with the process that started it, however that ends.
+"""The process of one run. It ends with the process that started it, however that one ends.
 
     python -m bench.run RUN_DIR     (see `bench.run.execute`; `bench.run.ranks.peer_main` for further processes)
 
-Nothing heavy is imported before that is settled: a launcher killed while its child still loads torch leaves no orphan.
+Nothing heavy is imported before that is arranged, so a launcher killed while its child loads torch leaves no orphan.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def main(path: str) -> int:
     from bench.run.ranks.peer_process import RankAddress
 
     try:
-        if place := RankAddress.from_env(os.environ):
-            from bench.run.ranks.peer_main import main as follow
+        if address := RankAddress.from_env(os.environ):
+            from bench.run.ranks.peer_main import main as execute_peer
 
-            return follow(path, place)
+            return execute_peer(path, address)
         from bench.run.execute import main as execute
 
         return execute(path)
