@@ -325,7 +325,7 @@ def test_what_a_derived_row_has() -> None:
 def test_a_repetition_is_not_trained_by_two_at_once(tmp_path: Path, data: Dataset) -> None:
     """Both ask for the same three; the one that comes later waits, and trains what the other has not."""
     first = run_apart(tmp_path, spec_of(R=2))
-    wait_for_a_claim(tmp_path)
+    wait_for_a_lock(tmp_path)
     second = run(tmp_path, spec_of(R=3), data, name="second")
     assert first.wait(timeout=60) == 0
     assert any("is being trained by another process; waits for it" in note for note in second.notes)
@@ -335,12 +335,12 @@ def test_a_repetition_is_not_trained_by_two_at_once(tmp_path: Path, data: Datase
 
 def test_what_another_process_did_not_finish_is_trained(tmp_path: Path, data: Dataset) -> None:
     first = run_apart(tmp_path, spec_of(R=2))
-    wait_for_a_claim(tmp_path)
+    wait_for_a_lock(tmp_path)
     first.kill()
     second = run(tmp_path, spec_of(R=2), data, name="second")
     assert first.wait(timeout=60) != 0
     assert set(second.trained) == {"0-1"}
-    assert not any(held(lock) for lock in (tmp_path / REPETITIONS / ".claims").iterdir())
+    assert not any(held(lock) for lock in (tmp_path / REPETITIONS / ".locks").iterdir())
 
 
 SLOW = """
@@ -377,8 +377,8 @@ def run_apart(results: Path, spec: RunSpec) -> subprocess.Popen[str]:
     return apart
 
 
-def wait_for_a_claim(results: Path) -> None:
+def wait_for_a_lock(results: Path) -> None:
     deadline = time.monotonic() + 60
-    while not any(held(lock) for lock in (results / REPETITIONS / ".claims").glob("*")):
+    while not any(held(lock) for lock in (results / REPETITIONS / ".locks").glob("*")):
         assert time.monotonic() < deadline, "nothing was held"
         time.sleep(0.05)
