@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.common.child_processes import NO_ROOM, python
+from bench.common.child_processes import DISK_FULL, python
 from bench.common.files import is_full
 from bench.config.experiment import Experiment
 from bench.launch.memory_watch import MemoryWatch
@@ -60,7 +60,7 @@ def run_one(
                 memory.check(told.row.get("peak_host_bytes"))
                 progress.event(run.run_id, event)
             code = _end(child)
-        if code == NO_ROOM:
+        if code == DISK_FULL:
             raise OSError(errno.ENOSPC, FULL, str(folder.path))
         short = memory.reason(code)
         if memory.over or not (folder.path / "record.json").is_file():

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import sys
 
-from bench.common.child_processes import NO_ROOM, die_with_parent
+from bench.common.child_processes import DISK_FULL, die_with_parent
 from bench.common.files import is_full
 
 
 def main(path: str) -> int:
-    """Execute the run in a folder. Exit status NO_ROOM where not even its failure could be written."""
+    """Execute the run in a folder. Exit status DISK_FULL where not even its failure could be written."""
     die_with_parent()
     from bench.run.ranks.peer_process import RankAddress
 
@@ -30,7 +30,7 @@ def main(path: str) -> int:
     except OSError as error:
         if not is_full(error):
             raise
-        return NO_ROOM
+        return DISK_FULL
 
 
 if __name__ == "__main__":
