@@ -17,7 +17,7 @@ from bench.common.errors import InputError, unknown_name
 from bench.common.exits import ended
 from bench.common.files import write_atomic
 from bench.config.experiment import experiment_name, load_experiment
-from bench.launch.experiment_runner import RETRY, Launcher, run_experiment
+from bench.launch.experiment_runner import RETRY, Launcher, LaunchOptions, run_experiment
 from bench.launch.progress import Progress
 from bench.results.quarantine import lift as lift_quarantine
 from bench.results.quarantine import quarantine as withdraw
@@ -100,7 +100,8 @@ def run(
     console = Console()
     try:
         with Progress(console) as progress:
-            failed = run_experiment(chosen, results, progress, retry, force, skip_unfit, chosen_launcher)
+            options = LaunchOptions(retry, force, skip_unfit)
+            failed = run_experiment(chosen, results, progress, options, chosen_launcher)
         folder = results / chosen.name
         command, env = python("bench.report.write_all")
         written = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode

@@ -119,7 +119,24 @@ def test_rooms_load_what_they_need_and_no_more(room: str) -> None:
 
 
 def test_the_launcher_loads_neither_torch_nor_pandas_nor_matplotlib() -> None:
-    assert not loaded_by(["bench.launch.experiment_runner", "bench.launch.run_one"]) & {"torch", "pandas", "matplotlib"}
+    """``bench.launch`` imports all that runs an experiment on this machine."""
+    assert not loaded_by(["bench.launch"]) & {"torch", "pandas", "matplotlib"}
+    program = "import sys, bench.launch; print('bench.launch.run_one' in sys.modules, bench.launch.run_experiment)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.startswith("True <function run_experiment")
+
+
+def test_a_ray_cluster_is_used_by_one_module_alone() -> None:
+    """Outside of its folder only ``bench.launch.ray.cluster`` is imported."""
+    room, door = "bench.launch.ray", "bench.launch.ray.cluster"
+    wrong = [
+        f"{path.relative_to(ROOT)}, line {line}: {name}"
+        for path in (ROOT / "bench").rglob("*.py")
+        if ROOT / "bench" / "launch" / "ray" not in path.parents
+        for name, line in imports(path)
+        if name.startswith(f"{room}.") and not f"{name}.".startswith(f"{door}.")
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_process_of_a_run_loads_neither_pandas_nor_matplotlib_nor_omegaconf() -> None:

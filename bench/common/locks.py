@@ -1,4 +1,4 @@
-"""Locks between processes: the kernel releases them when their holders are gone, however they went."""
+"""Locks between processes: the kernel releases a lock when its holders have ended, for any reason."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bench.common.errors import InputError
 
 @contextmanager
 def hold(path: Path, shared: bool = False, wait: bool = False) -> Iterator[int | None]:
-    """Hold the lock that the file ``path`` stands for; yields its descriptor, None when another holds it.
+    """Hold the lock on the file ``path``; yields its descriptor, None when another process holds it.
 
-    ``shared``: beside others that share it, but not beside one that wants it alone. ``wait``: until it is free. The
-    file stays, because removing it would let two processes lock two files of one name. A process that is given the
-    descriptor holds the lock too, so that it is free once all of them have ended.
+    ``shared``: several processes may hold it shared, or one exclusively. ``wait``: until it is free. The file stays,
+    because otherwise two processes could lock two files of one name. A process that inherits the descriptor holds the
+    lock too: it is free once all its holders have ended.
 
     Raises InputError where the file system keeps no locks, OSError where the file cannot be made.
     """
@@ -30,7 +30,7 @@ def hold(path: Path, shared: bool = False, wait: bool = False) -> Iterator[int |
 
 
 def held(path: Path) -> bool:
-    """Whether some process holds the lock alone. Asking makes no file and disturbs nobody."""
+    """Whether some process holds the lock exclusively. Makes no file and delays no other process."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

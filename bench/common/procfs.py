@@ -1,4 +1,4 @@
-"""Memory and processes as Linux tells them under /proc. Imports nothing heavy: the launching process reads it too."""
+"""Memory and processes, read from /proc of Linux. Imports nothing heavy: the launching process reads it too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def status_bytes(pid: int | str) -> dict[str, int]:
 
 
 def family(pid: int) -> Iterator[int]:
-    """A process and all that descend from it, as far as they are alive; children of each of its threads count."""
+    """A process and its living descendants, also those that its threads started."""
     yield pid
     try:
         threads = list((PROC / str(pid) / "task").iterdir())
@@ -28,14 +28,14 @@ def family(pid: int) -> Iterator[int]:
     for thread in threads:
         try:
             children = (thread / "children").read_text().split()
-        except OSError:  # the thread has ended, or the kernel does not tell
+        except OSError:  # the thread has ended, or the kernel has no such file
             continue
         for child in children:
             yield from family(int(child))
 
 
 def oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory since the machine started; 0 where it does not tell."""
+    """Processes that the kernel has killed because memory ran out, since the machine started; 0 where it is unknown."""
     try:
         lines = (PROC / "vmstat").read_text().splitlines()
     except OSError:

@@ -76,10 +76,10 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a run predicts of another one, whose predictions several processes share: some points, or some labels."""
+class Shard:
+    """The part of another run's predictions that a run makes: a range of points, or a range of labels."""
 
-    of: str  # points: some of them ranked among all labels; labels: all points ranked among some of these
+    axis: str  # points: these points ranked among all labels; labels: all points ranked among these labels
     start: int
     stop: int
 
@@ -96,7 +96,7 @@ class RunSpec:
     dataset_overrides: Mapping[str, Any]
     seed: int
     swept: Mapping[str, Any] = field(default_factory=dict)  # dotted key -> value; names columns, not part of identity
-    share: Share | None = None  # None: all of it
+    shard: Shard | None = None  # None: all predictions
 
     def with_settings(self, settings: Mapping[str, Any]) -> RunSpec:
         """The run with values of the types that its method expects (1000 for 1e3), also among the swept values."""
@@ -112,8 +112,8 @@ class RunSpec:
         """JSON that two equal runs share byte for byte."""
         content = asdict(self)
         del content["swept"]
-        if self.share is None:
-            del content["share"]
+        if self.shard is None:
+            del content["shard"]
         for name in ("checkpoint_every_s", "keep_repetitions"):  # whether something is kept does not change a run
             del content["train"][name]
         if self.train.evaluate_on == "test":  # runs made before this setting existed keep their names
@@ -144,8 +144,10 @@ class RunSpec:
         """From what `to_json` gives, also with the hashes that a run's spec.json adds."""
         content = {key: value for key, value in json.loads(text).items() if key not in ("code", "asked")}
         content["train"] = TrainSettings(**content["train"])
-        if content.get("share"):
-            content["share"] = Share(**content["share"])
+        if earlier := content.pop("share", None):  # earlier versions: ``share``, whose axis was ``of``
+            content["shard"] = {"axis": earlier.pop("of"), **earlier}
+        if content.get("shard"):
+            content["shard"] = Shard(**content["shard"])
         return cls(**content)
 
 

@@ -27,19 +27,35 @@ RETRY = {
     "failed": {"crashed", "diverged"},
     "all": {"oom_host", "oom_device", "timeout", "crashed", "diverged", "unsupported"},
 }
-PATIENCE_S = 0.5  # between looks at runs that another process holds
+POLL_S = 0.5  # between looks at runs whose lock another process holds
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Which runs a command executes.
+
+    Finished runs are skipped, failed ones are repeated only with ``retry`` (a key of `RETRY`), interrupted ones always,
+    withdrawn ones never. ``force`` repeats all runs from the beginning; without it a run continues from its checkpoint
+    if it has one. ``skip_unfit`` starts no run that is predicted not to fit into memory; the next command looks at the
+    skipped runs again.
+    """
+
+    retry: str | None = None
+    force: bool = False
+    skip_unfit: bool = False
 
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """How the runs of an experiment are executed, and where what they leave goes."""
+    """How the runs of an experiment are executed, and the store of their results."""
 
     store: Store
     experiment: Experiment
-    force: bool
-    skip_unfit: bool
+    force: bool = False
+    skip_unfit: bool = False
 
 
+# (runs to do, how often each was done before, context, progress) -> status of each run by id, see `run_locally`
 Launcher = Callable[[Sequence[PlannedRun], Mapping[str, int], LaunchContext, Progress], dict[str, str | None]]
 
 
@@ -47,24 +63,20 @@ def run_experiment(
     experiment: Experiment,
     results: Path,
     progress: Progress,
-    retry: str | None = None,
-    force: bool = False,
-    skip_unfit: bool = False,
+    options: LaunchOptions | None = None,
     launcher: Launcher | None = None,
 ) -> int:
-    """Run what is missing; returns 0 when all runs of the experiment are done, 1 when some run failed.
+    """Execute the missing runs of an experiment; returns 0 when all its runs are done, 1 when some run failed.
 
-    Finished runs are skipped, failed ones only repeated with ``retry``, interrupted ones always, withdrawn ones never;
-    ``force`` repeats all from the beginning, where the others go on from their checkpoint if they have one.
-    ``skip_unfit`` starts none that is predicted not to fit into memory; what was skipped is looked at again.
-    ``launcher`` executes what is to do elsewhere than one after the other on this machine (`bench.launch.ray.cluster`).
-    Whatever happens to a run, those finished before it stay as they are. Several processes may do this at once: each
-    takes runs that no other holds, and waits in the end for those that others hold.
+    ``launcher`` replaces `run_locally` (`bench.launch.ray.cluster`). Whatever happens to a run, the results of earlier
+    runs stay as they are. Several processes may run one experiment at once: each executes the runs that no other
+    process has locked, and waits at the end for the others.
 
     Methods and their settings are checked first: InputError where some are wrong, before anything is written.
-    KeyboardInterrupt stops the run in progress, writes it down and is raised again; OSError for a full disk likewise.
-    Where the experiment tunes, the chosen settings are written last.
+    KeyboardInterrupt stops the run in progress, records that and is raised again; OSError for a full disk likewise.
+    For an experiment that tunes, the chosen settings are written last.
     """
+    options = options or LaunchOptions()
     store = Store(results / experiment.name)
     experiment = checked(experiment, store)
     with store.lock(shared=True):
@@ -76,14 +88,14 @@ def run_experiment(
             keep_description(experiment.description, store.root)
         done = store.ledger.times_done()  # before the records are read: what ends in between is seen again later
         runs = plan(experiment, store, lambda name: progress.note(f"building dataset {name} (once)"))
-        todo = _choose(runs, store, progress, RETRY[retry] if retry else set(), force)
+        todo = choose_runs(runs, store, progress, options)
         for code, target in {run.code: run.spec.target for run in todo}.items():
             environment.write_code(results, code[:SHOWN_CODE], target)
         progress.plan(len(runs), len(todo))
         statuses = {run.run_id: run.status for run in runs}
         try:
-            context = LaunchContext(store, experiment, force, skip_unfit)
-            statuses |= (launcher or one_by_one)(todo, done, context, progress)
+            context = LaunchContext(store, experiment, options.force, options.skip_unfit)
+            statuses |= (launcher or run_locally)(todo, done, context, progress)
         finally:
             from bench.results.table import write_results
 
@@ -93,16 +105,16 @@ def run_experiment(
     return 0 if all(status == "ok" for status in statuses.values()) else 1
 
 
-def _choose(
-    runs: Sequence[PlannedRun], store: Store, progress: Progress, again: set[str], force: bool
+def choose_runs(
+    runs: Sequence[PlannedRun], store: Store, progress: Progress, options: LaunchOptions
 ) -> list[PlannedRun]:
-    """The runs to do; the ledger is told of all."""
+    """The runs to execute. The ledger gets an entry for each run of the plan."""
     withdrawn = {r.run_id: reason for r in runs if (reason := store.quarantined(r.run_id)) is not None}
-    if not force:
+    if not options.force:
         for run_id, reason in withdrawn.items():
             progress.note(f"{run_id}: in quarantine ({reason}); left as it is, --force runs it again")
-    wanted = {None, *UNSETTLED} | again
-    todo = [r for r in runs if force or (r.status in wanted and r.run_id not in withdrawn)]
+    wanted = {None, *UNSETTLED, *(RETRY[options.retry] if options.retry else ())}
+    todo = [r for r in runs if options.force or (r.status in wanted and r.run_id not in withdrawn)]
     for run in runs:
         event = "planned" if run in todo else "skipped"
         store.ledger.append(event, run.run_id, reason=None if run in todo else f"already {run.status}")
@@ -111,26 +123,29 @@ def _choose(
     return todo
 
 
-def one_by_one(
+def run_locally(
     todo: Sequence[PlannedRun], done: Mapping[str, int], context: LaunchContext, progress: Progress
 ) -> dict[str, str | None]:
-    """Execute the runs, or see another process execute them; statuses by run id."""
+    """Execute the runs one after the other, or wait until other processes have; returns statuses by run id.
+
+    ``done``: how often each run was done before the plan was made.
+    """
     statuses: dict[str, str | None] = {}
-    waiting, told = list(todo), False
+    waiting, noted = list(todo), False
     while waiting:
-        elsewhere = []
+        locked = []
         for run in waiting:
-            taken = take(run, done.get(run.run_id, 0), context, progress)
-            if taken is None:
-                elsewhere.append(run)
+            result = run_unless_locked(run, done.get(run.run_id, 0), context, progress)
+            if result is None:
+                locked.append(run)
             else:
-                statuses[run.run_id] = taken.status
-        if len(elsewhere) == len(waiting):
-            if not told:
-                progress.note(f"waiting for runs that another machbench executes: {_names(elsewhere)}")
-            told = True
-            time.sleep(PATIENCE_S)
-        waiting = elsewhere
+                statuses[run.run_id] = result.status
+        if len(locked) == len(waiting):
+            if not noted:
+                progress.note(f"waiting for runs that another machbench executes: {_names(locked)}")
+            noted = True
+            time.sleep(POLL_S)
+        waiting = locked
     return statuses
 
 
@@ -141,16 +156,17 @@ class RunResult:
     status: str | None
 
 
-def take(
+def run_unless_locked(
     run: PlannedRun, done: int, context: LaunchContext, progress: Progress, options: RunOptions | None = None
 ) -> RunResult | None:
-    """Execute a run unless another process holds it (None) or has ended it since it was done ``done`` times.
+    """Execute a run; None when another process holds its lock.
 
-    ``options``: what is to be told beside what ``context`` say.
+    A run that has ended since it was done ``done`` times is not executed again. ``options``: further ones for the
+    process of the run, beside what the context sets.
     """
     store = context.store
-    with store.claim(run.run_id) as claim:
-        if claim is None:
+    with store.run_lock(run.run_id) as lock:
+        if lock is None:
             return None
         store.close_books(run.run_id)
         record = store.record(run.run_id)
@@ -163,8 +179,9 @@ def take(
         if context.force:
             store.drop_checkpoint(run.run_id)
         limit = context.experiment.memory_limit_bytes or math.inf
-        told = replace(options or RunOptions(), skip_above=limit if context.skip_unfit else None, afresh=context.force)
-        return RunResult(run_one(run, store, claim, context.experiment, progress, told))
+        skip_above = limit if context.skip_unfit else None
+        options = replace(options or RunOptions(), skip_above=skip_above, retrain=context.force)
+        return RunResult(run_one(run, store, lock, context.experiment, progress, options))
 
 
 def _edited(run: PlannedRun) -> bool:

@@ -17,11 +17,11 @@ INTERVAL_S = 0.05
 
 
 class MemoryWatch:
-    """Follows a process and its descendants, and calls ``kill`` once when they hold more than ``limit`` bytes.
+    """Watches a process and its descendants, and calls ``kill`` once when they hold more than ``limit`` bytes.
 
     Twenty times a second it adds up their resident memory (pages that several of them share count for each), and reads
-    the high-water mark of each, which also knows of a peak between two looks. ``peak``: the most that was seen, in
-    bytes; None before the first look.
+    the high-water mark of each, which includes peaks between two readings. ``peak``: the highest reading, in bytes;
+    None before the first.
     """
 
     def __init__(self, pid: int, limit: float | None, kill: Callable[[], None]) -> None:
@@ -30,11 +30,11 @@ class MemoryWatch:
         self.over = False
         self._stopped = threading.Event()
         self._oom_kills = oom_kills()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
 
     def check(self, count: int | None) -> None:
-        """Take in a peak that the run itself has told."""
+        """Take in a peak in bytes, read here or reported by the run itself."""
         if count is None:
             return
         self.peak = max(count, self.peak or 0)
@@ -60,7 +60,7 @@ class MemoryWatch:
             return f"killed by the kernel, which was out of memory; it held {in_units(self.peak)}"
         return None
 
-    def _follow(self) -> None:
+    def _poll(self) -> None:
         while not self._stopped.wait(INTERVAL_S):
             self.check(held_bytes(self._pid))
 

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: a bar with an ETA on a terminal, plain lines elsewhere."""
+"""The progress of runs: a bar with an ETA on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.common.child_processes import NO_ROOM, python
+from bench.common.child_processes import DISK_FULL, python
 from bench.common.files import is_full
 from bench.config.experiment import Experiment
 from bench.launch.memory_watch import MemoryWatch
@@ -36,12 +36,12 @@ FULL = "no space left on the disk"
 
 
 def run_one(
-    run: PlannedRun, store: Store, claim: int, experiment: Experiment, progress: Progress, options: RunOptions
+    run: PlannedRun, store: Store, lock: int, experiment: Experiment, progress: Progress, options: RunOptions
 ) -> str:
-    """Execute one run, whose claim the caller holds; returns its status.
+    """Execute one run, whose lock (a file descriptor) the caller holds; returns its status.
 
-    The child holds the claim too, so that nobody takes up the run while either lives. KeyboardInterrupt and OSError
-    for a full disk end the run as ``interrupted`` and are raised again; the latter names the run's folder.
+    The child holds the lock too, so that no other process executes the run while either lives. KeyboardInterrupt and
+    OSError for a full disk end the run as ``interrupted`` and are raised again; the latter names the run's folder.
     """
     attempt, started = uuid.uuid4().hex, time.monotonic()
     folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked)
@@ -50,7 +50,7 @@ def run_one(
     child: subprocess.Popen[str] | None = None
     expired = threading.Event()
     try:
-        child = _start(folder, replace(options, attempt=attempt).to_env(), claim)
+        child = _start(folder, replace(options, attempt=attempt).to_env(), lock)
         started_with = {"shared": described(run.spec), "asked": run.asked}
         store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, **started_with)
         memory = MemoryWatch(child.pid, experiment.memory_limit_bytes, partial(_kill_group, child))
@@ -60,7 +60,7 @@ def run_one(
                 memory.check(told.row.get("peak_host_bytes"))
                 progress.event(run.run_id, event)
             code = _end(child)
-        if code == NO_ROOM:
+        if code == DISK_FULL:
             raise OSError(errno.ENOSPC, FULL, str(folder.path))
         short = memory.reason(code)
         if memory.over or not (folder.path / "record.json").is_file():
@@ -90,7 +90,7 @@ def run_one(
     return status
 
 
-def _start(folder: RunFolder, given: Mapping[str, str], claim: int) -> subprocess.Popen[str]:
+def _start(folder: RunFolder, given: Mapping[str, str], lock: int) -> subprocess.Popen[str]:
     command, env = python("bench.run", **given)
     with (folder.path / "log.txt").open("w") as log:
         return subprocess.Popen(
@@ -100,7 +100,7 @@ def _start(folder: RunFolder, given: Mapping[str, str], claim: int) -> subproces
             stderr=log,
             text=True,
             start_new_session=True,  # its own process group, so that all of it can be killed
-            pass_fds=(claim,),
+            pass_fds=(lock,),
             env=env,
         )
 

@@ -1,21 +1,20 @@
-"""What the launcher tells the process of a run beside its spec: how it is to be executed, not what."""
+"""How the process of a run executes it, beside the spec, which says what it executes; sent by the launcher."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 OPTIONS = "MACHBENCH_OPTIONS"  # environment variable of the process that executes a run
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the processes of a run meet that something else starts: see `bench.run.ranks.rendezvous`.
+    """How the first process of a run finds the others where something else starts them (`bench.run.ranks.rendezvous`).
 
-    ``folder``: on the machine of the first process; ``host``: address of that machine for the others; ``threads``: of
-    its own.
+    ``folder``: on the machine of the first process; ``host``: the address by which the other machines reach it;
+    ``threads``: of the first process alone.
     """
 
     folder: str
@@ -25,8 +24,8 @@ class Rendezvous:
 
 
 @dataclass(frozen=True)
-class Shortfall:
-    """Of a run whose repetitions were trained elsewhere: from which on they failed, and how."""
+class FailedRepetitions:
+    """For a run whose repetitions other runs trained: the first repetition that failed, with status and reason."""
 
     first: int
     status: str
@@ -35,17 +34,19 @@ class Shortfall:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """``skip_above``: bytes that the run may be predicted to take, beside what is free; inf: any; None: do not look."""
+    """How a run is executed.
 
-    attempt: str | None = None  # which start of the ledger this is
+    ``skip_above``: the run is skipped where it is predicted to need more bytes than this, or than are free; inf: only
+    what is free counts; None: it is not skipped.
+    """
+
+    attempt: str | None = None  # identifies this start in the ledger
     skip_above: float | None = None
-    afresh: bool = False  # train repetitions again that were kept
-    begun: float | None = None  # seconds since 1970 when the first repetition of the run was begun elsewhere
-    shortfall: Shortfall | None = None
-    shares: Sequence[
-        str
-    ] = ()  # runs that hold the run's predictions, each its share, in order (`bench.run.prediction_shards`)
-    rendezvous: Rendezvous | None = None  # where the other processes of the run are not this one's to start
+    retrain: bool = False  # train again the repetitions that were kept
+    started_at: float | None = None  # seconds since 1970 when another run started to train the first repetition
+    failed_repetitions: FailedRepetitions | None = None
+    shards: Sequence[str] = ()  # runs that hold a shard of the predictions each, in order
+    rendezvous: Rendezvous | None = None  # None: this process starts the other processes of the run
 
     def to_env(self) -> dict[str, str]:
         """As an environment variable."""
@@ -54,9 +55,9 @@ class RunOptions:
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> RunOptions:
         """What `to_env` gave; the defaults where there is nothing."""
-        content: dict[str, Any] = json.loads(env.get(OPTIONS, "{}"))
-        if content.get("shortfall"):
-            content["shortfall"] = Shortfall(**content["shortfall"])
-        if content.get("rendezvous"):
-            content["rendezvous"] = Rendezvous(**content["rendezvous"])
+        content = json.loads(env.get(OPTIONS, "{}"))
+        for name, kind in (("failed_repetitions", FailedRepetitions), ("rendezvous", Rendezvous)):
+            if content.get(name):
+                content[name] = kind(**content[name])
+        content["shards"] = tuple(content.get("shards", ()))
         return cls(**content)

@@ -33,7 +33,7 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
         if run_id in open_starts:
             start = open_starts[run_id]
             reason = f"process {start.get('pid')} on {start.get('host')}, started {start['time']}"
-            states[run_id] = {"state": "running" if store.claimed(run_id) else "interrupted", "reason": reason}
+            states[run_id] = {"state": "running" if store.run_locked(run_id) else "interrupted", "reason": reason}
         elif withdrawn is not None:
             states[run_id] = {"state": "quarantined", "reason": withdrawn}
         elif record is not None:

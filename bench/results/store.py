@@ -78,13 +78,13 @@ class Store:
                 raise InputError(f"another machbench is {doing} this experiment (it holds {path})")
             yield
 
-    def claim(self, run_id: str) -> AbstractContextManager[int | None]:
-        """Hold one run, so that nobody else executes it; None when another does."""
-        return hold(self.root / ".claims" / run_id)
+    def run_lock(self, run_id: str) -> AbstractContextManager[int | None]:
+        """Hold the lock of one run, so that no other process executes it; None when another process holds it."""
+        return hold(self.root / ".locks" / run_id)
 
-    def claimed(self, run_id: str) -> bool:
-        """Whether a living process, here or on another machine, holds the run."""
-        return held(self.root / ".claims" / run_id)
+    def run_locked(self, run_id: str) -> bool:
+        """Whether a living process, here or on another machine, holds the lock of the run."""
+        return held(self.root / ".locks" / run_id)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -99,7 +99,7 @@ class Store:
         """
         interrupted = []
         for run_id in sorted({*self.ledger.open_starts(), *(run_id_of(path) for path in self.runs.glob(".*"))}):
-            with self.claim(run_id) as mine:
+            with self.run_lock(run_id) as mine:
                 if mine is not None and self.close_books(run_id):
                     interrupted.append(run_id)
         with self.writing():
@@ -107,7 +107,7 @@ class Store:
                 for aside in folder.glob(".*.tmp"):
                     aside.unlink(missing_ok=True)
         for kept in (self.root / CHECKPOINTS).glob("*"):
-            if status_of(self.runs / kept.name) in OVER and not self.claimed(kept.name):
+            if status_of(self.runs / kept.name) in OVER and not self.run_locked(kept.name):
                 self.drop_checkpoint(kept.name)
         return interrupted
 
@@ -116,7 +116,7 @@ class Store:
         shutil.rmtree(self.root / CHECKPOINTS / run_id, ignore_errors=True)
 
     def close_books(self, run_id: str, reason: str = "started, but neither finished nor failed") -> bool:
-        """Settle what a killed process left of a run, whose claim the caller holds. Whether it was interrupted.
+        """Settle what a killed process left of a run, whose lock the caller holds. Whether it was interrupted.
 
         A run that was complete but for the last rename, or for the ledger, is finished: it is not run again.
         """

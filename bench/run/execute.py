@@ -28,7 +28,7 @@ from bench.model.group_size import available_bytes
 from bench.model.methods import Method
 from bench.process.events import RunTrace, take_output
 from bench.process.failure import failure_record
-from bench.process.options import RunOptions, Shortfall
+from bench.process.options import FailedRepetitions, RunOptions
 from bench.results.record import described
 from bench.results.run_folder import RunFolder
 from bench.run import memory
@@ -52,9 +52,9 @@ def execute(
     says so. ``fail``: see `bench.run.ranks.leader.processes`.
     """
     options = options or RunOptions()
-    if options.shortfall:
-        return shortened(spec, folder, report, options, options.shortfall)
-    started = time.perf_counter() - (0.0 if options.begun is None else max(0.0, time.time() - options.begun))
+    if options.failed_repetitions:
+        return shortened(spec, folder, report, options, options.failed_repetitions)
+    started = time.perf_counter() - (0.0 if options.started_at is None else max(0.0, time.time() - options.started_at))
     settings = spec.train
     method = Method.load(spec.target, spec.settings)
     world_size = method.processes
@@ -72,10 +72,10 @@ def execute(
         with Clock(device).running() as load_clock:
             data = load_dataset(spec.dataset, **spec.dataset_overrides)
         phases.note(load_s=load_clock.seconds)
-        if options.afresh and (kept := kept_repetitions(method, spec, data, device, lambda _: None, folder)):
+        if options.retrain and (kept := kept_repetitions(method, spec, data, device, lambda _: None, folder)):
             kept.drop()
         ranks.join(device)
-        fit = fit_classifier if method.is_classifier else partial(fit_network, shares=options.shares, ranks=ranks)
+        fit = fit_classifier if method.is_classifier else partial(fit_network, shards=options.shards, ranks=ranks)
         predictions, rows, whole = fit(method, spec, data, device, report, folder)
         ranks.leave()
         others = rows_of_others()
@@ -83,7 +83,7 @@ def execute(
 
     report({"phase": "metrics"})
     by_decile: list[Any] = []
-    if predictions and spec.share is None:
+    if predictions and spec.shard is None:
         points = evaluated_points(data, settings.evaluate_on)
         for prediction, row in zip(predictions, rows, strict=True):
             row.update(quality_of(prediction.labels, data, points))
@@ -96,9 +96,9 @@ def execute(
     phases.stop()
     # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
     earlier, trained = whole.pop("earlier", {}), whole.pop("repetitions", [])
-    of_shares = whole.pop("peaks_of_shares", {})
+    of_shards = whole.pop("peaks_of_shards", {})
     rows[-1] = with_earlier(rows[-1] | with_own(phases.row(), whole) | {"elapsed_s": elapsed}, earlier)
-    rows[-1] = with_highest(rows[-1], [*others, of_shares])
+    rows[-1] = with_highest(rows[-1], [*others, of_shards])
     rows[-1] = with_peaks_of(trained, rows[-1])
     fitted_on = data.fit if settings.holdout else data.train
     sizes = {
@@ -116,16 +116,16 @@ def execute(
 
 
 def shortened(
-    spec: RunSpec, folder: RunFolder, report: Report, options: RunOptions, shortfall: Shortfall
+    spec: RunSpec, folder: RunFolder, report: Report, options: RunOptions, missing: FailedRepetitions
 ) -> dict[str, Any]:
     """The record of a run of which repetitions failed elsewhere: its own row fails, the smaller R are evaluated."""
-    failed = {"status": shortfall.status, "reason": shortfall.reason}
-    if shortfall.first == 0:
+    failed = {"status": missing.status, "reason": missing.reason}
+    if missing.first == 0:
         return {**failed, "phase": "fit", "shared": described(spec), "rows": [{}]}
-    fewer = Method.load(spec.target, spec.settings).part(range(shortfall.first))
+    fewer = Method.load(spec.target, spec.settings).part(range(missing.first))
     assert fewer is not None
     smaller = replace(spec, settings={**spec.settings, **fewer})
-    record = execute(smaller, folder, report, replace(options, shortfall=None))
+    record = execute(smaller, folder, report, replace(options, failed_repetitions=None))
     rows = [{**derived(row), "status": "ok", "reason": None} for row in record["rows"]]
     own = described(spec, record["shared"]["device"])
     last = {"decoder": rows[-1]["decoder"]} if "decoder" in rows[-1] else {}

@@ -40,13 +40,13 @@ def fit_network(
     device: torch.device,
     report: Report,
     folder: RunFolder,
-    shares: Sequence[str] = (),
+    shards: Sequence[str] = (),
     ranks: ProcessGroup = ALONE,
 ) -> tuple[list[RankedLabels], list[dict[str, Any]], dict[str, Any]]:
     """Build, warm up, train and predict with an output layer on the shared trunk; in all processes of the run at once.
 
     A run that was killed goes on from its checkpoint; from the beginning, and says so, if that cannot be used.
-    ``shares``: runs that hold its predictions, if any (`bench.run.prediction_shards`).
+    ``shards``: runs that hold its predictions, if any (`bench.run.prediction_shards`).
     """
 
     def note(text: str) -> None:
@@ -54,7 +54,7 @@ def fit_network(
 
     def attempt(checkpoints: Checkpoints) -> tuple[list[RankedLabels], list[dict[str, Any]], dict[str, Any]]:
         with ExitStack() as held:
-            return _fit_network(method, spec, data, device, report, folder, checkpoints, shares, held)
+            return _fit_network(method, spec, data, device, report, folder, checkpoints, shards, held)
 
     def checkpoints() -> Checkpoints:
         identity = identity_of(folder.run_id, spec, data)
@@ -89,7 +89,7 @@ def _fit_network(
     report: Report,
     folder: RunFolder,
     checkpoints: Checkpoints,
-    shares: Sequence[str],
+    shards: Sequence[str],
     held: ExitStack,
 ) -> tuple[list[RankedLabels], list[dict[str, Any]], dict[str, Any]]:
     settings, done, world_size = spec.train, checkpoints.done, checkpoints.ranks.world_size
@@ -105,8 +105,8 @@ def _fit_network(
     report({"phase": "build"})
     with Clock(device).running() as build_clock:
         layer = method.build_layer(settings.hidden_sizes()[-1], split.Y, spec.seed).to(device)
-        if spec.share and spec.share.of == LABELS:
-            layer.rank_only(range(spec.share.start, spec.share.stop))
+        if spec.shard and spec.shard.axis == LABELS:
+            layer.rank_only(range(spec.shard.start, spec.shard.stop))
         ensemble = Ensemble(layer, split.X.shape[1], settings, spec.seed, device, Grouping(done.group_size, at_hand))
     report({"phase": "warm up"})
     with Clock(device).running() as warmup_clock:
@@ -151,13 +151,13 @@ def _fit_network(
         return [], [{"fit_s": fit_s[ensemble.prefixes[-1]]}], {"earlier": checkpoints.earlier}
 
     report({"phase": "predict"})
-    gathered = _gathered(ensemble, data, settings, folder, shares, note) if shares else None
+    gathered = _gathered(ensemble, data, settings, folder, shards, note) if shards else None
     if gathered is None:
         predictions, predict_s = _predict(ensemble, data, spec, device)
     else:
         predictions, predict_s = gathered.predictions, gathered.predict_s
     rows: list[dict[str, Any]] = []
-    facts = ensemble.built.facts() if spec.share is None else [{} for _ in ensemble.prefixes]
+    facts = ensemble.built.facts() if spec.shard is None else [{} for _ in ensemble.prefixes]
     told = dict(zip(ensemble.prefixes, facts, strict=True))
     for prediction in predictions:
         R = prediction.R
@@ -172,7 +172,7 @@ def _fit_network(
         "warmup_s": warmup_clock.seconds,
         "predict_s": predict_s,
         "predicting_processes": gathered.processes if gathered else None,
-        "peaks_of_shares": gathered.peaks if gathered else {},
+        "peaks_of_shards": gathered.peaks if gathered else {},
         "repetitions_together": ensemble.group_size if ensemble.prefixes != [None] else None,
         "training_processes": world_size if world_size > 1 else None,
         "resumed": done.resumed,
@@ -212,11 +212,11 @@ def _gathered(
     data: Dataset,
     settings: TrainSettings,
     folder: RunFolder,
-    shares: Sequence[str],
+    shards: Sequence[str],
     note: Callable[[str], None],
 ) -> Gathered | None:
     runs = Store(folder.path.parents[2] / REPETITIONS).runs
-    return gather(runs, shares, _asked(ensemble), len(evaluated_points(data, settings.evaluate_on)), note)
+    return gather(runs, shards, _asked(ensemble), len(evaluated_points(data, settings.evaluate_on)), note)
 
 
 def predict_points(
@@ -232,7 +232,7 @@ def predict_points(
     def of_prefixes(X: Any, k: int) -> list[Ranking]:
         return topk(X, prefixes, k)
 
-    rows = points_of(spec.share)
+    rows = points_of(spec.shard)
     X = evaluated_points(data, settings.evaluate_on).X[rows]
     without = data.test_filter if settings.evaluate_on == "test" else None
     left_out = None if without is None else without[rows]

@@ -1,7 +1,7 @@
-"""The predictions of one run made by several processes: each takes some points, or some labels; joined exactly.
+"""The predictions of one run made by several processes: each takes a shard of the points or of the labels.
 
-Only for runs whose repetitions are kept (`bench.run.checkpoint.trained_repetitions`), because each of the processes has
-to have the model. See docs/cluster.md."""
+Joined, the shards are exactly the predictions of one process. Each process needs the whole model, so this is for runs
+whose repetitions are kept (`bench.run.checkpoint.trained_repetitions`). See docs/cluster.md."""
 
 from __future__ import annotations
 
@@ -17,28 +17,41 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.columns import MEMORIES, PHASES
-from bench.config.spec import RunSpec, Share
+from bench.config.spec import RunSpec, Shard
 from bench.results.predictions import RankedLabels
 
 POINTS, LABELS = "points", "labels"
+RankingKey = tuple[int | None, str | None]  # R and decoder of a ranking
 
 
-def cut(
-    n_points: int, n_labels: int, batch: int, workers: int, needed: int | None, memory: float, by_label: bool
-) -> list[Share]:
-    """The shares of that many workers; none where one of them may as well do it alone.
+@dataclass(frozen=True)
+class PredictionSize:
+    """What decides how predictions are split.
 
-    Points are cut between batches, so that a batch is what it is in one process, and with it every score. They are
-    shared wherever each worker gets a batch and has room for all labels: a process that has some labels still
-    computes the hidden units of all points. ``needed``: predicted bytes of a process that ranks all labels (None: not
-    known), of ``memory`` that a worker has; by_label: whether the layer can rank some labels alone.
+    ``needed_bytes``: predicted memory of a process that ranks all labels; None where it is not known. ``by_label``:
+    whether the layer can rank a range of labels alone.
     """
-    n_batches = -(-n_points // batch)
-    tight = needed is not None and needed > memory
-    if by_label and (tight or n_batches < workers) and n_labels >= workers:
-        return [Share(LABELS, low, high) for low, high in _ranges(n_labels, workers)]
+
+    n_points: int
+    n_labels: int
+    batch: int  # points per batch
+    needed_bytes: int | None = None
+    by_label: bool = False
+
+
+def split(size: PredictionSize, workers: int, memory_bytes: float) -> list[Shard]:
+    """The shards for so many workers with so much memory each; none where one process may as well predict alone.
+
+    Points are split between batches, so that a batch, and with it every score, is what it is in one process. Points are
+    split wherever each worker gets a batch and has memory for all labels; labels otherwise, because a process with a
+    shard of the labels still computes the hidden units of all points.
+    """
+    n_batches = -(-size.n_points // size.batch)
+    too_large = size.needed_bytes is not None and size.needed_bytes > memory_bytes
+    if size.by_label and (too_large or n_batches < workers) and size.n_labels >= workers:
+        return [Shard(LABELS, low, high) for low, high in _ranges(size.n_labels, workers)]
     found = [
-        Share(POINTS, low * batch, min(high * batch, n_points))
+        Shard(POINTS, low * size.batch, min(high * size.batch, size.n_points))
         for low, high in _ranges(n_batches, min(workers, n_batches))
     ]
     return found if len(found) > 1 else []
@@ -49,39 +62,39 @@ def _ranges(total: int, parts: int) -> list[tuple[int, int]]:
     return [(total * at // parts, total * (at + 1) // parts) for at in range(parts)]
 
 
-def share_spec(spec: RunSpec, share: Share) -> RunSpec:
-    """The spec that makes one share of a run's predictions from its kept repetitions."""
-    return replace(spec, train=replace(spec.train, validate_every=0, keep_repetitions=True), share=share)
+def shard_spec(spec: RunSpec, shard: Shard) -> RunSpec:
+    """The spec that makes one shard of a run's predictions from its kept repetitions."""
+    return replace(spec, train=replace(spec.train, validate_every=0, keep_repetitions=True), shard=shard)
 
 
-def points_of(share: Share | None) -> slice:
-    """Places of the points that a share predicts for; all where it shares the labels, or is none."""
-    return slice(share.start, share.stop) if share and share.of == POINTS else slice(None)
+def points_of(shard: Shard | None) -> slice:
+    """The rows of the points that a shard predicts for; all rows where the labels are split, or nothing is."""
+    return slice(shard.start, shard.stop) if shard and shard.axis == POINTS else slice(None)
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """Predictions joined from shares, the run's own last; seconds of all shares; the highest peaks; how many."""
+    """Predictions joined from shards, the run's own last."""
 
     predictions: list[RankedLabels]
-    predict_s: float
-    peaks: dict[str, int]
+    predict_s: float  # sum over all shards
+    peaks: dict[str, int]  # bytes: of each column of memory, the highest of all shards
     processes: int
 
 
 def gather(
     runs: Path,
     run_ids: Sequence[str],
-    expected: Sequence[tuple[int | None, str | None]],
+    expected: Sequence[RankingKey],
     n_points: int,
     note: Callable[[str], None],
 ) -> Gathered | None:
-    """What runs in the folder ``runs`` predicted, joined; None, and told, where a file is missing or does not fit.
+    """The joined predictions of the runs in the folder ``runs``; ``expected``: R and decoder of each ranking, in order.
 
-    expected: R and decoder of each ranking, in order.
+    None, with a note, where a file is missing or does not fit.
     """
     try:
-        shares, labels, scores, rows = [], [], [], []
+        shards, labels, scores, rows = [], [], [], []
         for run_id in run_ids:
             spec = RunSpec.from_json((runs / run_id / "spec.json").read_text())
             rows.append(json.loads((runs / run_id / "record.json").read_text())["rows"][-1])
@@ -92,12 +105,12 @@ def gather(
                 ]
                 labels.append(arrays["labels"])
                 scores.append(arrays["scores"])
-            if spec.share is None or found != list(expected):
-                raise ValueError(f"{run_id}: found rankings by {found}; expected a share of {list(expected)}")
-            shares.append(spec.share)
-        joined = join(shares, scores, labels, n_points)
+            if spec.shard is None or found != list(expected):
+                raise ValueError(f"{run_id}: found rankings by {found}; expected a shard of {list(expected)}")
+            shards.append(spec.shard)
+        joined = join(shards, scores, labels, n_points)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        note(f"shares of the predictions not used, all is predicted here: {error}")
+        note(f"shards of the predictions not used, all is predicted here: {error}")
         return None
     predictions = [RankedLabels(R, joined[0][at], joined[1][at], decoder) for at, (R, decoder) in enumerate(expected)]
     columns = [f"peak_{kind}{phase}_bytes" for kind in MEMORIES for phase in ("", *(f"_{name}" for name in PHASES))]
@@ -106,19 +119,20 @@ def gather(
 
 
 def join(
-    shares: Sequence[Share], scores: Sequence[npt.NDArray[np.float32]], labels: Sequence[npt.NDArray[np.int32]], n: int
+    shards: Sequence[Shard], scores: Sequence[npt.NDArray[np.float32]], labels: Sequence[npt.NDArray[np.int32]], n: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Rankings (scores, labels) [P, n, k] from those of all shares, each [P, N, k], in any order.
+    """Rankings (scores, labels) [P, n, k] from those of all shards, each [P, N, k], in any order.
 
-    Of shares of the labels each holds the best k of its own, so that the best k of all are among them; ties go to the
-    lowest label id, as ever. ValueError where the shares are not all of one kind, or overlap, or leave a gap.
+    Each shard of the labels has the best k of its own labels, so the best k of all labels are among them; ties go to
+    the lowest label id, as in one process. ValueError where the shards are not all of one axis, overlap, or leave a
+    gap.
     """
-    order = sorted(range(len(shares)), key=lambda at: shares[at].start)
-    kinds = {share.of for share in shares}
-    met = all(shares[a].stop == shares[b].start for a, b in itertools.pairwise(order))
-    if len(kinds) != 1 or not met or shares[order[0]].start != 0:
-        raise ValueError(f"found shares {list(shares)}; expected neighbours of one kind, from 0 on")
-    by_label = kinds == {LABELS}
+    order = sorted(range(len(shards)), key=lambda at: shards[at].start)
+    axes = {shard.axis for shard in shards}
+    adjacent = all(shards[a].stop == shards[b].start for a, b in itertools.pairwise(order))
+    if len(axes) != 1 or not adjacent or shards[order[0]].start != 0:
+        raise ValueError(f"found shards {list(shards)}; expected adjacent ones of one axis, from 0 on")
+    by_label = axes == {LABELS}
     axis = 2 if by_label else 1
     found = np.concatenate([scores[at] for at in order], axis), np.concatenate([labels[at] for at in order], axis)
     if found[0].shape[1] != n:

@@ -21,10 +21,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from bench.config.experiment import load_experiment
-from bench.launch.experiment_runner import LaunchContext, one_by_one
+from bench.launch.experiment_runner import LaunchContext, run_locally
 from bench.launch.progress import Progress
-from bench.launch.ray.cluster import connect
-from bench.launch.ray.driver import Driver
+from bench.launch.ray.cluster import RayCluster, connect
 from bench.plan.plan import PlannedRun, plan
 from bench.results.store import REPETITIONS, WEIGHTS, Store
 from bench.speed import Row
@@ -128,8 +127,7 @@ def _run(folder: Path, workers: int, keep: bool) -> tuple[Seconds, float]:
     store = Store(folder / "results" / "cluster")
     shutil.rmtree(store.root if keep else store.root.parent, ignore_errors=True)
     (run,) = plan(experiment, store, lambda _: None)
-    context = LaunchContext(store, experiment, force=False, skip_unfit=False)
-    began, wall = _timed(run, context, workers)
+    began, wall = _timed(run, LaunchContext(store, experiment), workers)
     record = store.record(run.run_id)
     if record is None or record["status"] != "ok":
         raise RuntimeError(f"speed cluster: {record and record.get('reason')}; expected the run to be done")
@@ -147,12 +145,12 @@ def _timed(run: PlannedRun, context: LaunchContext, workers: int) -> tuple[float
     quiet = Progress(Console(file=io.StringIO()))
     if not workers:
         began, started = time.time(), time.perf_counter()
-        one_by_one([run], {}, context, quiet)
+        run_locally([run], {}, context, quiet)
         return began, time.perf_counter() - started
     ray = connect(None, workers)
     try:
         began, started = time.time(), time.perf_counter()
-        Driver(ray, context, quiet, {}, shared_from=PREDICTED_FROM).launcher([run])
+        RayCluster(shard_from=PREDICTED_FROM).execute(ray, [run], {}, context, quiet)
         return began, time.perf_counter() - started
     finally:
         ray.shutdown()

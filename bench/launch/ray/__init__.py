@@ -1,1 +1,1 @@
-"""Runs on a Ray cluster; `cluster` is the only module that the rest of the harness imports."""
+"""Runs on a Ray cluster. The rest of the harness imports `cluster` and no other module of this folder."""

@@ -1,6 +1,6 @@
-"""Results and repetitions by way of a URL, for machines that share no folder (docs/cluster.md).
+"""Files exchanged through a URL, for machines that share no folder (docs/cluster.md).
 
-Each machine works in a folder of its own; whatever is to be seen by others is copied to the URL, and from there.
+Each machine works in a folder of its own; what other machines need is copied to the URL, and from there.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from bench.common.errors import InputError
 from bench.common.files import sync
 
-LAST = ("record.json", ".json")  # what says that the rest is complete goes last
+LAST = ("record.json", ".json")  # copied last: they say that the rest is complete
 
 
 class Exchange:
     """Files under a URL that fsspec knows: ``s3://bucket/folder``, ``gs://...``, ``file:///...``."""
 
     def __init__(self, url: str) -> None:
-        """InputError for a URL of a kind that is unknown, or whose library is not installed."""
+        """InputError for a URL of an unknown kind, or whose library is not installed."""
         self.url = url.rstrip("/")
         try:
             import fsspec
@@ -37,12 +37,12 @@ class Exchange:
         """Write, read and remove a file. InputError where that fails: better now than after an hour of training."""
         path = f"{self._root}/.machbench-{secrets.token_hex(4)}"
         try:
-            if "file" in self._files.protocol:  # elsewhere it would make a bucket of a name that was mistyped
+            if "file" in self._files.protocol:  # elsewhere it would make a bucket out of a typo
                 self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(path, b"machbench")
             found = self._files.cat_file(path)
             self._files.rm_file(path)
-        except Exception as error:  # what a service raises, no two agree on
+        except Exception as error:  # each service raises classes of its own
             raise InputError(
                 f"--exchange {self.url}: {type(error).__name__}: {error}; expected to write and read there"
             ) from error
@@ -64,14 +64,14 @@ class Exchange:
         self._files.put_file(str(local), f"{self._root}/{folder}/{local.name}")
 
     def push_all(self, local: Path, folder: str, new_only: bool = False) -> None:
-        """Copy the files of a folder, or those whose names are not there; those that say that it is complete last."""
+        """Copy the files of a folder (``new_only``: those whose names are not at the URL), those of `LAST` last."""
         there = self.names(folder) if new_only else set()
-        for path in sorted(local.iterdir(), key=_when):
+        for path in sorted(local.iterdir(), key=_copy_order):
             if path.is_file() and not path.name.startswith(".") and path.name not in there:
                 self.push(path, folder)
 
     def pull(self, name: str, folder: str, local: Path) -> bool:
-        """Copy a file into a local folder, by way of another name; False where it is not there."""
+        """Copy a file into a local folder, under another name until it is complete; False where there is none."""
         local.mkdir(parents=True, exist_ok=True)
         aside = local / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         try:
@@ -84,13 +84,13 @@ class Exchange:
         return True
 
     def pull_all(self, folder: str, local: Path, new_only: bool = False) -> None:
-        """Copy the files of a folder, or those that are not here; those that say that it is complete last."""
-        for path in sorted((Path(name) for name in self.names(folder)), key=_when):
+        """Copy the files of a folder (``new_only``: those that are not here) into a local one, those of `LAST` last."""
+        for path in sorted((Path(name) for name in self.names(folder)), key=_copy_order):
             if not (new_only and (local / path.name).exists()):
                 self.pull(path.name, folder, local)
 
     def remove(self, names: Iterable[str], folder: str) -> None:
-        """Remove files; those that are not there do not matter."""
+        """Remove files, as far as they exist."""
         there = self.names(folder)
         for name in names:
             if name in there:
@@ -98,11 +98,11 @@ class Exchange:
 
 
 def fetch_folder(exchange: Exchange, folder: str, local: Path) -> None:
-    """Replace a local folder by what is at the URL."""
+    """Replace a local folder by the one at the URL."""
     shutil.rmtree(local, ignore_errors=True)
     exchange.pull_all(folder, local)
 
 
-def _when(path: Path) -> tuple[int, str]:
+def _copy_order(path: Path) -> tuple[int, str]:
     ranks = [rank for rank, end in enumerate(reversed(LAST), start=1) if path.name.endswith(end)]
     return max(ranks, default=0), path.name

@@ -1,22 +1,30 @@
-"""What is to be known of runs before a Ray cluster places them, told by a worker: what predicts loads torch."""
+"""What the command needs to know of runs before it places them; computed by a worker, because that loads torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bench.launch.ray.worker import WorkerFolder, data_here, method_of, part_spec
+from bench.launch.ray.worker import method_of, repetitions_spec
+from bench.launch.ray.worker_folder import WorkerFolder, dataset_of
 from bench.plan.plan import PlannedRun
 
-GPU_CONTEXT = 10**9  # bytes that a process takes of a GPU beside what is predicted
+if TYPE_CHECKING:
+    from bench.model.methods import Method
+
+GPU_CONTEXT = 10**9  # bytes of a GPU that a process takes beside what is predicted
+ON_GPU = ("weights", "gradients", "optimiser", "activations")  # parts of the prediction that are in a GPU's memory
 
 
 @dataclass(frozen=True)
-class Foreseen:
-    """Of a run: predicted bytes of it and of a part of it, of that also on a GPU, and names of its repetitions.
+class RunForecast:
+    """Forecast of a run; None is not known.
 
-    None is not known; no names where the repetitions are not independent, or there are none. Of its predictions: their
-    points, their labels, and whether they can be shared by label. And the processes that a run takes
-    (`bench.run.ranks.group`)."""
+    ``peak``: predicted bytes of all its processes; ``part_peak`` and ``part_gpu``: those of a task for a part of its
+    repetitions, in host memory and on a GPU. ``names``: of its repetitions; empty where they are not independent, or
+    there are none. ``n_points``, ``n_labels``: of its predictions; ``by_label``: whether they can be split by label.
+    ``processes``: that the run takes (`bench.run.ranks.group`).
+    """
 
     peak: int | None = None
     part_peak: int | None = None
@@ -28,40 +36,54 @@ class Foreseen:
     processes: int = 1
 
 
-def foresee(runs: list[PlannedRun], place: WorkerFolder, threads: list[int], device: str, parts: int) -> list[Foreseen]:
-    """What is to be known of runs before they are placed, each to be cut into so many parts if it can be."""
-    place.enter()
+def forecast_runs(
+    runs: list[PlannedRun], folder: WorkerFolder, threads: list[int], device: str, parts: int
+) -> list[RunForecast]:
+    """Forecasts of runs, with so many threads each, if their repetitions are split into ``parts`` tasks."""
+    folder.enter()
+    found = []
+    for run, n_threads in zip(runs, threads, strict=True):
+        kind = "cpu" if run.spec.train.device == "cpu" else device
+        try:
+            found.append(_forecast(run, n_threads, kind, parts))
+        except ValueError:  # the run itself will report what is wrong
+            found.append(RunForecast())
+    return found
+
+
+def _forecast(run: PlannedRun, threads: int, device: str, parts: int) -> RunForecast:
     import torch
 
     from bench.data.sizes import dataset_sizes
     from bench.run.admission import predict_here
+
+    spec, method, cpu = run.spec, method_of(run.spec), torch.device("cpu")
+    whole = predict_here(method, spec, cpu)
+    peak = None if whole.peak_bytes is None else whole.peak_bytes * whole.processes
+    names = _repetition_names(method, run, device, threads)
+    if not names:
+        return RunForecast(peak, processes=method.processes)
+    part_spec = repetitions_spec(spec, range(-(-len(names) // parts)))
+    part = predict_here(method_of(part_spec), part_spec, cpu)
+    sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
+    return RunForecast(
+        peak,
+        part.peak_bytes,
+        sum(part.bytes[name] for name in ON_GPU) + GPU_CONTEXT if part.bytes else None,
+        names,
+        sizes.n_evaluated(spec.train.evaluate_on),
+        sizes.n_labels,
+        method.ranks_label_ranges,
+    )
+
+
+def _repetition_names(method: Method, run: PlannedRun, device: str, threads: int) -> tuple[str, ...]:
     from bench.run.checkpoint.trained_repetitions import names
 
-    found = []
-    for run, n_threads in zip(runs, threads, strict=True):
-        spec = run.spec
-        kind = "cpu" if spec.train.device == "cpu" else device
-        try:
-            method = method_of(spec)
-            whole = predict_here(method, spec, torch.device("cpu"))
-            peak = None if whole.peak_bytes is None else whole.peak_bytes * whole.processes
-            known: tuple[str, ...] = ()
-            if method.has_parts:
-                identity = data_here(spec).identity
-                known = tuple(names(method, spec, run.code, identity, kind, n_threads) or ())
-            if not known:
-                found.append(Foreseen(peak, processes=method.processes))
-                continue
-            part = part_spec(spec, range(-(-len(known) // parts)))
-            predicted = predict_here(method_of(part), part, torch.device("cpu"))
-            on_gpu = ("weights", "gradients", "optimiser", "activations")
-            gpu = sum(predicted.bytes[name] for name in on_gpu) + GPU_CONTEXT if predicted.bytes else None
-            sizes = dataset_sizes(spec.dataset, **spec.dataset_overrides)
-            predicts = (sizes.n_evaluated(spec.train.evaluate_on), sizes.n_labels, method.ranks_label_ranges)
-            found.append(Foreseen(peak, predicted.peak_bytes, gpu, known, *predicts))
-        except ValueError:  # the run itself will say what is wrong
-            found.append(Foreseen())
-    return found
+    if not method.has_parts:
+        return ()
+    found = names(method, run.spec, run.code, dataset_of(run.spec).identity, device, threads)
+    return tuple(found or ())
 
 
 def gpu_bytes() -> int | None:

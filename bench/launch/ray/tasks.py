@@ -1,65 +1,83 @@
-"""The tasks of runs on a Ray cluster: whole runs, parts of their repetitions, shares of their predictions."""
+"""The tasks of runs on a Ray cluster: a whole run, some of its repetitions, a shard of its predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.config.spec import Share
-from bench.launch.ray.forecast import Foreseen
-from bench.launch.ray.worker import WorkerResult
+from bench.config.spec import Shard
+from bench.launch.ray.forecast import RunForecast
+from bench.launch.ray.worker import WorkerResult, name_of_repetitions, name_of_shard
 from bench.plan.plan import PlannedRun
 
-SMALLEST_SHARE = 8  # parts on one GPU at most
+MOST_PER_GPU = 8  # tasks of repetitions on one GPU at most
 
 
 @dataclass
-class Whole:
-    """A run with what is foreseen of it; ``began``: when the first piece of it did.
+class RunTask:
+    """A run with its forecast.
 
-    ``bundle``: resources of each of its processes, where they are placed one by one (`bench.launch.ray.multi_node`).
-    ``shares``: of its predictions, where several workers make them; ``shared``: the runs that hold those that are
-    made, empty names where they failed.
+    ``started_at``: seconds since 1970 when the first task for it started; None before that. ``bundle``: resources of
+    each of its processes where they are placed one by one (`bench.launch.ray.multi_node`). ``shards``: of its
+    predictions, where several workers make them; ``shard_runs``: the run that holds each shard made so far, an empty
+    name where it failed.
     """
 
     run: PlannedRun
-    foreseen: Foreseen
-    began: float | None = None
+    forecast: RunForecast
+    started_at: float | None = None
     bundle: dict[str, float] | None = None
-    shares: list[Share] = field(default_factory=list)
-    shared: dict[Share, str] = field(default_factory=dict)
+    shards: list[Shard] = field(default_factory=list)
+    shard_runs: dict[Shard, str] = field(default_factory=dict)
 
-    def begin(self, piece: WorkerResult) -> None:
-        """A piece of it has ended: the run began with the first of them."""
-        if piece.began:
-            self.began = min(piece.began, self.began or piece.began)
+    @property
+    def of(self) -> RunTask:
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.run.run_id
+
+    def include(self, result: WorkerResult) -> None:
+        """Take in the result of another task for this run: the run started with the first of them."""
+        if result.started_at:
+            self.started_at = min(result.started_at, self.started_at or result.started_at)
 
 
 @dataclass(frozen=True)
-class Part:
+class RepetitionsTask:
     """Repetitions to be trained for a run."""
 
-    of: Whole
+    of: RunTask
     members: range
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return self.of.foreseen.names[self.members.start : self.members.stop]
+    def name(self) -> str:
+        return f"{self.of.name}, {name_of_repetitions(self.members)}"
+
+    @property
+    def repetitions(self) -> tuple[str, ...]:
+        """Names under which they are kept."""
+        return self.of.forecast.names[self.members.start : self.members.stop]
 
 
 @dataclass(frozen=True)
-class Shared:
-    """A share of the predictions of a run."""
+class ShardTask:
+    """A shard of the predictions of a run."""
 
-    of: Whole
-    share: Share
+    of: RunTask
+    shard: Shard
+
+    @property
+    def name(self) -> str:
+        return f"{self.of.name}, {name_of_shard(self.shard)}"
 
 
-Task = Whole | Part | Shared
+Task = RunTask | RepetitionsTask | ShardTask
 
 
-def runs_of(numbers: Sequence[int], size: int) -> list[range]:
-    """Increasing numbers as ranges of neighbours, each of at most ``size``."""
+def consecutive_ranges(numbers: Sequence[int], size: int) -> list[range]:
+    """Increasing numbers as ranges of consecutive ones, each of at most ``size``."""
     found: list[range] = []
     for r in numbers:
         if found and found[-1].stop == r and len(found[-1]) < size:
@@ -69,8 +87,8 @@ def runs_of(numbers: Sequence[int], size: int) -> list[range]:
     return found
 
 
-def share_of_gpu(needed: int | None, has: int | None) -> float:
-    """Ray's ``num_gpus`` of a part: one over how many of its kind fit into a GPU's memory, 1 where that is unknown."""
-    if not needed or not has:
+def gpu_fraction(needed: int | None, available: int | None) -> float:
+    """Ray's ``num_gpus`` of a task: 1 / (tasks of so many bytes that fit into a GPU), 1 where either is unknown."""
+    if not needed or not available:
         return 1.0
-    return 1.0 / min(SMALLEST_SHARE, max(1, has // needed))
+    return 1.0 / min(MOST_PER_GPU, max(1, available // needed))

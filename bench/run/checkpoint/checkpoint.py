@@ -104,7 +104,7 @@ class Checkpoints:
             found = self._find() or found
         except Refused as error:
             refused = error
-        if why := self.ranks.objection(None if refused is None else str(refused)):
+        if why := self.ranks.first_error(None if refused is None else str(refused)):
             raise refused or Refused(why)
         at = self.ranks.exchange([len(found.finished), found.epoch])
         if any(other != at[0] for other in at):
@@ -167,7 +167,7 @@ class Checkpoints:
             return
         written: dict[str, str] = {}
         why = why or _failure_of(lambda: written.update(self._write_files(state)))
-        why = self.ranks.objection(why) or _failure_of(lambda: self._write_index(written))
+        why = self.ranks.first_error(why) or _failure_of(lambda: self._write_index(written))
         if why:
             self.note(f"checkpoint not written: {why}")
         self._prune()
@@ -263,7 +263,7 @@ def refusing(ranks: ProcessGroup = ALONE) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         cause = error
-    if why := ranks.objection(None if cause is None else f"{type(cause).__name__}: {cause}"):
+    if why := ranks.first_error(None if cause is None else f"{type(cause).__name__}: {cause}"):
         raise Refused(why) from cause
 
 

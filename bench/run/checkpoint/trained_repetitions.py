@@ -39,7 +39,7 @@ NOT_ASKED = (
     "device",  # the one that it comes to is asked
     "threads",
 )
-CLAIMS = ".claims"  # beside the weights: locks of what is being trained
+LOCKS = ".locks"  # beside the weights: of the repetitions that are being trained
 ROOM = 0.1  # share of the disk that stays free
 
 
@@ -141,7 +141,7 @@ class Repetitions:
                 self._release(r)
 
     def _hold(self, r: int) -> None:
-        lock = self.folder.parent / CLAIMS / self.names[r]
+        lock = self.folder.parent / LOCKS / self.names[r]
         if held(lock):
             self._note(f"repetition {r} is being trained by another process; waits for it")
         self._held[r] = ExitStack()

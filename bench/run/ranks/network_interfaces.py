@@ -1,4 +1,4 @@
-"""Network interfaces of this machine, as Linux tells them."""
+"""Network interfaces of this machine, read from Linux."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A process beside the first of a run: the same work on another part of the output layer, and no results.
+"""The work of a further process of a run: that of the first, on another part of the output layer; no results.
 
     python -m bench.run RUN_DIR     (with its `RankAddress` in the environment, see `bench.run.ranks.peer_process`)
 
-Standard output gets one JSON line at the end, its `Outcome`.
+It prints one JSON line to standard output at the end, its `Outcome`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from bench.run.ranks.peer_process import Failure, Outcome, RankAddress
 
 
 class PeerFolder(RunFolder):
-    """The run's folder for a process that writes no results. It has a checkpoint of its own."""
+    """The run's folder as a further process uses it: with a checkpoint of its own, and without results."""
 
     def __init__(self, path: Path, rank: int) -> None:
         super().__init__(path)
@@ -44,21 +43,21 @@ class PeerFolder(RunFolder):
         return super().checkpoint / f"rank-{self._rank}"
 
     def write_curve(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The first process does."""
+        """Nothing: the first process writes it."""
 
     def write_predictions(self, predictions: Sequence[RankedLabels]) -> None:
-        """The first process does."""
+        """Nothing: the first process writes it."""
 
     def write_record(self, record: Mapping[str, Any]) -> None:
-        """The first process does."""
+        """Nothing: the first process writes it."""
 
 
-def follow(spec: RunSpec, folder: RunFolder, place: RankAddress) -> dict[str, Any]:
-    """Do this process's part of a run; what was measured of it, as columns."""
+def run_peer(spec: RunSpec, folder: RunFolder, address: RankAddress) -> dict[str, Any]:
+    """Do this process's part of a run; returns what was measured of this process, as columns."""
     started = time.perf_counter()
-    device = take_share(spec.train, place.rank, place.world_size, place.threads)
-    ranks = ProcessGroup.at(place)
-    phases = Phases(device, _print)
+    device = take_share(spec.train, address.rank, address.world_size, address.threads)
+    ranks = ProcessGroup.connect(address)
+    phases = Phases(device, _log)
     phases.report({"phase": "load"})
     data = load_dataset(spec.dataset, **spec.dataset_overrides)
     ranks.join(device)
@@ -72,24 +71,24 @@ def follow(spec: RunSpec, folder: RunFolder, place: RankAddress) -> dict[str, An
     return with_earlier(phases.row() | elapsed, measured["earlier"]) | {"placed": environment.placed()}
 
 
-def main(path: str, place: RankAddress) -> int:
-    """Exit status 1 for a failure, which is told."""
+def main(path: str, address: RankAddress) -> int:
+    """Exit status 1 for a failure, which is printed as the outcome."""
     pipe = take_output()
-    folder = PeerFolder(Path(path), place.rank)
+    folder = PeerFolder(Path(path), address.rank)
     try:
-        outcome = Outcome(row=follow(folder.spec(), folder, place))
+        outcome = Outcome(row=run_peer(folder.spec(), folder, address))
     except BaseException as error:  # a failure is a result, whatever it is
         traceback.print_exc()
         status, reason = classify(error)
         outcome = Outcome(failure=Failure(status, reason, isinstance(error, ConnectionError)))
     sys.stderr.flush()
-    print(json.dumps(asdict(outcome)), file=pipe, flush=True)
+    print(json.dumps(outcome.to_json()), file=pipe, flush=True)
     ProcessGroup.end_process(1)
     return 0 if outcome.failure is None else 1
 
 
-def _print(event: dict[str, Any]) -> None:
-    """Into the log, but for epochs, of which the first process tells the same."""
+def _log(event: dict[str, Any]) -> None:
+    """Write an event into the log, unless it is about an epoch: the first process reports the same."""
     if "train_loss" not in event:
         shown = {name: value for name, value in event.items() if name != "measured"}
         print(json.dumps(shown), file=sys.stderr, flush=True)

@@ -1,12 +1,13 @@
-"""A process beside the first of a run, for what starts it: told its place, listened to, killed. Imports no torch."""
+"""One further process of a run, as seen by what starts it: its address, its output, its outcome. Imports no torch."""
 
 from __future__ import annotations
 
 import json
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ RANK = "MACHBENCH_RANK"  # environment variable of every process of a run but th
 
 @dataclass(frozen=True)
 class RankAddress:
-    """Which process of how many, and the host:port where they meet: that of the first process's store.
+    """The rank of a process, the number of processes, and the host:port of the store of the first one.
 
-    ``threads``: of a process that was given threads, and a GPU where there are any, of its own; 0: it shares those of
-    its machine with the others.
+    ``threads``: of a process that has threads, and a GPU where there are any, of its own; 0: the processes on its
+    machine divide those of the machine.
     """
 
     rank: int
@@ -44,33 +45,43 @@ class RankAddress:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a process failed. ``follows``: its error says no more than that it has lost another."""
+    """How a process failed. ``secondary``: its error says only that it lost the connection to another process."""
 
     status: str
     reason: str
-    follows: bool = False
+    secondary: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process ended: ``row``, the columns that it measured, or its failure."""
+    """How a process ended: with ``row``, the columns that it measured, or with a failure."""
 
     row: dict[str, Any] | None = None
     failure: Failure | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Outcome | None:
-        """From the JSON of a process (`bench.run.ranks.peer_main`) or of an outcome; None where it says neither."""
-        if told.get("row") is not None:
-            return cls(row=told["row"])
-        return cls(failure=Failure(**told["failure"])) if told.get("failure") else None
+    def from_json(cls, content: Mapping[str, Any]) -> Outcome | None:
+        """What `to_json` gave; None where there is neither a row nor a failure."""
+        if content.get("row") is not None:
+            return cls(row=content["row"])
+        return cls(failure=Failure(**content["failure"])) if content.get("failure") else None
+
+
+def log_lines(rank: int, lines: Iterable[str]) -> None:
+    """Write what another process printed into the log of the run, with its rank before each line."""
+    for line in lines:
+        sys.stderr.write(f"[rank {rank}] {line}")
+    sys.stderr.flush()
 
 
 class PeerProcess:
-    """One process, which has begun, in the folder of its run. It ends with the one that makes this object."""
+    """A process that has been started in the folder of its run. It ends with the process that makes this object."""
 
-    def __init__(self, folder: Path, place: RankAddress) -> None:
-        command, env = python("bench.run", **place.to_env())
+    def __init__(self, folder: Path, address: RankAddress) -> None:
+        command, env = python("bench.run", **address.to_env())
         self._oom_kills = oom_kills()
         self._process = subprocess.Popen(
             [*command, str(folder)],
@@ -82,24 +93,24 @@ class PeerProcess:
             env=env,
         )
 
-    def wait(self, log: Callable[[str], None]) -> Outcome:
-        """How it ends; ``log`` gets each line that it prints meanwhile, in another thread."""
+    def wait(self, on_line: Callable[[str], None]) -> Outcome:
+        """The outcome, once the process has ended; ``on_line`` gets each line that it prints, in another thread."""
         assert self._process.stdout is not None
-        threading.Thread(target=self._pass_on, args=(log,), daemon=True).start()
-        told: dict[str, Any] = {}
+        threading.Thread(target=self._read_log, args=(on_line,), daemon=True).start()
+        last: dict[str, Any] = {}
         for line in self._process.stdout:
-            with suppress(ValueError):  # a line torn by its death
-                told = json.loads(line)
+            with suppress(ValueError):  # a line that is incomplete because the process was killed
+                last = json.loads(line)
         code = self._process.wait()
-        short = code == -signal.SIGKILL and oom_kills() > self._oom_kills
-        died = Failure("oom_host" if short else "crashed", death(code, short))
-        return Outcome.of(told) or Outcome(failure=died)
+        out_of_memory = code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        died = Failure("oom_host" if out_of_memory else "crashed", death(code, out_of_memory))
+        return Outcome.from_json(last) or Outcome(failure=died)
 
     def kill(self) -> None:
-        """Does nothing to one that has ended."""
+        """Does nothing when the process has ended."""
         self._process.kill()
 
-    def _pass_on(self, log: Callable[[str], None]) -> None:
+    def _read_log(self, on_line: Callable[[str], None]) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            log(line)
+            on_line(line)

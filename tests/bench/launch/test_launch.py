@@ -16,7 +16,7 @@ from sweep import executions, write_sweep
 from bench.columns import STATUS_WORDS
 from bench.common.units import in_units
 from bench.config.spec import RunSpec, TrainSettings
-from bench.launch.experiment_runner import RETRY, _choose
+from bench.launch.experiment_runner import LaunchOptions, choose_runs
 from bench.launch.progress import Progress
 from bench.plan.plan import PlannedRun
 from bench.results.ledger import Ledger
@@ -40,14 +40,14 @@ ALWAYS = {"new", "interrupted", "skipped_by_plan"}
     ],
 )
 def test_retry_repeats_failures_of_its_kind(tmp_path: Path, retry: str | None, expected: set[str]) -> None:
-    assert chosen(tmp_path, RETRY[retry] if retry else set(), force=False) == ALWAYS | expected
+    assert chosen(tmp_path, LaunchOptions(retry=retry)) == ALWAYS | expected
 
 
 def test_force_repeats_everything_also_what_is_withdrawn(tmp_path: Path) -> None:
-    assert chosen(tmp_path, set(), force=True) == {*STATUS_WORDS, "new", "withdrawn"}
+    assert chosen(tmp_path, LaunchOptions(force=True)) == {*STATUS_WORDS, "new", "withdrawn"}
 
 
-def chosen(folder: Path, again: set[str], force: bool) -> set[str]:
+def chosen(folder: Path, options: LaunchOptions) -> set[str]:
     """The runs to do of one of every status, one in quarantine and a new one."""
     store = Store(folder / "e")
     runs = [PlannedRun("new", SPEC, None)]
@@ -58,9 +58,9 @@ def chosen(folder: Path, again: set[str], force: bool) -> set[str]:
         made.complete()
         runs.append(PlannedRun(name, SPEC, status))
     quarantine(store, "withdrawn", "wrong")
-    todo = {run.run_id for run in _choose(runs, store, Progress(Console(file=io.StringIO())), again, force)}
-    told = {e["run_id"]: e["event"] for e in store.ledger.events() if e["event"] in ("planned", "skipped")}
-    assert told == {run.run_id: "planned" if run.run_id in todo else "skipped" for run in runs}
+    todo = {run.run_id for run in choose_runs(runs, store, Progress(Console(file=io.StringIO())), options)}
+    events = {e["run_id"]: e["event"] for e in store.ledger.events() if e["event"] in ("planned", "skipped")}
+    assert events == {run.run_id: "planned" if run.run_id in todo else "skipped" for run in runs}
     return todo
 
 

@@ -44,7 +44,7 @@ def in_another_process(path: Path) -> subprocess.Popen[str]:
 def test_a_lock_is_free_as_soon_as_its_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lock"
     assert not held(path)
-    assert not path.exists()  # asking leaves no trace
+    assert not path.exists()  # looking at it makes no file
     process = in_another_process(path)
     with hold(path) as mine:
         assert mine is None
@@ -56,8 +56,8 @@ def test_a_lock_is_free_as_soon_as_its_holder_is_killed(tmp_path: Path) -> None:
         assert mine is not None
 
 
-def test_who_inherits_a_lock_keeps_it(tmp_path: Path) -> None:
-    """A run is not taken up while the process that executes it lives, though its launcher is dead."""
+def test_a_process_that_inherits_a_lock_holds_it(tmp_path: Path) -> None:
+    """No other process executes a run while its process lives, though its launcher is dead."""
     with hold(tmp_path / "lock") as mine:
         assert mine is not None
         child = subprocess.Popen(["sleep", "600"], pass_fds=(mine,))
@@ -67,7 +67,7 @@ def test_who_inherits_a_lock_keeps_it(tmp_path: Path) -> None:
     assert not held(tmp_path / "lock")
 
 
-def test_sharing_excludes_only_who_wants_it_alone(tmp_path: Path) -> None:
+def test_a_shared_lock_excludes_only_an_exclusive_one(tmp_path: Path) -> None:
     store, other = Store(tmp_path / "e"), Store(tmp_path / "e")
     with store.lock(shared=True):
         with other.lock(shared=True):
@@ -78,13 +78,13 @@ def test_sharing_excludes_only_who_wants_it_alone(tmp_path: Path) -> None:
         pass
 
 
-def test_sweeping_up_leaves_what_a_living_process_holds(tmp_path: Path) -> None:
+def test_sweeping_up_leaves_runs_whose_process_lives(tmp_path: Path) -> None:
     store, spec = Store(tmp_path / "e"), RunSpec("mach", "a.B", {}, TrainSettings(), "tiny", {}, 0)
     for run_id in ("alive", "dead"):
         RunFolder.create(store.runs, run_id, spec)
         store.ledger.append("started", run_id, pid=1, attempt=run_id, shared=described(spec))
         (store.root / ".checkpoints" / run_id).mkdir(parents=True)
-    process = in_another_process(store.root / ".claims" / "alive")
+    process = in_another_process(store.root / ".locks" / "alive")
     try:
         assert store.sweep_up() == ["dead"]
         assert [RunFolder(path).run_id for path in store.runs.iterdir()] == ["alive"]
@@ -128,12 +128,12 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     return lambda: (store, PlannedRun("run", spec, None, code_hash(target)))
 
 
-def launcher(run: PlannedRun, store: Store, force: bool = False) -> dict[str, str | None]:
+def launch(run: PlannedRun, store: Store, force: bool = False) -> dict[str, str | None]:
     done = store.ledger.times_done()
-    return experiment_runner.one_by_one([run], done, ways(store, force), quiet())
+    return experiment_runner.run_locally([run], done, context_of(store, force), quiet())
 
 
-def ways(store: Store, force: bool) -> experiment_runner.LaunchContext:
+def context_of(store: Store, force: bool) -> experiment_runner.LaunchContext:
     return experiment_runner.LaunchContext(store, Experiment("e", "", (), None, {}), force, skip_unfit=False)
 
 
@@ -143,15 +143,15 @@ def quiet() -> Progress:
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("status", ["ok", "crashed"])
-def test_what_another_has_executed_since_the_plan_is_not_executed_again(
+def test_a_run_that_another_process_executed_since_the_plan_is_not_executed_again(
     planned: Callable[..., tuple[Store, PlannedRun]], tmp_path: Path, status: str, force: bool
 ) -> None:
     store, run = planned()
     before = store.ledger.times_done()
     experiment_runner.run_one(run, store, status=status)  # type: ignore[call-arg]
-    assert experiment_runner.one_by_one([run], before, ways(store, force), quiet()) == {"run": status}
+    assert experiment_runner.run_locally([run], before, context_of(store, force), quiet()) == {"run": status}
     assert (tmp_path / "executed").read_text() == "x"
-    assert launcher(run, store, force) == {"run": "ok"}  # planned later, it is asked for once more
+    assert launch(run, store, force) == {"run": "ok"}  # a later plan executes it again
     assert (tmp_path / "executed").read_text() == "xx"
 
 
@@ -160,12 +160,12 @@ def test_code_edited_after_the_plan_is_not_executed_under_its_id(
 ) -> None:
     store, run = planned()
     edited = PlannedRun(run.run_id, run.spec, None, "hash of the code before")
-    assert launcher(edited, store) == {"run": None}
+    assert launch(edited, store) == {"run": None}
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.slow
-def test_two_commands_share_the_work(tmp_path: Path) -> None:
+def test_two_commands_share_the_runs(tmp_path: Path) -> None:
     write_sweep(tmp_path / "alone")
     machbench("run", "small.yaml", cwd=tmp_path / "alone")
     both = tmp_path / "both"
@@ -177,8 +177,8 @@ def test_two_commands_share_the_work(tmp_path: Path) -> None:
     assert sorted(run for event, run in events if event == "started") == sorted(
         run for event, run in events if event == "finished"
     )
-    told = (both / "output.txt").read_text()
-    assert "executed by another machbench" in told
+    output = (both / "output.txt").read_text()
+    assert "executed by another machbench" in output
     columns = untimed(tmp_path / "alone").columns
     by_run = [
         untimed(folder)[columns].sort_values("run_id", ignore_index=True) for folder in (tmp_path / "alone", both)
@@ -188,7 +188,7 @@ def test_two_commands_share_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_who_waits_takes_over_what_a_killed_command_held(tmp_path: Path) -> None:
+def test_a_waiting_command_executes_the_run_of_a_killed_one(tmp_path: Path) -> None:
     write_sweep(tmp_path / "e", "dataset: tiny\nmethods:\n  quick: {method: quick.yaml, seconds: 600}\n")
     folder = tmp_path / "e"
     first = start(folder)

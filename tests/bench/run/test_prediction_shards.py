@@ -1,4 +1,4 @@
-"""Predictions that several processes share: joined, they are those of one process, byte for byte."""
+"""Predictions in shards: joined, they are the predictions of one process, byte for byte."""
 
 from __future__ import annotations
 
@@ -17,39 +17,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.config.experiment import unfold
-from bench.config.spec import RunSpec, Share
+from bench.config.spec import RunSpec, Shard
 from bench.data import load_dataset
 from bench.process.options import RunOptions
 from bench.results.run_folder import RunFolder
 from bench.results.store import REPETITIONS
 from bench.run.execute import execute
 from bench.run.fit_network import predict_points
-from bench.run.prediction_shards import LABELS, POINTS, cut, join, share_spec
+from bench.run.prediction_shards import LABELS, POINTS, PredictionSize, join, shard_spec, split
 from mach.layer.output import MachOutput
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 40), st.integers(1, 9), st.booleans())
-def test_shares_cover_everything_once(n_points: int, n_labels: int, batch: int, workers: int, by_label: bool) -> None:
-    found = cut(n_points, n_labels, batch, workers, None, 0.0, by_label)
+def test_shards_cover_everything_once(n_points: int, n_labels: int, batch: int, workers: int, by_label: bool) -> None:
+    found = split(PredictionSize(n_points, n_labels, batch, by_label=by_label), workers, 0.0)
     assert len(found) != 1
     assert len(found) <= workers
     if found:
-        of_labels = found[0].of == LABELS
-        assert [share.start for share in found] == [0, *(share.stop for share in found[:-1])]
+        of_labels = found[0].axis == LABELS
+        assert [shard.start for shard in found] == [0, *(shard.stop for shard in found[:-1])]
         assert found[-1].stop == (n_labels if of_labels else n_points)
-        assert all(share.of == found[0].of and share.start < share.stop for share in found)
-        assert of_labels or all(share.start % batch == 0 for share in found)
+        assert all(shard.axis == found[0].axis and shard.start < shard.stop for shard in found)
+        assert of_labels or all(shard.start % batch == 0 for shard in found)
 
 
-def test_points_are_shared_unless_they_are_few_or_the_labels_do_not_fit() -> None:
+def test_points_are_split_unless_they_are_few_or_the_labels_do_not_fit() -> None:
+    def cut(points: int, labels: int, batch: int, workers: int, *more: Any) -> list[Shard]:
+        needed, memory, by_label = more
+        return split(PredictionSize(points, labels, batch, needed, by_label), workers, memory)
+
     sizes = (1000, 600, 100)
     assert cut(*sizes, 4, None, 0.0, True) == [
-        Share(POINTS, low, high) for low, high in itertools.pairwise((0, 200, 500, 700, 1000))
+        Shard(POINTS, low, high) for low, high in itertools.pairwise((0, 200, 500, 700, 1000))
     ]
-    assert cut(*sizes, 4, 9, 10.0, True)[0].of == POINTS
-    assert cut(*sizes, 4, 11, 10.0, True) == [Share(LABELS, low, low + 150) for low in (0, 150, 300, 450)]
-    assert cut(*sizes, 4, 11, 10.0, False)[0].of == POINTS
-    assert [share.of for share in cut(1000, 600, 1000, 4, None, 0.0, True)] == [LABELS] * 4
+    assert cut(*sizes, 4, 9, 10.0, True)[0].axis == POINTS
+    assert cut(*sizes, 4, 11, 10.0, True) == [Shard(LABELS, low, low + 150) for low in (0, 150, 300, 450)]
+    assert cut(*sizes, 4, 11, 10.0, False)[0].axis == POINTS
+    assert [shard.axis for shard in cut(1000, 600, 1000, 4, None, 0.0, True)] == [LABELS] * 4
     assert cut(1000, 600, 1000, 4, None, 0.0, False) == []
     assert cut(*sizes, 1, None, 0.0, True) == []
 
@@ -60,10 +64,10 @@ def test_joined_rankings_of_labels_are_the_ranking_of_all(draw: st.DataObject) -
     all_scores = np.array(draw.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=n * K, max_size=n * K)))
     all_scores = all_scores.astype(np.float32).reshape(n, K)
     ends = [0, *sorted(draw.draw(st.sets(st.integers(1, K - 1), max_size=3)) if K > 1 else ()), K]
-    shares = [Share(LABELS, low, high) for low, high in itertools.pairwise(ends)]
-    order = draw.draw(st.permutations(range(len(shares))))
-    parts = [best(all_scores[:, shares[at].start : shares[at].stop], k, shares[at].start) for at in order]
-    found = join([shares[at] for at in order], [s[None] for s, _ in parts], [ids[None] for _, ids in parts], n)
+    shards = [Shard(LABELS, low, high) for low, high in itertools.pairwise(ends)]
+    order = draw.draw(st.permutations(range(len(shards))))
+    parts = [best(all_scores[:, shards[at].start : shards[at].stop], k, shards[at].start) for at in order]
+    found = join([shards[at] for at in order], [s[None] for s, _ in parts], [ids[None] for _, ids in parts], n)
     for mine, right in zip(found, best(all_scores, k, 0), strict=True):
         np.testing.assert_array_equal(mine[0], right)
 
@@ -79,18 +83,18 @@ def best(scores: np.ndarray[Any, Any], k: int, first: int) -> tuple[np.ndarray[A
 
 
 @pytest.mark.parametrize(
-    "shares",
+    "shards",
     [
-        [Share(POINTS, 0, 1), Share(POINTS, 2, 3)],
-        [Share(POINTS, 1, 2), Share(POINTS, 2, 3)],
-        [Share(POINTS, 0, 1), Share(LABELS, 1, 2)],
-        [Share(POINTS, 0, 1), Share(POINTS, 0, 1)],
+        [Shard(POINTS, 0, 1), Shard(POINTS, 2, 3)],
+        [Shard(POINTS, 1, 2), Shard(POINTS, 2, 3)],
+        [Shard(POINTS, 0, 1), Shard(LABELS, 1, 2)],
+        [Shard(POINTS, 0, 1), Shard(POINTS, 0, 1)],
     ],
 )
-def test_shares_that_do_not_meet_are_refused(shares: list[Share]) -> None:
+def test_shards_with_gaps_or_overlaps_are_refused(shards: list[Shard]) -> None:
     scores, labels = np.zeros((1, 1, 2), dtype=np.float32), np.zeros((1, 1, 2), dtype=np.int32)
-    with pytest.raises(ValueError, match="expected neighbours of one kind, from 0 on"):
-        join(shares, [scores, scores], [labels, labels], 2)
+    with pytest.raises(ValueError, match="expected adjacent ones of one axis, from 0 on"):
+        join(shards, [scores, scores], [labels, labels], 2)
 
 
 ESTIMATORS = "logit_sum+min+median+top_buckets"
@@ -108,16 +112,16 @@ def test_a_layer_ranks_some_labels_with_the_scores_that_they_have_among_all(loss
 
     hidden = torch.rand(R, 33, 6, generator=torch.Generator().manual_seed(0))
     ends = [0, 1, 120, 300]
-    shares = [Share(LABELS, low, high) for low, high in itertools.pairwise(ends)]
+    shards = [Shard(LABELS, low, high) for low, high in itertools.pairwise(ends)]
     with torch.no_grad():
         expected = layer().topk_decoders(hidden, k, range(1, R + 1))
         parts = []
-        for share in shares:
+        for shard in shards:
             some = layer()
-            some.rank_only(range(share.start, share.stop))
+            some.rank_only(range(shard.start, shard.stop))
             parts.append(some.topk_decoders(hidden, k, range(1, R + 1)))
     for name in expected:
-        found = join(shares, [part[name][0] for part in parts], [part[name][1] for part in parts], 33)
+        found = join(shards, [part[name][0] for part in parts], [part[name][1] for part in parts], 33)
         for mine, right in zip(found, expected[name], strict=True):
             np.testing.assert_array_equal(mine, right)
 
@@ -128,11 +132,11 @@ def spec_of(dataset: Any = "tiny", **settings: Any) -> RunSpec:
     return next(unfold({"dataset": dataset, "train": train, "methods": {"mach": {"B": 32, "R": 3, **settings}}}, "t"))
 
 
-def run(results: Path, spec: RunSpec, shares: Sequence[str] = (), store: str = "test") -> tuple[Path, Any, list[str]]:
+def run(results: Path, spec: RunSpec, shards: Sequence[str] = (), store: str = "test") -> tuple[Path, Any, list[str]]:
     """A run in this process: its folder, record and notes."""
     notes: list[str] = []
-    folder = RunFolder.create(results / store / "runs", "run" if spec.share is None else str(spec.share), spec, "code")
-    record = execute(spec, folder, lambda event: notes.append(event.get("note", "")), RunOptions(shares=tuple(shares)))
+    folder = RunFolder.create(results / store / "runs", "run" if spec.shard is None else str(spec.shard), spec, "code")
+    record = execute(spec, folder, lambda event: notes.append(event.get("note", "")), RunOptions(shards=tuple(shards)))
     folder.write_record(record)
     return folder.complete(), record, notes
 
@@ -151,27 +155,27 @@ def _own_threads() -> Any:
 
 @pytest.mark.parametrize("of", [POINTS, LABELS])
 @pytest.mark.parametrize("estimator", ["logit_sum", "logit_sum+min"])
-def test_shared_predictions_are_those_of_one_process(tmp_path: Path, of: str, estimator: str) -> None:
+def test_joined_predictions_are_those_of_one_process(tmp_path: Path, of: str, estimator: str) -> None:
     spec = spec_of(estimator=estimator)
     alone, record, _ = run(tmp_path, spec)
     n_points, n_labels = record["shared"]["n_test"], record["shared"]["n_labels"]
     workers = 3
-    shares = cut(n_points, n_labels, 150, workers, 1 if of == LABELS else None, 0.0, True)
-    assert [share.of for share in shares] == [of] * workers
+    shards = split(PredictionSize(n_points, n_labels, 150, 1 if of == LABELS else None, True), workers, 0.0)
+    assert [shard.axis for shard in shards] == [of] * workers
     names, seconds, peaks = [], [], []
-    for share in shares:
-        folder, of_share, notes = run(tmp_path, share_spec(spec, share), store=REPETITIONS)
+    for shard in shards:
+        folder, of_shard, notes = run(tmp_path, shard_spec(spec, shard), store=REPETITIONS)
         assert "3 of 3 repetitions were trained before" in notes
-        assert not any(name.startswith("P@") for row in of_share["rows"] for name in row)
+        assert not any(name.startswith("P@") for row in of_shard["rows"] for name in row)
         names.append(folder.name)
-        seconds.append(of_share["rows"][-1]["predict_s"])
-        peaks.append(of_share["rows"][-1]["peak_host_bytes"])
+        seconds.append(of_shard["rows"][-1]["predict_s"])
+        peaks.append(of_shard["rows"][-1]["peak_host_bytes"])
     joined, found, notes = run(tmp_path, spec, names)
     mine, right = arrays(joined), arrays(alone)
     assert mine.keys() == right.keys()
     for name, array in right.items():
         np.testing.assert_array_equal(mine[name], array)
-    assert not any("shares" in note for note in notes)
+    assert not any("shards" in note for note in notes)
     for a, b in zip(found["rows"], record["rows"], strict=True):
         assert {name: a[name] for name in a if name.startswith(("P@", "PSP@", "nDCG@", "R@"))} == {
             name: b[name] for name in b if name.startswith(("P@", "PSP@", "nDCG@", "R@"))
@@ -195,18 +199,18 @@ def missing(folder: Path) -> None:
 
 def of_another_run(folder: Path) -> None:
     spec = json.loads((folder / "spec.json").read_text())
-    (folder / "spec.json").write_text(json.dumps({**spec, "share": None}))
+    (folder / "spec.json").write_text(json.dumps({**spec, "shard": None}))
 
 
 @pytest.mark.parametrize("harm", [damaged, missing, of_another_run])
-def test_shares_that_cannot_be_used_are_told_of_and_all_is_predicted(tmp_path: Path, harm: Any) -> None:
+def test_shards_that_cannot_be_used_are_reported_and_all_is_predicted(tmp_path: Path, harm: Any) -> None:
     spec = spec_of(R=2)
     alone, record, _ = run(tmp_path, spec)
-    shares = cut(record["shared"]["n_test"], 1, 150, 2, None, 0.0, False)
-    folders = [run(tmp_path, share_spec(spec, share), store=REPETITIONS)[0] for share in shares]
+    shards = split(PredictionSize(record["shared"]["n_test"], 1, 150), 2, 0.0)
+    folders = [run(tmp_path, shard_spec(spec, shard), store=REPETITIONS)[0] for shard in shards]
     harm(folders[1])
     again, found, notes = run(tmp_path, spec, [folder.name for folder in folders])
-    assert any(note.startswith("shares of the predictions not used, all is predicted here: ") for note in notes)
+    assert any(note.startswith("shards of the predictions not used, all is predicted here: ") for note in notes)
     np.testing.assert_array_equal(arrays(again)["labels"], arrays(alone)["labels"])
     assert found["rows"][-1].get("predicting_processes") is None
 
@@ -222,17 +226,26 @@ def test_pairs_that_are_left_out_stay_with_their_points() -> None:
         (found,) = predict_points(lambda X, _, k: [best(X @ weights, k, 0)], data, [None], of)
         return found.scores, found.labels
 
-    shares = cut(n_points, n_labels, 150, 3, None, 0.0, False)
-    parts = [ranked(share_spec(spec, share)) for share in shares]
+    shards = split(PredictionSize(n_points, n_labels, 150), 3, 0.0)
+    parts = [ranked(shard_spec(spec, shard)) for shard in shards]
     for at, right in enumerate(ranked(spec)):
         np.testing.assert_array_equal(np.concatenate([part[at] for part in parts]), right)
 
 
-def test_a_share_is_another_run_and_its_spec_survives_json() -> None:
+def test_a_shard_is_another_run_and_its_spec_survives_json() -> None:
     spec = spec_of()
-    share = share_spec(spec, Share(POINTS, 0, 150))
-    assert RunSpec.from_json(share.to_json()) == share
-    assert share.run_id("code", "data") != spec.run_id("code", "data")
-    assert share.run_id("code", "data") != share_spec(spec, Share(LABELS, 0, 150)).run_id("code", "data")
-    assert replace(spec, share=None).canonical() == spec.canonical()
-    assert "share" not in json.loads(spec.canonical())
+    shard = shard_spec(spec, Shard(POINTS, 0, 150))
+    assert RunSpec.from_json(shard.to_json()) == shard
+    assert shard.run_id("code", "data") != spec.run_id("code", "data")
+    assert shard.run_id("code", "data") != shard_spec(spec, Shard(LABELS, 0, 150)).run_id("code", "data")
+    assert replace(spec, shard=None).canonical() == spec.canonical()
+    assert "shard" not in json.loads(spec.canonical())
+
+
+def test_specs_of_earlier_versions_are_read() -> None:
+    shard = shard_spec(spec_of(), Shard(LABELS, 3, 9))
+    content = json.loads(shard.to_json())
+    del content["shard"]
+    earlier = {**content, "share": {"of": LABELS, "start": 3, "stop": 9}}
+    assert RunSpec.from_json(json.dumps(earlier)) == shard
+    assert RunSpec.from_json(json.dumps({**content, "share": None})) == replace(shard, shard=None)

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other, how their failures are told apart, and what is predicted of them."""
+"""What the processes of one run exchange, which failure is the run's, and what is predicted of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.config.experiment import unfold
 from bench.config.spec import RunSpec, TrainSettings
 from bench.data.sizes import dataset_sizes
 from bench.model import device
-from bench.model.methods import method_class, processes_of
+from bench.model.methods import Method
 from bench.plan.forecast import Forecast, predict_run
 from bench.plan.grid import Planner
 from bench.plan.rates import Rates
@@ -34,7 +34,7 @@ from bench.run.execute import execute
 from bench.run.outcome import classify
 from bench.run.ranks import leader, peer_process
 from bench.run.ranks.group import ALONE, GLOO_INTERFACE, ProcessGroup
-from bench.run.ranks.leader import FailedElsewhere, Here, Peers, processes
+from bench.run.ranks.leader import FailedElsewhere, LocalPeers, Peers, processes
 from bench.run.ranks.network_interfaces import address_towards, interface_of
 from bench.run.ranks.peer_process import RANK, Failure, Outcome, RankAddress
 from bench.run.ranks.rendezvous import RemotePeers
@@ -45,8 +45,8 @@ IDENTITY = {"run_id": "run"}
 
 def in_ranks(count: int, work: Callable[[ProcessGroup], Any]) -> list[Any]:
     """The same work for each rank, in threads of this process; results in the order of ranks."""
-    first, address = ProcessGroup.lead(count)
-    ranks = [first, *(ProcessGroup.at(RankAddress(rank, count, address)) for rank in range(1, count))]
+    first, address = ProcessGroup.create(count)
+    ranks = [first, *(ProcessGroup.connect(RankAddress(rank, count, address)) for rank in range(1, count))]
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(work, ranks))
 
@@ -63,11 +63,11 @@ def test_values_are_exchanged_in_the_order_of_ranks() -> None:
     assert ALONE.exchange([1]) == [[1]]
 
 
-def test_what_one_objects_to_all_hear() -> None:
-    told = in_ranks(3, lambda ranks: ranks.objection("no" if ranks.rank == 1 else None))
-    assert told == ["process 1 of 3: no", "no", "process 1 of 3: no"]
-    assert in_ranks(2, lambda ranks: ranks.objection(None)) == [None, None]
-    assert (ALONE.objection("no"), ALONE.objection(None)) == ("no", None)
+def test_the_error_of_one_process_reaches_all() -> None:
+    errors = in_ranks(3, lambda ranks: ranks.first_error("no" if ranks.rank == 1 else None))
+    assert errors == ["process 1 of 3: no", "no", "process 1 of 3: no"]
+    assert in_ranks(2, lambda ranks: ranks.first_error(None)) == [None, None]
+    assert (ALONE.first_error("no"), ALONE.first_error(None)) == ("no", None)
 
 
 def test_none_goes_on_before_all_have_joined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,12 +86,12 @@ def test_none_goes_on_before_all_have_joined(monkeypatch: pytest.MonkeyPatch) ->
     assert in_ranks(3, work) == [3, 3, 3]
 
 
-def test_a_failure_to_join_is_put_down_to_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_join_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("Gloo connectFullMesh failed: connection closed by peer")
 
     monkeypatch.setattr("bench.run.ranks.group.dist.init_process_group", fails)
-    ranks, _ = ProcessGroup.lead(1)
+    ranks, _ = ProcessGroup.create(1)
     with pytest.raises(ConnectionError, match=r"joining the other processes: .*closed by peer"):
         ranks.join(CPU)
 
@@ -114,29 +114,29 @@ def test_copies_of_the_trunk_are_compared_bit_for_bit() -> None:
     ALONE.compare(torch.nn.Linear(2, 2).double())
 
 
-def test_where_to_meet_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+def test_the_address_of_the_store_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        monkeypatch.setenv("MASTER_PORT", str(busy.getsockname()[1]))
         with pytest.raises(InputError, match=r"MASTER_PORT: found 127\.0\.0\.1:"):
-            ProcessGroup.lead(2)
-        port = taken.getsockname()[1]
-    _, address = ProcessGroup.lead(2)
+            ProcessGroup.create(2)
+        port = busy.getsockname()[1]
+    _, address = ProcessGroup.create(2)
     assert address == f"127.0.0.1:{port}"
     for wrong in ("many", "70000"):
         monkeypatch.setenv("MASTER_PORT", wrong)
         with pytest.raises(InputError, match=f"found 127.0.0.1:{wrong}; expected"):
-            ProcessGroup.lead(2)
+            ProcessGroup.create(2)
 
 
-def test_a_place_travels_in_the_environment() -> None:
-    place = RankAddress(1, 2, "127.0.0.1:4711")
-    assert RankAddress.from_env(place.to_env()) == place
-    assert RankAddress.from_env({"RANK": "1", "WORLD_SIZE": "2"}) is None  # of some launcher of its own
+def test_a_rank_address_survives_the_environment() -> None:
+    address = RankAddress(1, 2, "127.0.0.1:4711")
+    assert RankAddress.from_env(address.to_env()) == address
+    assert RankAddress.from_env({"RANK": "1", "WORLD_SIZE": "2"}) is None  # those of another launcher
 
 
-def test_a_layer_says_how_many_processes_it_takes() -> None:
-    assert processes_of(method_class("baselines.full_softmax.FullSoftmax"), {"shards": 3}) == 3
-    assert processes_of(method_class("baselines.label_frequency.LabelFrequency"), {}) == 1
+def test_a_layer_declares_its_number_of_processes() -> None:
+    assert Method.load("baselines.full_softmax.FullSoftmax", {"shards": 3}).processes == 3
+    assert Method.load("baselines.label_frequency.LabelFrequency", {}).processes == 1
 
 
 def test_all_processes_have_the_same_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +172,8 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_bytes_are_predicted_for_a_process_and_must_fit_for_all() -> None:
     sizes = replace(dataset_sizes("tiny"), n_labels=3_000_000)
-    method = method_class("baselines.full_softmax.FullSoftmax")
-    one, three = (predict_run(method, spec_of(shards=n), sizes, 0, None, 1) for n in (1, 3))
+    specs = [spec_of(shards=n) for n in (1, 3)]
+    one, three = (predict_run(Method.load(s.target, s.settings), s, sizes, 0, None, 1) for s in specs)
     assert (one.processes, three.processes) == (1, 3)
     assert one.parameters == three.parameters
     assert one.bytes is not None
@@ -197,12 +197,12 @@ def test_the_highest_peak_of_all_processes_stays() -> None:
     assert found == row | {"peak_host_bytes": 50, "peak_host_above_baseline_bytes": 40}
 
 
-# ── Followers: scripts in place of processes that take seconds to start ──
+# ── Peers: scripts in place of processes that take seconds to start ──
 
 
 ROW = 'print(\'{"row": {"peak_host_bytes": 7}}\')'
-TOLD = 'print(\'{"failure": {"status": "oom_host", "reason": "no room", "follows": false}}\'); exit(1)'
-FOLLOWS = 'print(\'{"failure": {"status": "crashed", "reason": "lost", "follows": true}}\'); exit(1)'
+FAILS = 'print(\'{"failure": {"status": "oom_host", "reason": "no room", "secondary": false}}\'); exit(1)'
+LOSES_ANOTHER = 'print(\'{"failure": {"status": "crashed", "reason": "lost", "secondary": true}}\'); exit(1)'
 KILLED = "import os; print('{\"row', flush=True); os.kill(os.getpid(), 9)"
 ENDLESS = "import time; time.sleep(600)"
 
@@ -221,7 +221,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return use
 
 
-def test_what_followers_measured_is_heard(scripts: Callable[..., None], tmp_path: Path) -> None:
+def test_the_first_process_gets_what_its_peers_measured(scripts: Callable[..., None], tmp_path: Path) -> None:
     scripts(ROW, "import time; time.sleep(0.2); " + ROW.replace("7", "8"))
     with processes(tmp_path, 3, None) as (_, rows):
         assert rows() == [{"peak_host_bytes": 7}, {"peak_host_bytes": 8}]
@@ -229,7 +229,7 @@ def test_what_followers_measured_is_heard(scripts: Callable[..., None], tmp_path
         assert (ranks, rows()) == (ALONE, [])
 
 
-def test_what_followers_print_is_in_the_log(
+def test_what_peers_print_is_in_the_log(
     scripts: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scripts("import sys; print('careful', file=sys.stderr); " + ROW)
@@ -247,13 +247,13 @@ def test_what_followers_print_is_in_the_log(
     ("script", "status", "reason"),
     [
         ((KILLED, ENDLESS), "crashed", "process 1 of 3: killed by signal 9; the kernel does that when memory runs out"),
-        ((ENDLESS, TOLD), "oom_host", "process 2 of 3: no room"),
-        ((FOLLOWS, "import time; time.sleep(0.3); " + TOLD), "oom_host", "process 2 of 3: no room"),
-        ((FOLLOWS, ENDLESS), "crashed", "process 1 of 3: lost"),
+        ((ENDLESS, FAILS), "oom_host", "process 2 of 3: no room"),
+        ((LOSES_ANOTHER, "import time; time.sleep(0.3); " + FAILS), "oom_host", "process 2 of 3: no room"),
+        ((LOSES_ANOTHER, ENDLESS), "crashed", "process 1 of 3: lost"),
         (("exit(3)", ROW), "crashed", "process 1 of 3: exit status 3 without a record; see log.txt"),
     ],
 )
-def test_a_lost_connection_is_put_down_to_who_failed(
+def test_a_lost_connection_is_reported_as_the_failure_of_the_peer(
     scripts: Callable[..., None], tmp_path: Path, script: tuple[str, ...], status: str, reason: str
 ) -> None:
     """Both where this process notices in an exchange, and where it waits for what the others measured."""
@@ -267,7 +267,7 @@ def test_a_lost_connection_is_put_down_to_who_failed(
 
 
 def test_an_error_of_this_process_stays_its_own(scripts: Callable[..., None], tmp_path: Path) -> None:
-    scripts(TOLD)
+    scripts(FAILS)
     with pytest.raises(MemoryError), processes(tmp_path, 2, None):
         raise MemoryError
     scripts(ENDLESS)
@@ -275,16 +275,16 @@ def test_an_error_of_this_process_stays_its_own(scripts: Callable[..., None], tm
         raise ConnectionError("and nobody knows why")
 
 
-def test_a_process_that_waits_in_vain_is_ended(
+def test_a_process_that_still_waits_after_a_failure_is_ended(
     scripts: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leader, "GRACE_S", 0.2)
-    ended, told = threading.Event(), []
+    ended, failures = threading.Event(), []
     monkeypatch.setattr(leader.os, "_exit", lambda _: ended.set())
     scripts(KILLED)
-    Peers(Here(tmp_path, 2), "127.0.0.1:1", 2, lambda status, reason: told.append((status, reason)))
+    Peers(LocalPeers(tmp_path, 2), "127.0.0.1:1", 2, lambda status, reason: failures.append((status, reason)))
     assert ended.wait(60)
-    assert told == [("crashed", "process 1 of 2: killed by signal 9; the kernel does that when memory runs out")]
+    assert failures == [("crashed", "process 1 of 2: killed by signal 9; the kernel does that when memory runs out")]
 
 
 def test_a_process_that_came_out_is_not_ended(
@@ -292,14 +292,14 @@ def test_a_process_that_came_out_is_not_ended(
 ) -> None:
     monkeypatch.setattr(leader, "GRACE_S", 0.2)
     scripts(KILLED)
-    told: list[str] = []
-    with pytest.raises(FailedElsewhere), processes(tmp_path, 2, lambda status, _: told.append(status)) as (_, rows):
+    failures: list[str] = []
+    with pytest.raises(FailedElsewhere), processes(tmp_path, 2, lambda status, _: failures.append(status)) as (_, rows):
         rows()
     time.sleep(1.0)
-    assert told == []
+    assert failures == []
 
 
-def test_followers_are_killed_in_the_end(scripts: Callable[..., None], tmp_path: Path) -> None:
+def test_peers_are_killed_at_the_end(scripts: Callable[..., None], tmp_path: Path) -> None:
     scripts(f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); {ENDLESS}")
     with processes(tmp_path, 2, None):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
@@ -317,17 +317,17 @@ def test_followers_are_killed_in_the_end(scripts: Callable[..., None], tmp_path:
     raise AssertionError("still alive")
 
 
-# ── Others that something else starts: threads in place of what does ──
+# ── Peers that something else starts: threads in its place ──
 
 
-def met(folder: Path, tell: Callable[[Rendezvous, str], None]) -> list[dict[str, Any]]:
-    """What the first process hears from two others of which ``tell`` tells, at the address that it is given."""
+def rows_by_rendezvous(folder: Path, peers: Callable[[Rendezvous, str], None]) -> list[dict[str, Any]]:
+    """The rows that the first process gets from two peers; ``peers`` acts for them, given the address of the store."""
     rendezvous = Rendezvous(str(folder), 3, "127.0.0.1", 1)
 
     def start() -> None:
-        address = RemotePeers(rendezvous).address(threading.Event())
+        address = RemotePeers(rendezvous).wait_for_address(threading.Event())
         assert address is not None
-        tell(rendezvous, address)
+        peers(rendezvous, address)
 
     thread = threading.Thread(target=start)
     thread.start()
@@ -342,27 +342,27 @@ def met(folder: Path, tell: Callable[[Rendezvous, str], None]) -> list[dict[str,
         thread.join()
 
 
-def test_others_are_heard_though_something_else_starts_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def tell(rendezvous: Rendezvous, address: str) -> None:
-        RemotePeers(rendezvous).tell(2, Outcome(row={"n": 2}))
-        ProcessGroup.at(RankAddress(1, 3, address, threads=1))  # there is a store
-        RemotePeers(rendezvous).tell(1, Outcome(row={"n": 1}), ["one\n", "two\n"])
+def test_rows_of_peers_that_something_else_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def peers(rendezvous: Rendezvous, address: str) -> None:
+        RemotePeers(rendezvous).write_outcome(2, Outcome(row={"n": 2}))
+        ProcessGroup.connect(RankAddress(1, 3, address, threads=1))  # there is a store
+        RemotePeers(rendezvous).write_outcome(1, Outcome(row={"n": 1}), ["one\n", "two\n"])
 
-    assert met(tmp_path, tell) == [{"n": 1}, {"n": 2}]
+    assert rows_by_rendezvous(tmp_path, peers) == [{"n": 1}, {"n": 2}]
     assert capsys.readouterr().err == "[rank 1] one\n[rank 1] two\n"
 
 
-def test_a_failure_that_something_else_tells_is_the_runs(tmp_path: Path) -> None:
-    def tell(rendezvous: Rendezvous, _: str) -> None:
-        RemotePeers(rendezvous).tell(1, Outcome(failure=Failure("crashed", "lost", follows=True)))
-        RemotePeers(rendezvous).tell(2, Outcome(failure=Failure("oom_host", "no room")))
+def test_a_failure_of_such_a_peer_is_the_runs(tmp_path: Path) -> None:
+    def peers(rendezvous: Rendezvous, _: str) -> None:
+        RemotePeers(rendezvous).write_outcome(1, Outcome(failure=Failure("crashed", "lost", secondary=True)))
+        RemotePeers(rendezvous).write_outcome(2, Outcome(failure=Failure("oom_host", "no room")))
 
     with pytest.raises(FailedElsewhere) as caught:
-        met(tmp_path, tell)
+        rows_by_rendezvous(tmp_path, peers)
     assert classify(caught.value) == ("oom_host", "process 2 of 3: no room")
 
 
-def test_room_is_judged_for_the_processes_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_predicted_for_the_processes_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is skipped by what its own process takes, where the others are on other machines."""
     monkeypatch.setattr("bench.run.execute.take_share", lambda *_: CPU)  # and leave this process its threads
     spec, reasons = spec_of(shards=2), []
@@ -374,10 +374,10 @@ def test_room_is_judged_for_the_processes_that_are_here(tmp_path: Path, monkeypa
     assert reasons == [True, False]
 
 
-def test_nobody_waits_for_an_address_once_all_is_over(tmp_path: Path) -> None:
-    over = threading.Event()
-    over.set()
-    assert RemotePeers(Rendezvous(str(tmp_path), 2, "127.0.0.1", 1)).address(over) is None
+def test_waiting_for_an_address_ends_when_it_is_stopped(tmp_path: Path) -> None:
+    stopped = threading.Event()
+    stopped.set()
+    assert RemotePeers(Rendezvous(str(tmp_path), 2, "127.0.0.1", 1)).wait_for_address(stopped) is None
 
 
 def test_a_process_with_threads_of_its_own_divides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +399,7 @@ def test_an_interface_is_found_by_its_address() -> None:
     assert interface_of("nowhere.invalid") is None
 
 
-def test_processes_of_several_machines_talk_by_the_interface_of_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_several_machines_use_the_interface_of_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
 
     def form(*_: object, **__: object) -> None:
@@ -408,7 +408,7 @@ def test_processes_of_several_machines_talk_by_the_interface_of_their_address(mo
     monkeypatch.setattr("bench.run.ranks.group.dist.init_process_group", form)
     assert GLOO_INTERFACE not in os.environ
     for host in (None, "127.0.0.1"):
-        ranks, _ = ProcessGroup.lead(1, host)
+        ranks, _ = ProcessGroup.create(1, host)
         ranks.join(CPU)
         assert GLOO_INTERFACE not in os.environ  # which processes that are started later would inherit
     monkeypatch.setenv(GLOO_INTERFACE, "given")

@@ -22,8 +22,8 @@ from bench.config.experiment import unfold
 from bench.config.spec import NOTHING, RunSpec
 from bench.data import Dataset, load_dataset
 from bench.model.ensemble import cut
-from bench.model.methods import method_class
-from bench.process.options import RunOptions, Shortfall
+from bench.model.methods import Method
+from bench.process.options import FailedRepetitions, RunOptions
 from bench.results.predictions import RankedLabels
 from bench.results.record import record_rows
 from bench.results.rescore import score_experiment
@@ -75,12 +75,12 @@ def spec_of(keep: bool = True, train: dict[str, Any] | None = None, **settings: 
 
 
 def part_of(spec: RunSpec, members: range) -> RunSpec:
-    settings: Any = method_class(spec.target).part(members, **spec.settings)  # type: ignore[attr-defined]
+    settings: Any = Method.load(spec.target, spec.settings).part(members)
     return replace(spec, settings=settings, train=replace(spec.train, evaluate_on=NOTHING))
 
 
 def run(
-    results: Path, spec: RunSpec, data: Dataset, stop: int | None = None, name: str = "run", afresh: bool = False
+    results: Path, spec: RunSpec, data: Dataset, stop: int | None = None, name: str = "run", retrain: bool = False
 ) -> Ran:
     """In this process, as one of its own would; raises Stop when so many epochs were told of."""
     ran = Ran()
@@ -93,9 +93,9 @@ def run(
 
     torch.manual_seed(random.randrange(1000))  # whatever it is
     folder = RunFolder.create(results / "test" / "runs", name, spec, CODE)
-    method = method_class(spec.target)
-    if afresh:
-        execute(spec, folder, report, RunOptions(afresh=True))
+    method = Method.load(spec.target, spec.settings)
+    if retrain:
+        execute(spec, folder, report, RunOptions(retrain=True))
     else:
         ran.predictions, ran.rows, ran.measured = fit_network(method, spec, data, CPU, report, folder)
     shutil.rmtree(results / "test" / ".checkpoints", ignore_errors=True)
@@ -218,9 +218,9 @@ def test_damaged_ones_are_trained_again(tmp_path: Path, data: Dataset, damage: s
     assert run(tmp_path, spec_of(), data).trained == []
 
 
-def test_afresh_trains_them_again(tmp_path: Path, data: Dataset) -> None:
+def test_retraining_trains_kept_repetitions_again(tmp_path: Path, data: Dataset) -> None:
     run(tmp_path, spec_of(), data)
-    assert run(tmp_path, spec_of(), data, afresh=True).trained == ["0-2"] * EPOCHS
+    assert run(tmp_path, spec_of(), data, retrain=True).trained == ["0-2"] * EPOCHS
     assert run(tmp_path, spec_of(), data).trained == []
 
 
@@ -240,8 +240,7 @@ def test_a_shared_encoder_has_none_to_keep(tmp_path: Path, data: Dataset) -> Non
 
 
 def named(spec: RunSpec, code: str = CODE, identity: str = "data", device: str = "cpu", threads: int = 2) -> list[str]:
-    method: Any = method_class(spec.target)
-    found = names(method, spec, code, identity, device, threads, method.encoders(**spec.settings)["repetitions"])
+    found = names(Method.load(spec.target, spec.settings), spec, code, identity, device, threads)
     assert found is not None
     return found
 
@@ -296,8 +295,8 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
     spec = spec_of(R=4)
     store = Store(tmp_path / "test")
     folder = RunFolder.create(store.runs, "mach-failed", spec, CODE)
-    shortfall = Shortfall(2, "crashed", "repetitions 2 to 3: its worker died")
-    record = shortened(spec, folder, lambda _: None, RunOptions(), shortfall)
+    missing = FailedRepetitions(2, "crashed", "repetitions 2 to 3: its worker died")
+    record = shortened(spec, folder, lambda _: None, RunOptions(), missing)
     folder.write_record(record)
     folder.complete()
     stored = store.record("mach-failed")
@@ -305,7 +304,7 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
     rows = record_rows("test", stored)
     assert [(row["R"], row["status"]) for row in rows] == [(1, "ok"), (2, "ok"), (4, "crashed")]
     assert [row["run_id"] for row in rows] == ["mach-failed@R1", "mach-failed@R2", "mach-failed"]
-    assert [row["reason"] for row in rows] == [None, None, shortfall.reason]
+    assert [row["reason"] for row in rows] == [None, None, missing.reason]
     assert all(0 < row["P@1"] < 1 for row in rows[:2])
     assert "P@1" not in rows[2]
     assert not {"peak_host_bytes", "elapsed_s", "predict_s"} & set(rows[1])
@@ -313,7 +312,7 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
     with np.load(store.runs / "mach-failed" / "topk.npz", allow_pickle=False) as kept:
         np.testing.assert_array_equal(kept["labels"][1], whole.predictions[1].labels)
     assert score_experiment(store) == {"mach-failed": 0.0}
-    none = shortened(spec, folder, lambda _: None, RunOptions(), Shortfall(0, "timeout", "late"))
+    none = shortened(spec, folder, lambda _: None, RunOptions(), FailedRepetitions(0, "timeout", "late"))
     assert (none["status"], none["rows"]) == ("timeout", [{}])
 
 
@@ -325,7 +324,7 @@ def test_what_a_derived_row_has() -> None:
 def test_a_repetition_is_not_trained_by_two_at_once(tmp_path: Path, data: Dataset) -> None:
     """Both ask for the same three; the one that comes later waits, and trains what the other has not."""
     first = run_apart(tmp_path, spec_of(R=2))
-    wait_for_a_claim(tmp_path)
+    wait_for_a_lock(tmp_path)
     second = run(tmp_path, spec_of(R=3), data, name="second")
     assert first.wait(timeout=60) == 0
     assert any("is being trained by another process; waits for it" in note for note in second.notes)
@@ -335,12 +334,12 @@ def test_a_repetition_is_not_trained_by_two_at_once(tmp_path: Path, data: Datase
 
 def test_what_another_process_did_not_finish_is_trained(tmp_path: Path, data: Dataset) -> None:
     first = run_apart(tmp_path, spec_of(R=2))
-    wait_for_a_claim(tmp_path)
+    wait_for_a_lock(tmp_path)
     first.kill()
     second = run(tmp_path, spec_of(R=2), data, name="second")
     assert first.wait(timeout=60) != 0
     assert set(second.trained) == {"0-1"}
-    assert not any(held(lock) for lock in (tmp_path / REPETITIONS / ".claims").iterdir())
+    assert not any(held(lock) for lock in (tmp_path / REPETITIONS / ".locks").iterdir())
 
 
 SLOW = """
@@ -348,7 +347,7 @@ import sys, time
 from pathlib import Path
 import torch
 from bench.data import load_dataset
-from bench.run.execute import method_class
+from bench.model.methods import Method
 from bench.run.fit_network import fit_network
 from bench.config.spec import RunSpec
 from bench.results.run_folder import RunFolder
@@ -363,7 +362,7 @@ def report(event):
         time.sleep(2)
 
 
-fit_network(method_class(spec.target), spec, load_dataset("tiny"), torch.device("cpu"), report, folder)
+fit_network(Method.load(spec.target, spec.settings), spec, load_dataset("tiny"), torch.device("cpu"), report, folder)
 """
 
 
@@ -377,8 +376,8 @@ def run_apart(results: Path, spec: RunSpec) -> subprocess.Popen[str]:
     return apart
 
 
-def wait_for_a_claim(results: Path) -> None:
+def wait_for_a_lock(results: Path) -> None:
     deadline = time.monotonic() + 60
-    while not any(held(lock) for lock in (results / REPETITIONS / ".claims").glob("*")):
+    while not any(held(lock) for lock in (results / REPETITIONS / ".locks").glob("*")):
         assert time.monotonic() < deadline, "nothing was held"
         time.sleep(0.05)

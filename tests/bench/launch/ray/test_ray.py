@@ -23,9 +23,9 @@ from test_exchange import needs_s3, s3_server
 from bench.common.errors import InputError
 from bench.config.experiment import unfold
 from bench.launch.ray.cluster import connect
-from bench.launch.ray.forecast import Foreseen
+from bench.launch.ray.forecast import RunForecast
 from bench.launch.ray.nodes import Nodes
-from bench.launch.ray.tasks import Whole, runs_of, share_of_gpu
+from bench.launch.ray.tasks import RunTask, consecutive_ranges, gpu_fraction
 from bench.plan.plan import PlannedRun
 from bench.results.ledger import Ledger
 
@@ -47,7 +47,7 @@ def test_without_ray_the_message_says_what_to_install(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_launchers_that_there_are_not(tmp_path: Path) -> None:
+def test_unknown_launchers_and_misplaced_options(tmp_path: Path) -> None:
     write_sweep(tmp_path / "e")
     for arguments, message in (
         (("--launcher", "slurm"), "--launcher: found 'slurm'; expected local or ray"),
@@ -102,8 +102,8 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
-def told(folder: Path, event: str) -> list[str]:
-    """The runs of which the ledger tells that event, in order."""
+def entries(folder: Path, event: str) -> list[str]:
+    """The runs for which the ledger has that event, in order."""
     return [e["run_id"] for e in Ledger(folder / "results/small/ledger.jsonl").events() if e["event"] == event]
 
 
@@ -121,15 +121,15 @@ def wait_until(ready: Any, within_s: float = 120) -> None:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_node_that_is_killed_costs_no_more_than_its_runs(
-    tmp_path: Path, cluster: Any, undisturbed: pd.DataFrame
-) -> None:
+def test_a_killed_node_costs_no_more_than_its_runs(tmp_path: Path, cluster: Any, undisturbed: pd.DataFrame) -> None:
     folder = tmp_path / "e"
     write_sweep(folder, SLOW_SWEEP)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     command = start(folder, "--launcher", "ray", "--address", cluster.address)
-    wait_until(lambda: told(folder, "finished") and len(told(folder, "started")) == len(told(folder, "finished")) + 2)
-    finished = set(told(folder, "finished"))
+    wait_until(
+        lambda: entries(folder, "finished") and len(entries(folder, "started")) == len(entries(folder, "finished")) + 2
+    )
+    finished = set(entries(folder, "finished"))
     # A worker may outlive its node long enough to finish its run. One that has just begun is killed with it.
     *_, newest = (e for e in Ledger(folder / "results/small/ledger.jsonl").events() if e["event"] == "started")
     kill_the_worker_above(newest["pid"])
@@ -137,49 +137,51 @@ def test_a_node_that_is_killed_costs_no_more_than_its_runs(
     cluster.add_node(num_cpus=1)
     assert command.wait(timeout=240) == 0, (folder / "output.txt").read_text()
     pd.testing.assert_frame_equal(placed(folder).drop(columns="code"), undisturbed.drop(columns="code"))
-    starts = Counter(told(folder, "started"))
+    starts = Counter(entries(folder, "started"))
     assert all(starts[run_id] == 1 for run_id in finished)
     assert starts[newest["run_id"]] == 2
     assert starts.total() <= N + 2
-    assert Counter(told(folder, "finished")) == dict.fromkeys(starts, 1)
+    assert Counter(entries(folder, "finished")) == dict.fromkeys(starts, 1)
 
 
 @needs_ray
 @pytest.mark.slow
-def test_a_command_that_is_killed_is_gone_on_with(tmp_path: Path, cluster: Any, undisturbed: pd.DataFrame) -> None:
+def test_the_same_command_continues_after_a_kill(tmp_path: Path, cluster: Any, undisturbed: pd.DataFrame) -> None:
     folder = tmp_path / "e"
     write_sweep(folder, SLOW_SWEEP)
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     command = start(folder, "--launcher", "ray", "--address", cluster.address)
-    wait_until(lambda: len(told(folder, "finished")) >= 2)
+    wait_until(lambda: len(entries(folder, "finished")) >= 2)
     kill(command.pid)
     command.wait()
-    finished = set(told(folder, "finished"))
+    finished = set(entries(folder, "finished"))
     done = machbench("run", "small.yaml", "--launcher", "ray", "--address", cluster.address, cwd=folder)
     assert f"{N} runs" in done.stdout
     pd.testing.assert_frame_equal(placed(folder), undisturbed)
-    starts = Counter(told(folder, "started"))
+    starts = Counter(entries(folder, "started"))
     assert all(starts[run_id] == 1 for run_id in finished)
-    assert Counter(told(folder, "finished")) == dict.fromkeys(starts, 1)
+    assert Counter(entries(folder, "finished")) == dict.fromkeys(starts, 1)
 
 
 @needs_ray
 @pytest.mark.slow
-def test_a_command_that_is_stopped_writes_it_down(tmp_path: Path, cluster: Any) -> None:
-    """Ctrl-C: what goes on is interrupted, on whichever node, and the same command goes on."""
+def test_a_stopped_command_records_that(tmp_path: Path, cluster: Any) -> None:
+    """Ctrl-C: the runs in progress are interrupted, on whichever node, and the same command continues."""
     folder = tmp_path / "e"
     write_sweep(folder, SLOW_SWEEP)
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     command = start(folder, "--launcher", "ray", "--address", cluster.address)
-    wait_until(lambda: told(folder, "finished") and len(told(folder, "started")) == len(told(folder, "finished")) + 2)
+    wait_until(
+        lambda: entries(folder, "finished") and len(entries(folder, "started")) == len(entries(folder, "finished")) + 2
+    )
     command.send_signal(signal.SIGINT)
     assert command.wait(timeout=60) == 130, (folder / "output.txt").read_text()
     assert "stopped; what is finished is kept" in (folder / "output.txt").read_text()
-    finished, interrupted = set(told(folder, "finished")), set(told(folder, "interrupted"))
+    finished, interrupted = set(entries(folder, "finished")), set(entries(folder, "interrupted"))
     assert len(interrupted) >= 1  # the other may have ended in the same moment
-    assert set(told(folder, "started")) == finished | interrupted
+    assert set(entries(folder, "started")) == finished | interrupted
     statuses = results(folder).set_index("run_id")["status"]
     assert set(statuses[list(finished)]) == {"ok"}
     assert set(statuses[list(interrupted)]) == {"interrupted"}
@@ -208,7 +210,7 @@ def test_a_run_whose_node_dies_every_time_is_a_row(tmp_path: Path, cluster: Any)
 @needs_ray
 @pytest.mark.slow
 def test_a_run_of_several_processes_goes_where_each_has_a_gpu(tmp_path: Path, cluster: Any) -> None:
-    """GPUs that Ray counts and torch does not see: where they are asked for is the same."""
+    """With GPUs that Ray counts and torch does not see: Ray places the processes as it would with real ones."""
     (tmp_path / "small.yaml").write_text(
         "dataset: tiny\ntrain: {epochs: 1, threads: 2}\nmethods:\n  full_softmax: {shards: 2}\n"
     )
@@ -273,7 +275,7 @@ def beside_one_machine(root: Path, text: str) -> Path:
 
 
 def assert_same_models(found: Path, expected: Path) -> None:
-    """The tables are the same but for what says where and when repetitions were trained."""
+    """The tables are equal but for the columns of where and when repetitions were trained."""
     placement = [
         "repetitions_at_hand",
         "training_processes",
@@ -288,13 +290,13 @@ def assert_same_models(found: Path, expected: Path) -> None:
 
 
 def parts(folder: Path, event: str = "finished") -> list[str]:
-    """The parts of which the ledger of the kept repetitions tells that event."""
+    """The tasks for which the ledger of the kept repetitions has that event."""
     ledger = Ledger(folder / "results/.repetitions/ledger.jsonl")
     return [entry["run_id"] for entry in ledger.events() if entry["event"] == event]
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:
-    """How the repetitions at hand came about."""
+    """What is recorded of each kept repetition."""
     found = [json.loads(path.read_text()) for path in (folder / "results/.repetitions/weights").glob("*.json")]
     return sorted(found, key=lambda about: about["repetition"])
 
@@ -302,7 +304,7 @@ def kept(folder: Path) -> list[dict[str, Any]]:
 @needs_ray
 @pytest.mark.slow
 def test_repetitions_spread_over_nodes_and_are_trained_once(tmp_path: Path, cluster: Any) -> None:
-    """Two workers and three runs of one B: what one trains the others do not, and the table is that of one machine."""
+    """Two workers, three runs of one B: each repetition is trained once, and the table is that of one machine."""
     text = "methods:\n  mach: {B: 16, R: [2, 3, 6]}\n"
     folder = beside_one_machine(tmp_path, text)
     for _ in range(2):
@@ -361,7 +363,7 @@ def test_repetitions_that_fail_three_times_leave_the_smaller_R(tmp_path: Path, c
 @needs_ray
 @needs_s3
 @pytest.mark.slow
-def test_nodes_that_share_no_folder_hand_in_by_a_url(tmp_path: Path, cluster: Any) -> None:
+def test_nodes_that_share_no_folder_exchange_files_by_a_url(tmp_path: Path, cluster: Any) -> None:
     """Two nodes with folders of their own and an S3 server: the table is that of one machine."""
     text = "methods:\n  mach: {B: 16, R: 4}\n"
     folder = beside_one_machine(tmp_path, text)
@@ -387,7 +389,7 @@ def test_nodes_that_share_no_folder_hand_in_by_a_url(tmp_path: Path, cluster: An
     for run_id in run_ids:
         found = {path.name for path in (folder / "results/small/runs" / run_id).iterdir()}
         assert {"record.json", "spec.json", "topk.npz", "log.txt"} <= found
-        assert Counter(told(folder, "finished"))[run_id] >= 1
+        assert Counter(entries(folder, "finished"))[run_id] >= 1
     assert (folder / "results" / "env" / f"{table['env_id'].iloc[0]}.json").is_file()
     assert (folder / "results" / "data" / f"{table['data_fingerprint'].iloc[0]}.json").is_file()
     (row,) = results(folder, "apart").to_dict("records")
@@ -457,7 +459,7 @@ def same_predictions(mine: Path, right: Path) -> bool:
 
 @needs_ray
 @pytest.mark.slow
-def test_processes_of_a_run_are_spread_over_nodes_of_which_none_has_room_for_all(tmp_path: Path, cluster: Any) -> None:
+def test_processes_of_a_run_are_spread_over_nodes_without_room_for_all(tmp_path: Path, cluster: Any) -> None:
     """The results are those of one machine, byte for byte; and the failure of a process is the run's."""
     for name in ("local", "ray"):
         write_sharded(tmp_path / name, "methods:\n  full_softmax: {shards: 2}\n")
@@ -501,8 +503,8 @@ def assert_gone(folder: Path) -> None:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_process_whose_node_dies_is_begun_again_with_the_others(tmp_path: Path, cluster: Any) -> None:
-    """They go on from their checkpoints, to the results of a run that nothing happened to."""
+def test_a_process_whose_node_dies_is_started_again_with_the_others(tmp_path: Path, cluster: Any) -> None:
+    """They continue from their checkpoints, to the results of an undisturbed run."""
     for name in ("local", "ray"):
         write_sharded(tmp_path / name, "methods:\n  slow: {method: slow.yaml}\n")
     machbench("run", "small.yaml", cwd=tmp_path / "local")
@@ -517,7 +519,7 @@ def test_a_process_whose_node_dies_is_begun_again_with_the_others(tmp_path: Path
     (row,) = results(folder).to_dict("records")
     assert (row["status"], row["resumed"] >= 1, row["training_processes"]) == ("ok", True, 2)
     assert same_predictions(folder, tmp_path / "local")
-    assert 2 <= len(told(folder, "started")) <= 3
+    assert 2 <= len(entries(folder, "started")) <= 3
     assert_gone(folder)
 
 
@@ -539,7 +541,7 @@ def test_processes_are_placed_one_by_one_where_no_node_has_room_for_all() -> Non
         text = {"dataset": "tiny", "train": train, "methods": {"full_softmax": {"shards": processes}}}
         spec = next(unfold(text, "test"))
         run = PlannedRun("run", spec, None, "", "")
-        return nodes.bundle_of(Whole(run, Foreseen(peak, processes=processes)))
+        return nodes.bundle_of(RunTask(run, RunForecast(peak, processes=processes)))
 
     cpus = nodes_of({"CPU": 4, "memory": 100}, {"CPU": 6, "memory": 100}, {"memory": 1000})
     assert bundle(cpus, 2, 90) is None  # one node has room
@@ -557,17 +559,17 @@ def test_processes_are_placed_one_by_one_where_no_node_has_room_for_all() -> Non
         bundle(gpus, 5, 90)
 
 
-def test_parts_are_ranges_of_neighbours() -> None:
-    assert runs_of([0, 1, 2, 5, 6, 9], 2) == [range(2), range(2, 3), range(5, 7), range(9, 10)]
-    assert runs_of([], 3) == []
+def test_missing_repetitions_are_split_into_consecutive_ranges() -> None:
+    assert consecutive_ranges([0, 1, 2, 5, 6, 9], 2) == [range(2), range(2, 3), range(5, 7), range(9, 10)]
+    assert consecutive_ranges([], 3) == []
 
 
-def test_parts_share_a_gpu_by_what_they_need() -> None:
-    assert share_of_gpu(10 * 10**9, 80 * 10**9) == 1 / 8
-    assert share_of_gpu(25 * 10**9, 80 * 10**9) == 1 / 3
-    assert share_of_gpu(10**9, 80 * 10**9) == 1 / 8
-    assert share_of_gpu(90 * 10**9, 80 * 10**9) == 1.0
-    assert share_of_gpu(None, 80 * 10**9) == share_of_gpu(10**9, None) == 1.0
+def test_tasks_share_a_gpu_by_the_memory_they_need() -> None:
+    assert gpu_fraction(10 * 10**9, 80 * 10**9) == 1 / 8
+    assert gpu_fraction(25 * 10**9, 80 * 10**9) == 1 / 3
+    assert gpu_fraction(10**9, 80 * 10**9) == 1 / 8
+    assert gpu_fraction(90 * 10**9, 80 * 10**9) == 1.0
+    assert gpu_fraction(None, 80 * 10**9) == gpu_fraction(10**9, None) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Workers of a Ray cluster share the predictions of a run: the table is that of one machine."""
+"""Workers of a Ray cluster predict shards of a run: the table is that of one machine."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ import pandas as pd
 import pytest
 from command_line import results
 from rich.console import Console
-from test_ray import assert_same_models, beside_one_machine, cluster, needs_ray, told  # noqa: F401 - a fixture
+from test_ray import assert_same_models, beside_one_machine, cluster, entries, needs_ray  # noqa: F401 - a fixture
 
 from bench.config.experiment import load_experiment
-from bench.config.spec import Share
+from bench.config.spec import Shard
 from bench.launch.experiment_runner import LaunchContext
 from bench.launch.progress import Progress
-from bench.launch.ray import driver
-from bench.launch.ray.cluster import connect
-from bench.launch.ray.driver import Driver
-from bench.launch.ray.exchange import Exchange
+from bench.launch.ray import schedule
+from bench.launch.ray.cluster import RayCluster, connect
 from bench.plan.plan import plan
 from bench.results.store import Store
 from bench.results.table import write_results
 from bench.run.prediction_shards import POINTS
 
 
-def launcher(folder: Path, address: str, monkeypatch: pytest.MonkeyPatch, exchange: str | None = None) -> str:
-    """Run an experiment on a cluster whose workers share predictions however few; what was told."""
+def launch(folder: Path, address: str, monkeypatch: pytest.MonkeyPatch, exchange: str | None = None) -> str:
+    """Run an experiment on a cluster that makes all predictions in shards; returns what was printed."""
     monkeypatch.chdir(folder)
     experiment = load_experiment("small.yaml")
     store = Store(folder / "results" / "small")
@@ -38,16 +36,15 @@ def launcher(folder: Path, address: str, monkeypatch: pytest.MonkeyPatch, exchan
         progress = Progress(Console(file=text, width=200))
         ray = connect(address)
         try:
-            ways = LaunchContext(store, experiment, force=False, skip_unfit=False)
-            url = Exchange(exchange) if exchange else None
-            Driver(ray, ways, progress, {}, url, shared_from=0.0).launcher(runs)
+            cluster = RayCluster(exchange=exchange, shard_from=0.0)
+            cluster.execute(ray, runs, {}, LaunchContext(store, experiment), progress)
         finally:
             ray.shutdown()
         write_results(store)
     return text.getvalue()
 
 
-def assert_shared(folder: Path, expected: Path, processes: int) -> None:
+def assert_joined(folder: Path, expected: Path, processes: int) -> None:
     assert_same_models(folder, expected)
     table = results(folder)
     own = table[table["derived_from"].isna()]
@@ -61,28 +58,28 @@ def assert_shared(folder: Path, expected: Path, processes: int) -> None:
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch", "shares"), [(150, "points 0 to 299"), (1000, "labels 0 to 249")])
-def test_workers_share_predictions(
+@pytest.mark.parametrize(("batch", "shards"), [(150, "points 0 to 299"), (1000, "labels 0 to 249")])
+def test_workers_predict_shards(
     tmp_path: Path,
     cluster: Any,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     batch: int,
-    shares: str,
+    shards: str,
 ) -> None:
     folder = beside_one_machine(tmp_path, f"methods:\n  mach: {{B: 16, R: 4, predict_batch: {batch}}}\n")
     for _ in range(2):
         cluster.add_node(num_cpus=1)
-    output = launcher(folder, cluster.address, monkeypatch)
-    assert_shared(folder, tmp_path / "local", 2)
-    assert f"{shares} to predict: ok" in output
+    output = launch(folder, cluster.address, monkeypatch)
+    assert_joined(folder, tmp_path / "local", 2)
+    assert f"{shards} to predict: ok" in output
     assert output.count("to predict: ok") == 2
-    assert len(told(folder, "finished")) == 1
+    assert len(entries(folder, "finished")) == 1
     assert not list((folder / "results/.repetitions/runs").glob("*/topk.npz"))  # they are in the run now
 
 
 @needs_ray
 @pytest.mark.slow
-def test_shares_come_by_an_exchange(
+def test_shards_come_by_an_exchange(
     tmp_path: Path,
     cluster: Any,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -91,23 +88,23 @@ def test_shares_come_by_an_exchange(
     for n in (1, 2):
         cluster.add_node(num_cpus=1, env_vars={"XDG_CACHE_HOME": str(tmp_path / f"node{n}")})
     (tmp_path / "exchange").mkdir()
-    launcher(folder, cluster.address, monkeypatch, f"file://{tmp_path}/exchange")
-    assert_shared(folder, tmp_path / "local", 2)
+    launch(folder, cluster.address, monkeypatch, f"file://{tmp_path}/exchange")
+    assert_joined(folder, tmp_path / "local", 2)
 
 
 @needs_ray
 @pytest.mark.slow
-def test_a_share_that_fails_leaves_all_to_the_run(
+def test_a_shard_that_fails_leaves_all_to_the_run(
     tmp_path: Path,
     cluster: Any,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one_too_many = [Share(POINTS, 0, 500), Share(POINTS, 500, 600)]
-    monkeypatch.setattr(driver, "cut", lambda *_: one_too_many)
+    one_too_many = [Shard(POINTS, 0, 500), Shard(POINTS, 500, 600)]
+    monkeypatch.setattr(schedule, "split", lambda *_: one_too_many)
     folder = beside_one_machine(tmp_path, "methods:\n  mach: {B: 16, R: 4}\n")
     for _ in range(2):
         cluster.add_node(num_cpus=1)
-    output = launcher(folder, cluster.address, monkeypatch)
+    output = launch(folder, cluster.address, monkeypatch)
     assert "points 0 to 499 to predict: ok" in output
     assert "points 500 to 599 to predict: crashed, " in output
-    assert_shared(folder, tmp_path / "local", 0)
+    assert_joined(folder, tmp_path / "local", 0)
