@@ -15,7 +15,7 @@ from bench.common.errors import InputError
 from bench.common.units import in_units, read_bytes
 from bench.config.experiment import load_experiment
 from bench.data.sizes import dataset_sizes
-from bench.model.methods import method_class
+from bench.model.methods import Method
 from bench.plan.budget import Budget, largest, solve
 from bench.plan.forecast import predict_run
 from bench.plan.grid import Planner, make_grid
@@ -206,7 +206,7 @@ def test_parameters_equal_the_built_network(method: str, no_data: Path) -> None:
     """And the sum of the parts is the total; what a run counts is compared in the slow test."""
     text = f"dataset: tiny\ntrain: {{hidden: 24-16}}\nmethods: {{{method}: {{}}}}\n"
     (spec,) = experiment(no_data, text).runs
-    found = predict_run(method_class(spec.target), spec, dataset_sizes("tiny"), 0, None, 2).parameters
+    found = predict_run(Method.load(spec.target, spec.settings), spec, dataset_sizes("tiny"), 0, None, 2).parameters
     assert found is not None
     encoders = spec.settings.get("R", 1)
     assert found["params_input"] == encoders * 1001 * 24

@@ -21,7 +21,7 @@ import bench.model.ensemble
 from bench.config.experiment import unfold
 from bench.config.spec import RunSpec, TrainSettings
 from bench.data import Dataset, load_dataset
-from bench.model.methods import method_class
+from bench.model.methods import Method
 from bench.results.predictions import RankedLabels
 from bench.results.run_folder import RunFolder
 from bench.run.checkpoint import checkpoint
@@ -80,7 +80,7 @@ def attempt(
         if stop is not None and stop in (told.epochs if "train_loss" in event else None, event.get("phase")):
             raise Stop
 
-    chosen = method or method_class(spec.target)
+    chosen = Method.of(method, spec.settings) if method else Method.load(spec.target, spec.settings)
     told.predictions, _, told.measured = fit_network(chosen, spec, data, CPU, report, folder)
     told.curve = (folder.path / "curve.csv").read_text()
     return told
@@ -410,7 +410,7 @@ def test_checkpoints_take_a_share_of_the_time_at_most(
         nonlocal now
         now += 40.0 if "train_loss" in event else 0.0
 
-    fit_network(method_class(spec.target), spec, data, CPU, report, folder)
+    fit_network(Method.load(spec.target, spec.settings), spec, data, CPU, report, folder)
     # The first at once, as it is small; then every 190 s and more.
     assert written == pytest.approx([40.0, 259.0, 478.0], abs=0.1)
 

@@ -23,7 +23,7 @@ from bench.config.experiment import unfold
 from bench.config.spec import RunSpec, TrainSettings
 from bench.data.sizes import dataset_sizes
 from bench.model import device
-from bench.model.methods import method_class, processes_of
+from bench.model.methods import Method
 from bench.plan.forecast import Forecast, predict_run
 from bench.plan.grid import Planner
 from bench.plan.rates import Rates
@@ -135,8 +135,8 @@ def test_a_place_travels_in_the_environment() -> None:
 
 
 def test_a_layer_says_how_many_processes_it_takes() -> None:
-    assert processes_of(method_class("baselines.full_softmax.FullSoftmax"), {"shards": 3}) == 3
-    assert processes_of(method_class("baselines.label_frequency.LabelFrequency"), {}) == 1
+    assert Method.load("baselines.full_softmax.FullSoftmax", {"shards": 3}).processes == 3
+    assert Method.load("baselines.label_frequency.LabelFrequency", {}).processes == 1
 
 
 def test_all_processes_have_the_same_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +172,8 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_bytes_are_predicted_for_a_process_and_must_fit_for_all() -> None:
     sizes = replace(dataset_sizes("tiny"), n_labels=3_000_000)
-    method = method_class("baselines.full_softmax.FullSoftmax")
-    one, three = (predict_run(method, spec_of(shards=n), sizes, 0, None, 1) for n in (1, 3))
+    specs = [spec_of(shards=n) for n in (1, 3)]
+    one, three = (predict_run(Method.load(s.target, s.settings), s, sizes, 0, None, 1) for s in specs)
     assert (one.processes, three.processes) == (1, 3)
     assert one.parameters == three.parameters
     assert one.bytes is not None

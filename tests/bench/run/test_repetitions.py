@@ -22,7 +22,7 @@ from bench.config.experiment import unfold
 from bench.config.spec import NOTHING, RunSpec
 from bench.data import Dataset, load_dataset
 from bench.model.ensemble import cut
-from bench.model.methods import method_class
+from bench.model.methods import Method
 from bench.process.options import RunOptions, Shortfall
 from bench.results.predictions import RankedLabels
 from bench.results.record import record_rows
@@ -75,7 +75,7 @@ def spec_of(keep: bool = True, train: dict[str, Any] | None = None, **settings: 
 
 
 def part_of(spec: RunSpec, members: range) -> RunSpec:
-    settings: Any = method_class(spec.target).part(members, **spec.settings)  # type: ignore[attr-defined]
+    settings: Any = Method.load(spec.target, spec.settings).part(members)
     return replace(spec, settings=settings, train=replace(spec.train, evaluate_on=NOTHING))
 
 
@@ -93,7 +93,7 @@ def run(
 
     torch.manual_seed(random.randrange(1000))  # whatever it is
     folder = RunFolder.create(results / "test" / "runs", name, spec, CODE)
-    method = method_class(spec.target)
+    method = Method.load(spec.target, spec.settings)
     if afresh:
         execute(spec, folder, report, RunOptions(afresh=True))
     else:
@@ -240,8 +240,7 @@ def test_a_shared_encoder_has_none_to_keep(tmp_path: Path, data: Dataset) -> Non
 
 
 def named(spec: RunSpec, code: str = CODE, identity: str = "data", device: str = "cpu", threads: int = 2) -> list[str]:
-    method: Any = method_class(spec.target)
-    found = names(method, spec, code, identity, device, threads, method.encoders(**spec.settings)["repetitions"])
+    found = names(Method.load(spec.target, spec.settings), spec, code, identity, device, threads)
     assert found is not None
     return found
 
@@ -348,7 +347,7 @@ import sys, time
 from pathlib import Path
 import torch
 from bench.data import load_dataset
-from bench.run.execute import method_class
+from bench.model.methods import Method
 from bench.run.fit_network import fit_network
 from bench.config.spec import RunSpec
 from bench.results.run_folder import RunFolder
@@ -363,7 +362,7 @@ def report(event):
         time.sleep(2)
 
 
-fit_network(method_class(spec.target), spec, load_dataset("tiny"), torch.device("cpu"), report, folder)
+fit_network(Method.load(spec.target, spec.settings), spec, load_dataset("tiny"), torch.device("cpu"), report, folder)
 """
 
 
