@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -49,9 +49,9 @@ class AdaptiveSoftmax(nn.Module):
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
         cutoffs: str | float = "0.1-0.4",
-        div_value: float = 4.0,
-        bias: str = "prior",
-        label_chunk: int = 0,
+        div_value: Annotated[float, ">= 1"] = 4.0,
+        bias: Literal["prior", "zero"] = "prior",
+        label_chunk: Annotated[int, ">= 0"] = 0,
     ) -> None:
         super().__init__()
         if bias not in ("prior", "zero"):

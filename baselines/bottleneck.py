@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ class Bottleneck(nn.Module):
 
     The plain way to save output parameters, to be compared with others at equal parameters: for P of them the rank is
     (P − K) / (K + H). The second step is a ``FullSoftmax`` on ``rank`` numbers, so the loss over all labels is exact;
-    ``full_softmax`` are its settings (loss, bias, label_chunk). ValueError for a rank below 1.
+    loss, bias, label_chunk and weights are its settings. ValueError for a rank below 1.
     """
 
     def __init__(
@@ -36,8 +36,11 @@ class Bottleneck(nn.Module):
         hidden: int,
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
-        rank: int = 32,
-        **full_softmax: Any,
+        rank: Annotated[int, ">= 1"] = 32,
+        loss: Literal["softmax", "decoupled"] = "softmax",
+        bias: Literal["prior", "zero"] = "prior",
+        label_chunk: Annotated[int, ">= 0"] = 0,
+        weights: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         super().__init__()
         if rank < 1:
@@ -47,9 +50,8 @@ class Bottleneck(nn.Module):
         bound = (3.0 / hidden) ** 0.5  # keeps the variance (LeCun et al. 1998)
         generator = torch.Generator().manual_seed(int(seed))
         self.down = nn.Parameter(torch.empty(rank, hidden).uniform_(-bound, bound, generator=generator))
-        self.labels = NarrowSoftmax(
-            n_labels=n_labels, hidden=rank, train_labels=train_labels, seeds=seeds, **full_softmax
-        )
+        settings: dict[str, Any] = {"loss": loss, "bias": bias, "label_chunk": label_chunk, "weights": weights}
+        self.labels = NarrowSoftmax(n_labels=n_labels, hidden=rank, train_labels=train_labels, seeds=seeds, **settings)
 
     @staticmethod
     def parameter_count(*, n_labels: int, hidden: int, rank: int = 32, **full_softmax: Any) -> int:

@@ -7,7 +7,7 @@ it has its gradient. Neither the batch × labels logits nor the labels × hidden
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import scipy.sparse as sp
 import torch
@@ -35,7 +35,7 @@ class FullSoftmax(LinearOverLabels):
 
     keep_bytes, passes = KEEP_BYTES, 4
 
-    def __init__(self, *, loss: str = "softmax", **linear: Any) -> None:
+    def __init__(self, *, loss: Literal["softmax", "decoupled"] = "softmax", **linear: Any) -> None:
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
         super().__init__(**linear)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ class NearestNeighbours:
     ValueError for fewer than one neighbour and a power that is not positive.
     """
 
-    def __init__(self, neighbours: int = 20, power: float = 1.0) -> None:
+    def __init__(self, neighbours: Annotated[int, ">= 1"] = 20, power: Annotated[float, "> 0"] = 1.0) -> None:
         if neighbours < 1:
             raise ValueError(f"neighbours must be at least 1, got {neighbours}")
         if not power > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,14 +49,14 @@ class SampledSoftmax(nn.Module):
         hidden: int,
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
-        sampler: str = "unigram",
-        n_samples: int = 8192,
+        sampler: Literal["unigram", "uniform", "log_uniform", "in_batch"] = "unigram",
+        n_samples: Annotated[int, ">= 1"] = 8192,
         alpha: float = 0.5,
-        label_order: str = "frequency",
-        correction: str = "log_q",
-        accidental_hits: str = "mask",
-        positives: str = "all",
-        bias: str = "zero",
+        label_order: Literal["frequency", "id"] = "frequency",
+        correction: Literal["log_q", "log_q_all", "none"] = "log_q",
+        accidental_hits: Literal["mask", "keep"] = "mask",
+        positives: Literal["all", "one"] = "all",
+        bias: Literal["zero", "prior"] = "zero",
     ) -> None:
         super().__init__()
         chosen = {"correction": correction, "accidental_hits": accidental_hits, "positives": positives, "bias": bias}

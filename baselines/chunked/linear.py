@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -47,10 +48,10 @@ class LinearOverLabels(nn.Module):
         hidden: int,
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
-        bias: str = "prior",
-        label_chunk: int = 0,
-        weights: str = "fp32",
-        shards: int = 1,
+        bias: Literal["prior", "zero"] = "prior",
+        label_chunk: Annotated[int, ">= 0"] = 0,
+        weights: Literal["fp32", "bf16"] = "fp32",
+        shards: Annotated[int, ">= 1"] = 1,
     ) -> None:
         super().__init__()
         if bias not in ("prior", "zero"):

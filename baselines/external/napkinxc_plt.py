@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,16 +29,16 @@ class NapkinxcPLT(Peer):
     def __init__(
         self,
         *,
-        arity: int,
-        max_leaves: int,
-        ensemble: int,
-        optimizer: str,
-        liblinear_c: float,
-        online_epochs: int,
-        eta: float,
-        weights_threshold: float,
-        tree_search_type: str,
-        beam_search_width: int,
+        arity: Annotated[int, ">= 2"],
+        max_leaves: Annotated[int, ">= 2"],
+        ensemble: Annotated[int, ">= 1"],
+        optimizer: Literal["liblinear", "adagrad", "sgd"],
+        liblinear_c: Annotated[float, "> 0"],
+        online_epochs: Annotated[int, ">= 1"],
+        eta: Annotated[float, "> 0"],
+        weights_threshold: Annotated[float, ">= 0"],
+        tree_search_type: Literal["exact", "beam"],
+        beam_search_width: Annotated[int, ">= 1"],
     ) -> None:
         """Settings as in configs/method/napkinxc_plt.yaml; ValueError when one is out of its range."""
         at_least(2, arity=arity, max_leaves=max_leaves)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,17 +36,17 @@ class OmikujiTrees(Peer):
     def __init__(
         self,
         *,
-        n_trees: int,
-        cluster_k: int,
+        n_trees: Annotated[int, ">= 1"],
+        cluster_k: Annotated[int, ">= 2"],
         cluster_balanced: bool,
-        max_depth: int,
-        min_branch_size: int,
-        collapse_every_n_layers: int,
-        loss: str,
-        linear_c: float,
-        weight_threshold: float,
-        beam_size: int,
-        max_sparse_density: float,
+        max_depth: Annotated[int, ">= 1"],
+        min_branch_size: Annotated[int, ">= 1"],
+        collapse_every_n_layers: Annotated[int, ">= 0"],
+        loss: Literal["hinge", "log"],
+        linear_c: Annotated[float, "> 0"],
+        weight_threshold: Annotated[float, ">= 0"],
+        beam_size: Annotated[int, ">= 1"],
+        max_sparse_density: Annotated[float, ">= 0"],
     ) -> None:
         """Settings as in configs/method/omikuji_parabel.yaml; ValueError when one is out of its range."""
         at_least(1, n_trees=n_trees, max_depth=max_depth, min_branch_size=min_branch_size, beam_size=beam_size)

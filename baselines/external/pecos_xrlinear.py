@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,12 +36,12 @@ class PecosXRLinear(Peer):
     def __init__(
         self,
         *,
-        nr_splits: int,
-        max_leaf_size: int,
-        negative_sampling: str,
-        cost: float,
-        threshold: float,
-        beam_size: int,
+        nr_splits: Annotated[int, ">= 2"],
+        max_leaf_size: Annotated[int, ">= 1"],
+        negative_sampling: Literal["tfn", "man", "tfn+man"],
+        cost: Annotated[float, "> 0"],
+        threshold: Annotated[float, ">= 0"],
+        beam_size: Annotated[int, ">= 1"],
     ) -> None:
         """Settings as in configs/method/pecos_xrlinear.yaml; ValueError when one is out of its range."""
         at_least(2, nr_splits=nr_splits)

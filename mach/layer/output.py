@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,15 +50,15 @@ class MachOutput(nn.Module):
         hidden: int,
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
-        B: int,
-        R: int,
-        loss: str = "bce",
-        hash: str = "universal",
-        bias: str = "prior",
+        B: Annotated[int, ">= 1"],
+        R: Annotated[int, ">= 1"],
+        loss: Literal["bce", "softmax"] = "bce",
+        hash: Literal["universal", "murmur3", "balanced"] = "universal",
+        bias: Literal["prior", "zero"] = "prior",
         estimator: str = "logit_sum",
         share_encoder: bool = False,
-        feature_hash: int = 0,
-        first: int = 0,
+        feature_hash: Annotated[int, ">= 0"] = 0,
+        first: Annotated[int, ">= 0"] = 0,
     ) -> None:
         super().__init__()
         for name, value, known in [
