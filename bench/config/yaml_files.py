@@ -7,6 +7,7 @@ dataset) and its memory is measured.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def read_yaml(path: Path, known: Collection[str] | None = None) -> dict[str, Any
         raise InputError(f"{path}: not readable as YAML: {error}") from error
     content = {} if content is None else content  # an empty file
     if not isinstance(content, dict):
-        raise InputError(f"{path}: found {type(content).__name__}; expected keys and values")
+        raise InputError(f"{path}: found {reprlib.repr(content)}; expected keys and values")
     if known is not None:
         check_keys(content, known, "key", str(path))
     return {str(key): value for key, value in content.items()}

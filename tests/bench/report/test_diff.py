@@ -124,7 +124,7 @@ def test_two_runs_by_their_ids(results: Path) -> None:
     lines, significant = diff(first, second, results, times=False)
     assert significant
     assert "  setting method: m → other" in lines
-    with pytest.raises(InputError, match="two of a kind"):
+    with pytest.raises(InputError, match="two experiments or two runs"):
         diff("a", second, results, times=False)
     with pytest.raises(InputError, match="did you mean"):
         diff(first, second[:-1], results, times=False)
