@@ -142,7 +142,7 @@ def test_identity_is_spec_code_and_data() -> None:
     assert len({run_id, *others}) == 5
 
 
-def test_a_spec_survives_the_way_to_its_process() -> None:
+def test_a_spec_is_equal_after_json() -> None:
     assert RunSpec.from_json(spec().to_json()) == spec()
 
 

@@ -77,7 +77,7 @@ def test_fingerprint_without_loading() -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "no meta", "foreign meta", "missing array"])
-def test_torn_or_foreign_cache_is_rebuilt(harm: str) -> None:
+def test_incomplete_or_other_cache_is_rebuilt(harm: str) -> None:
     data = load_dataset("tiny")
     folder, fingerprint = data.folder, data.fingerprint
     array = folder / "train_X_indices.bin"

@@ -48,7 +48,7 @@ def test_resumes_what_an_earlier_process_left(server: Server, tmp_path: Path) ->
     assert server.requests == [f"bytes={len(BODY) // 2}-"]
 
 
-def test_a_changed_file_is_not_glued_to_the_old_half(server: Server, tmp_path: Path) -> None:
+def test_a_changed_file_is_not_appended_to_the_old_half(server: Server, tmp_path: Path) -> None:
     part = tmp_path / "f.part"
     part.write_bytes(b"x" * 1000)
     (tmp_path / "f.part.json").write_text(json.dumps({"url": server.url(), "validator": '"zero"'}))

@@ -29,7 +29,7 @@ SPLITS = ("train", "test")
 
 
 def _listed(shared: Path) -> dict[str, tuple[int, int, int, int, str]]:
-    """Train points, test points, features, labels and the printed labels a point of each folder in the list."""
+    """Train points, test points, features, labels and the printed labels per point of each folder in the list."""
     found = {}
     for line in (shared / "README.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip(" `*") for cell in line.split("|")]
@@ -92,7 +92,7 @@ def test_all_points_are_those_of_train_and_test(shared: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_imports_with_label_names(shared: Path, name: str) -> None:
-    """What `data import` makes of the files as they lie there: names of labels too, packed like the points."""
+    """What `data import` makes of the files as they are: names of labels too, packed like the points."""
     folder = shared / name
     files = {split: folder / f"{split}.txt.gz" for split in SPLITS} | {"label_names": folder / "labels.txt.gz"}
     install("mine", files, lambda _: None)

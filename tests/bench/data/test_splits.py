@@ -1,4 +1,4 @@
-"""Random splits of one file: both forms, what is wrong with a file of them, and how a split travels into a dataset."""
+"""Random splits of one file: both forms, what is wrong with a file of them, and how a split becomes a dataset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def split_files(write: Write, splits: str = LINES) -> dict[str, Path]:
     return {"all": write("all.txt", POINTS), "splits": write("splits.txt", splits)}
 
 
-def test_a_line_or_a_column_a_split(write: Write) -> None:
+def test_a_line_or_a_column_per_split(write: Write) -> None:
     lines = read_splits(write("lines.txt", "3 1 0\n\n0 1 2\n"), 5)
     columns = read_splits(write("columns.txt.gz", "4 1\n2 2\n1 3\n"), 5)
     assert [rows.tolist() for rows in lines] == [[0, 1, 3], [0, 1, 2]]

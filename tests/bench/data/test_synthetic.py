@@ -55,7 +55,7 @@ def test_twins_have_the_published_statistics(name: str, scale: float) -> None:
     assert data.stats["labels_without_train_point"] == 0
 
 
-def test_points_a_label_are_the_published_ones() -> None:
+def test_points_per_label_are_the_published_ones() -> None:
     """The XML Repository counts train points for Amazon-670K, and train and test points for Amazon-3M."""
     data = load_dataset("amazon670k-style", scale=0.02)
     assert data.stats["points_per_label"] == pytest.approx(3.99, rel=0.01)

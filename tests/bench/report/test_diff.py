@@ -1,4 +1,4 @@
-"""Experiments beside each other and rows beside the best: kept predictions of made-up skill on the tiny twin."""
+"""Experiments against each other and rows against the best, on predictions of known quality for the tiny dataset."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bench.results.table import load_results, write_results
 
 
 def add_run(store: Store, method: str, skill: float, seed: int = 0, env: str = "e1", **more: Any) -> str:
-    """A run on the tiny twin that names a true label first with chance ``skill``; nobody trained it."""
+    """A run on the tiny dataset that ranks a true label first with probability ``skill``; nothing is trained."""
     data = load_dataset("tiny")
     spec = RunSpec(method, "a.B", {}, TrainSettings(epochs=more.pop("epochs", 5)), "tiny", {}, seed)
     run_id = f"{method}-tiny-s{seed}-{spec.train.epochs}"

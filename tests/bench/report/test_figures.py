@@ -157,7 +157,7 @@ def test_captions_name_the_machine(drawn: tuple[Path, Rows]) -> None:
         assert "Machine: made-up CPU, 2 cores, 64.0 GiB (environment e1a2b3)." in caption
 
 
-def test_an_environment_without_a_record_is_named_all_the_same(rows: Rows, tmp_path: Path) -> None:
+def test_an_environment_without_a_record_is_named_nevertheless(rows: Rows, tmp_path: Path) -> None:
     captions = [p.caption for p in build_figures(rows_to_frame(rows), tmp_path / "a" / "runs") if p.figure is not None]
     assert captions
     assert all("Environment e1a2b3, whose record is missing." in caption for caption in captions)
@@ -289,7 +289,7 @@ def test_hashed_rows_without_sizes_are_left_out_of_the_size_picture(rows: Rows) 
     assert {row["B"] for row in picture.rows if row["kind"] == "measured"} == {None, 1024, 4096}
 
 
-def test_several_datasets_get_a_set_each(rows: Rows) -> None:
+def test_each_of_several_datasets_gets_a_set(rows: Rows) -> None:
     other = [row | {"dataset": "other/one"} for row in rows]
     names = [p.name for p in build_figures(rows_to_frame(rows + other))]
     assert "p1_against_r_made-up" in names
@@ -331,7 +331,7 @@ def test_fewer_values_of_r_than_a_line_needs() -> None:
     assert fit[2] == pytest.approx(np.corrcoef([1, 2, 3], [1, 2, 4])[0, 1] ** 2)
 
 
-def test_a_method_looks_the_same_in_any_company() -> None:
+def test_the_style_of_a_method_does_not_depend_on_other_methods() -> None:
     alone, together = styles(["full_softmax"]), styles(["full_softmax", "mach", "zzz", "aaa"])
     assert alone["full_softmax"] == together["full_softmax"] == NAMED["full_softmax"]
     assert len({(s.color, s.marker, s.line) for s in together.values()}) == 4

@@ -1,4 +1,4 @@
-"""A sweep of 200 runs, and one over K: readable, quick, without torch. Its numbers are formulae, nobody measured."""
+"""A sweep of 200 runs, and one over K: readable, quick, without torch. Its numbers are formulae, not measurements."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_every_method_of_a_sweep_is_labelled_somewhere_in_each_picture(pictures:
             assert any(words.startswith(method) for words in written), (name, method)
 
 
-def test_every_shipped_method_has_a_look_of_its_own() -> None:
+def test_every_method_of_the_project_has_its_own_style() -> None:
     shipped = {path.stem for path in (ROOT / "configs" / "method").glob("*.yaml")}
     assert shipped <= set(NAMED)
     assert len({(look.marker, look.line) for look in NAMED.values()}) == len(NAMED), "distinct without colour"
@@ -263,14 +263,14 @@ def test_cost_against_labels_is_the_measured_and_the_fitted(over_k: dict[str, Pi
     assert slope == pytest.approx(1e3 * 2e-3 / 1e5)  # milliseconds a query
 
 
-def test_sizes_of_a_dataset_are_pictured_apart(over_k: dict[str, Picture]) -> None:
+def test_each_size_of_a_dataset_has_its_own_figures(over_k: dict[str, Picture]) -> None:
     names = list(over_k)
     assert "p1_against_r_made-up-n-labels-10000" in names
     assert "cost_against_labels" in names
     assert len(names) == 5 * 10 + 2
 
 
-def test_what_is_said_of_sizes_of_a_dataset_is_said_apart() -> None:
+def test_each_size_of_a_dataset_is_compared_by_itself() -> None:
     """The best of a column and the reference of a ratio are those of the same number of labels."""
     df = rows_to_frame(k_rows())
     sizes = list(dict.fromkeys(f"made-up n_labels {row['dataset.n_labels']}" for row in k_rows()))

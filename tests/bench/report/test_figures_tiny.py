@@ -1,4 +1,4 @@
-"""The claim in the name of the main figure, on runs of the tiny twin: cost linear in R, resolution exponential."""
+"""What the name of the main figure states, on runs of the tiny dataset: cost linear in R, resolution exponential."""
 
 from __future__ import annotations
 

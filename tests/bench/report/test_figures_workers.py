@@ -57,7 +57,7 @@ def test_the_busiest_worker_trains_what_is_left_after_an_even_cut(own: Rows) -> 
     assert ("fit_s", "measured", "label_frequency") not in found  # no output layer to be trained
 
 
-def test_a_run_that_was_spread_is_measured_where_it_was(own: Rows) -> None:
+def test_a_distributed_run_is_measured_at_its_number_of_workers(own: Rows) -> None:
     for row in own:
         if row["method"] == "mach":
             row |= {"training_processes": 4, "elapsed_s": 50.0}
@@ -77,7 +77,7 @@ def test_no_wall_time_of_repetitions_that_were_trained_before(own: Rows) -> None
     assert found["fit_s", "computed", "mach"][16] == pytest.approx(5)
 
 
-def test_repetitions_that_share_an_encoder_cannot_be_spread(own: Rows) -> None:
+def test_repetitions_that_share_an_encoder_cannot_be_distributed(own: Rows) -> None:
     for row in own:
         if row["method"] == "mach":
             row["encoder_trained_by"] = 16

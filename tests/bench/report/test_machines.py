@@ -43,13 +43,13 @@ def test_times_of_two_machines_are_left_out_and_nothing_else(mixed: Rows) -> Non
     assert on_one_machine(df, across=True).equals(df)
 
 
-def test_each_dataset_is_looked_at_by_itself(rows: Rows) -> None:
+def test_each_dataset_is_judged_by_itself(rows: Rows) -> None:
     other = [row | {"dataset": "another", "env_id": "ffff00", "run_id": f"other-{row['run_id']}"} for row in rows]
     df = rows_to_frame([*rows, *other])
     assert on_one_machine(df).equals(df)
 
 
-def test_a_failure_elsewhere_does_not_cost_the_times(rows: Rows) -> None:
+def test_a_failure_on_another_machine_does_not_remove_the_times(rows: Rows) -> None:
     """It was not timed, so nothing is compared with it."""
     df = rows_to_frame([row | {"env_id": "ffff00"} if row["status"] != "ok" else row for row in rows])
     assert on_one_machine(df).equals(df)

@@ -145,7 +145,7 @@ def test_seconds_of_another_machine_are_left_out(rows: Rows, change: dict[str, s
     assert "mach" in {line["method"] for line in read(found["parameters"])}
 
 
-def test_without_full_softmax_the_dearest_is_the_anchor(rows: Rows) -> None:
+def test_without_full_softmax_the_most_expensive_is_the_anchor(rows: Rows) -> None:
     rest = [row for row in rows if row["method"] not in ("full_softmax", "label_frequency") and row["status"] == "ok"]
     table = tables(rest)["parameters"]
     lines = read(table)

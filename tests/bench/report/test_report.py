@@ -66,7 +66,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, make: Callable[..., Rows],
     return write_report(write(tmp_path_factory.mktemp("report"), make()))
 
 
-def test_page_is_whole_and_asks_nothing_of_the_network(written: Path) -> None:
+def test_page_is_complete_and_loads_nothing_from_the_network(written: Path) -> None:
     text = written.read_text()
     page = Page(text)
     assert written.name == "report.html"
@@ -154,7 +154,7 @@ def test_without_full_softmax_or_without_hashing(rows: Rows) -> None:
     assert said([rows[-1]]) == "No run on this dataset has finished with a result."
 
 
-def test_pages_of_little(tmp_path: Path, rows: Rows, write: Write) -> None:
+def test_pages_of_few_results(tmp_path: Path, rows: Rows, write: Write) -> None:
     empty = write(tmp_path / "empty", [])
     assert "no run has finished" in Page(write_report(empty).read_text()).text
     failed = write(tmp_path / "failed", [rows[-1]])
@@ -176,7 +176,7 @@ def test_environment_that_is_absent_or_broken(tmp_path: Path, rows: Rows, write:
     assert "not beside these results" in Page(write_report(experiment).read_text()).text
 
 
-def test_what_the_experiment_says_of_itself(tmp_path: Path, rows: Rows, write: Write) -> None:
+def test_the_description_of_the_experiment_is_shown(tmp_path: Path, rows: Rows, write: Write) -> None:
     folder = write(tmp_path, rows)
     keep_description("Is <small> enough?\nSeconds only.", folder)
     first, second = "Is <small> enough?\nSeconds only.", "output layer"

@@ -70,7 +70,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, make: Callable[..., Rows], wr
 
 
 def visit(folder: Path, page: str) -> dict[str, Any]:
-    """What the page's last script says; chromium gets the page as a file, with no network."""
+    """The output of the last script of the page; chromium gets the page as a file, without network."""
     path = folder / "page.html"
     path.write_text(page)
     options = [
@@ -122,7 +122,7 @@ def test_names_headings_and_contrast(tmp_path: Path, page: str, scheme: str) -> 
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_fits_the_window(tmp_path: Path, page: str, width: int) -> None:
-    """The page does not scroll sideways; wide tables and pictures do so in their own frames."""
+    """The page does not scroll sideways; wide tables and figures scroll in their own frames."""
     style = f"border:0;width:{width}px;height:800px"
     frame = f'<iframe id="f" style="{style}" srcdoc="{html.escape(page, quote=True)}"></iframe>'
     script = (

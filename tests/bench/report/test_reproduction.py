@@ -1,4 +1,4 @@
-"""Ours beside theirs: verdicts at the edges of the tolerance, cells that cannot be filled, files that are wrong."""
+"""Own values against published ones: verdicts at the edges of the tolerance, missing cells, wrong files."""
 
 from __future__ import annotations
 

@@ -294,7 +294,7 @@ def all_tables(make: Make, folder: Path) -> list[Table]:
 
 
 def test_latex_is_well_formed(make: Make, tmp_path: Path) -> None:
-    """Balanced groups and environments, as many cells a line as columns, nothing left to escape."""
+    """Balanced groups and environments, as many cells per line as columns, nothing left to escape."""
     tables = all_tables(make, tmp_path)
     assert {"quality", "cost", "comparison", "matched_parameters"} <= {table.name for table in tables}
     for table in tables:
@@ -343,7 +343,7 @@ def test_the_check_of_latex_sees_what_is_wrong(rows: Rows) -> None:
 
 
 def test_markdown_is_a_table_to_github(make: Make, tmp_path: Path) -> None:
-    """Every grid: equally many cells a line, and a rule of at least one hyphen a column."""
+    """Every grid: equally many cells per line, and a rule of at least one hyphen per column."""
     for table in all_tables(make, tmp_path):
         grids = re.findall(r"(?:^\|.*\|$\n?)+", to_markdown(table), re.MULTILINE)
         assert len(grids) == len(table.panels())
