@@ -1,4 +1,4 @@
-"""A small sweep for tests of execution: a method of the user's own that is quick, and tells what was executed."""
+"""A small sweep for tests of execution: a method of the user's own that is quick, and writes down what was executed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ import numpy as np
 
 
 class Quick:
-    """Always the same labels, another order for each ``which``; tells in executions.txt that it was executed."""
+    """Always the same labels, another order for each ``which``; writes each execution into executions.txt."""
 
     def __init__(self, which=0, seconds=0.0, fill="", fail=""):
         self.which, self.seconds, self.fill, self.fail = which, seconds, fill, fail

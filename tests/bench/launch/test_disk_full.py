@@ -73,7 +73,7 @@ def fill(folder: Path) -> None:
             pass
 
 
-def test_a_write_without_room_names_its_file_and_keeps_what_was_there(small_disk: Path) -> None:
+def test_a_write_to_a_full_disk_names_its_file_and_keeps_its_content(small_disk: Path) -> None:
     path = small_disk / "results" / "kept.txt"
     write_atomic(path, "measured")
     ledger = Ledger(small_disk / "results" / "ledger.jsonl")
@@ -92,7 +92,7 @@ def test_a_write_without_room_names_its_file_and_keeps_what_was_there(small_disk
     assert [e["run_id"] for e in ledger.events()] == ["a", "c"]
 
 
-def test_only_a_lack_of_room_is_one() -> None:
+def test_only_errors_of_a_full_disk_count_as_one() -> None:
     assert is_full(OSError(errno.EDQUOT, "quota"))
     assert not is_full(OSError(errno.EACCES, "not permitted"))
     assert not is_full(InputError("full"))

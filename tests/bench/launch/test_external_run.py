@@ -24,8 +24,8 @@ class Mine:
     batched = False
 
     def __init__(self, note): self.note = note
-    def prepare(self, seed, threads): self.told = (seed, threads)
-    def fit(self, X, Y): assert self.told[0] > 0 and self.told[1] == 1
+    def prepare(self, seed, threads): self.given = (seed, threads)
+    def fit(self, X, Y): assert self.given[0] > 0 and self.given[1] == 1
     def topk(self, X, k):
         self.points = X.shape[0]
         return np.zeros((X.shape[0], k), np.float32), np.tile(np.arange(k, dtype=np.int32), (X.shape[0], 1))
@@ -43,8 +43,8 @@ class Sleeper(Peer):
     library, requirements, reproducible = "numpy", (), True
     script = str(Path(__file__).with_name("asleep.py"))
 
-    def __init__(self, told):
-        super().__init__({"told": told})
+    def __init__(self, marker):
+        super().__init__({"marker": marker})
 
     def prepare(self, seed, threads):
         self._python, self._folder = Path(sys.executable), work_folder(self)
@@ -57,10 +57,10 @@ import os, time
 from pathlib import Path
 
 def fit(folder, job, clock):
-    told = Path(job["settings"]["told"])
-    aside = told.with_name("aside")
+    marker = Path(job["settings"]["marker"])
+    aside = marker.with_name("aside")
     aside.write_text(f"{os.getpid()} {os.getppid()} {os.getpgid(0)}")
-    aside.rename(told)
+    aside.rename(marker)
     time.sleep(600)
 """
 
@@ -84,7 +84,7 @@ def run(folder: Path, experiment: str, check: int, **env: str) -> pd.Series:
     return table.iloc[0]
 
 
-def test_a_classifiers_own_numbers_go_first(tmp_path: Path) -> None:
+def test_a_classifiers_own_numbers_take_precedence(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CLASSIFIER)
     (tmp_path / "mine.yaml").write_text("target: mine.Mine\nsettings: {note: x}\n")
     experiment = "dataset: tiny\ntrain: {threads: 1, predict_batch: 7}\nmethods: {mine: {method: mine.yaml}}\n"
@@ -100,10 +100,10 @@ def test_a_classifiers_own_numbers_go_first(tmp_path: Path) -> None:
 
 def test_a_child_dies_with_its_run(tmp_path: Path) -> None:
     """It is in the group that is killed at the limit, and dies too when the run's own process alone is killed."""
-    told = tmp_path / "told"
+    marker = tmp_path / "marker"
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     (tmp_path / "asleep.py").write_text(ASLEEP)
-    (tmp_path / "sleeper.yaml").write_text(f"target: sleeper.Sleeper\nsettings: {{told: {told}}}\n")
+    (tmp_path / "sleeper.yaml").write_text(f"target: sleeper.Sleeper\nsettings: {{marker: {marker}}}\n")
     (tmp_path / "one.yaml").write_text("dataset: tiny\nmethods: {sleeper: {method: sleeper.yaml}}\n")
     launcher = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "one.yaml"],
@@ -111,8 +111,8 @@ def test_a_child_dies_with_its_run(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
     )
-    wait_until(told.exists)
-    child, run_, group = map(int, told.read_text().split())
+    wait_until(marker.exists)
+    child, run_, group = map(int, marker.read_text().split())
     assert group == run_
     os.kill(run_, signal.SIGKILL)
     assert launcher.wait(timeout=120) == 1

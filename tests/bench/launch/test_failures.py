@@ -1,4 +1,4 @@
-"""Every way to fail, provoked in one sweep of a user's own methods: each is a row, and the sweep goes on."""
+"""Every way to fail, provoked in one sweep of a user's own methods: each is a row, and the sweep continues."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Hog(Fails):
 class HogChild(Fails):
     def fit(self, X, Y):
         child = subprocess.Popen([sys.executable, "-c", "import mine; mine.hog()"])
-        open(os.environ["TOLD"], "w").write(str(child.pid))
+        open(os.environ["PID_FILE"], "w").write(str(child.pid))
         child.wait()
 
 class TooLarge(Fails):
@@ -109,7 +109,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     methods = "".join(f"  {name}: {{method: {name}.yaml}}\n" for name in FAILURES)
     train = "train: {hidden: 4, epochs: 3, batch_size: 600}\n"
     text = f"dataset: tiny\n{train}memory_limit_bytes: 2GB\nmethods:\n{methods}  label_frequency: {{}}\n"
-    done = machbench("run", write_experiment(folder, text), cwd=folder, check=1, TOLD=str(folder / "told"))
+    done = machbench("run", write_experiment(folder, text), cwd=folder, check=1, PID_FILE=str(folder / "pid"))
     assert "Traceback" not in done.stderr
     return folder
 
@@ -121,7 +121,7 @@ def record_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_failure_is_a_row_with_phase_reason_memory_and_last_words(failed: Path, name: str) -> None:
+def test_a_failure_is_a_row_with_phase_reason_memory_and_last_lines(failed: Path, name: str) -> None:
     _, status, reason, phase, word = FAILURES[name]
     row, record = results(failed).set_index("method").loc[name], record_of(failed, name)
     assert row["status"] == record["status"] == status
@@ -137,17 +137,17 @@ def test_a_failure_is_a_row_with_phase_reason_memory_and_last_words(failed: Path
     assert pd.isna(row["P@1"])
 
 
-def test_a_run_that_was_killed_for_its_memory_held_more_than_the_limit(failed: Path) -> None:
+def test_a_run_killed_for_its_memory_held_more_than_the_limit(failed: Path) -> None:
     rows = results(failed).set_index("method")
     assert (rows.loc[["hog", "hog_child"], "peak_host_bytes"] > 2 * 10**9).all()
     assert (rows.loc[["gpu", "quits", "label_frequency"], "peak_host_bytes"] < 2 * 10**9).all()
 
 
 def test_children_of_a_run_are_killed_with_it(failed: Path) -> None:
-    assert not alive(int((failed / "told").read_text()))
+    assert not alive(int((failed / "pid").read_text()))
 
 
-def test_the_sweep_goes_on_behind_each_failure(failed: Path) -> None:
+def test_the_sweep_continues_after_each_failure(failed: Path) -> None:
     events = list(Ledger(failed / "results" / "small" / "ledger.jsonl").events())
     order = [(e["event"], str(e["run_id"]).split("-")[0]) for e in events if e["event"] != "planned"]
     expected = [(event, name) for name in FAILURES for event in ("started", "failed")]

@@ -27,16 +27,16 @@ def test_a_sweep_survives_kills(tmp_path: Path) -> None:
     started = time.monotonic()
     assert start(tmp_path / "calm").wait(timeout=1800) == 0
     run_s = (time.monotonic() - started) / N
-    told: list[str] = []
+    kills: list[str] = []
     sweeps = 0
-    while len(told) < KILLS:
+    while len(kills) < KILLS:
         sweeps += 1
         folder = tmp_path / f"sweep{sweeps}"
         write_sweep(folder)
-        disturb(folder, draw, run_s, told)
+        disturb(folder, draw, run_s, kills)
         root = folder / "results" / "small"
         finished = assert_whole(root) if root.exists() else {}
-        why = f"seed {SEED}, after {told}"
+        why = f"seed {SEED}, after {kills}"
         assert start(folder, "--retry", "all").wait(timeout=1800) == 0, why
         assert finished.items() <= assert_whole(root).items(), why
         pd.testing.assert_frame_equal(untimed(folder), untimed(tmp_path / "calm"), obj=why)
@@ -47,14 +47,14 @@ def test_a_sweep_survives_kills(tmp_path: Path) -> None:
             assert own.count("finished") == 1, (why, run_id, own)
             assert own[-1] == "finished", (why, run_id, own)
         assert set(executions(folder)) == set(range(N))
-        print(f"{len(told)} kills in {sweeps} sweeps of {N} runs, seed {SEED}", flush=True)
+        print(f"{len(kills)} kills in {sweeps} sweeps of {N} runs, seed {SEED}", flush=True)
 
 
-def disturb(folder: Path, draw: random.Random, run_s: float, told: list[str]) -> None:
+def disturb(folder: Path, draw: random.Random, run_s: float, kills: list[str]) -> None:
     """Start the sweep again and again, and kill at random moments, until KILLS were or all runs are finished."""
     process = start(folder, "--retry", "all")
     finished: dict[str, str] = {}
-    while len(told) < KILLS:
+    while len(kills) < KILLS:
         victim = draw.choice(["parent", "child", "both"])
         moment = draw.choice(["started", "record", "complete"]) if draw.random() < SHARE_AT_AN_EVENT else "time"
         began = time.monotonic()
@@ -64,14 +64,14 @@ def disturb(folder: Path, draw: random.Random, run_s: float, told: list[str]) ->
             born = children(process.pid)
         if process.poll() is None:
             kill(*[process.pid] * (victim != "child"), *born * (victim != "parent"))
-            told.append(f"{victim} at {moment}, {time.monotonic() - began:.1f} s")
-            print(told[-1], flush=True)
-            if victim == "child":  # the command goes on with the next run
+            kills.append(f"{victim} at {moment}, {time.monotonic() - began:.1f} s")
+            print(kills[-1], flush=True)
+            if victim == "child":  # the command continues with the next run
                 continue
         process.wait()
-        assert gone(*born), (SEED, told)  # a child does not outlive its parent
+        assert gone(*born), (SEED, kills)  # a child does not outlive its parent
         now = assert_whole(folder / "results" / "small") if (folder / "results" / "small").exists() else {}
-        assert finished.items() <= now.items(), (SEED, told)  # neither lost nor done again
+        assert finished.items() <= now.items(), (SEED, kills)  # neither lost nor done again
         finished = now
         if len(finished) == N:
             return
@@ -147,7 +147,7 @@ def number_in(path: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["parent", "child"])
-def test_what_a_run_has_started_dies_with_it(endless: Path, victim: str) -> None:
+def test_processes_that_a_run_started_die_with_it(endless: Path, victim: str) -> None:
     process = start(endless)
     peer, beside = number_in(endless / "peer.txt"), number_in(endless / "beside.txt")
     (run,) = children(process.pid)
@@ -164,7 +164,7 @@ def test_what_a_run_has_started_dies_with_it(endless: Path, victim: str) -> None
 
 
 @pytest.mark.slow
-def test_a_child_whose_parent_is_dead_before_it_looks_ends_at_once(tmp_path: Path) -> None:
+def test_a_child_whose_parent_died_before_it_began_ends_at_once(tmp_path: Path) -> None:
     from bench.common.child_processes import PARENT, python
 
     command, env = python("bench.run", **{PARENT: "1" if os.getpid() != 1 else "2"})

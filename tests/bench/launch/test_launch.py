@@ -1,4 +1,4 @@
-"""Which runs a command repeats, what it says of stale results, and what its process does without."""
+"""Which runs a command repeats, what it reports about stale results, and what its process does not load."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def chosen(folder: Path, options: LaunchOptions) -> set[str]:
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_not_started_where_that_is_wanted(tmp_path: Path) -> None:
+def test_skip_unfit_starts_no_run_that_does_not_fit(tmp_path: Path) -> None:
     text = "dataset: tiny\nmemory_limit_bytes: 2GB\ntrain: {hidden: '2000000'}\n"
     experiment = write_experiment(tmp_path, text + "methods: {full_softmax: {}, label_frequency: {}}\n")
     done = machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1)
@@ -96,14 +96,14 @@ def test_what_does_not_fit_is_not_started_where_that_is_wanted(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_what_fits_is_run(tmp_path: Path) -> None:
+def test_skip_unfit_starts_runs_that_fit(tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, "dataset: tiny\nmethods: {mach: {R: 1, B: 8}}\ntrain: {epochs: 1}\n")
     machbench("run", experiment, "--skip-unfit", cwd=tmp_path)
     assert results(tmp_path)["status"].tolist() == ["ok"]
 
 
 @pytest.mark.slow
-def test_a_failed_run_is_repeated_when_asked_for(tmp_path: Path) -> None:
+def test_a_failed_run_is_repeated_with_retry(tmp_path: Path) -> None:
     write_sweep(tmp_path / "e", "dataset: tiny\nmethods:\n  quick: {method: quick.yaml, which: [0, 1], fail: bad}\n")
     folder = tmp_path / "e"
     (folder / "bad").touch()
@@ -117,7 +117,7 @@ def test_a_failed_run_is_repeated_when_asked_for(tmp_path: Path) -> None:
     assert "2 to do" in machbench("run", "small.yaml", "--force", cwd=folder).stdout
     assert executions(folder) == {0: 2, 1: 2}
     (folder / "bad").touch()
-    machbench("run", "small.yaml", "--force", cwd=folder, check=1)  # the failures are told, but the results stay
+    machbench("run", "small.yaml", "--force", cwd=folder, check=1)  # the failures are reported, but the results stay
     assert results(folder)["status"].tolist() == ["ok", "ok"]
 
 
@@ -140,14 +140,14 @@ def test_edited_code_is_stale_and_runs_again(tmp_path: Path) -> None:
     assert f"{before['run_id'][0]} is stale, made by other code" in done.stdout
     assert executions(folder) == {0: 2, 1: 1}
     table = results(folder)
-    assert table["run_id"].tolist()[0] == before["run_id"][1]  # without a replacement, told apart by its code
+    assert table["run_id"].tolist()[0] == before["run_id"][1]  # not replaced; its code distinguishes it
     assert table["code"].nunique() == 2
     assert "2 stale" in machbench("status", "small", cwd=folder).stdout
     assert len(list((folder / "results" / "small" / "runs").iterdir())) == 3  # nothing is removed
 
 
 @pytest.mark.slow
-def test_the_launching_process_takes_neither_torch_nor_data(tmp_path: Path) -> None:
+def test_the_launching_process_loads_neither_torch_nor_data(tmp_path: Path) -> None:
     """From the first line to the written report."""
     write_sweep(tmp_path / "e", "dataset: tiny\nmethods:\n  quick: {method: quick.yaml}\n")
     code = """

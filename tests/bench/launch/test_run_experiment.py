@@ -182,7 +182,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_sigkill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
-    """The whole command is killed in the second run: its child dies with it, the next command goes on from there."""
+    """The whole command is killed in the second run: its child dies too, and the next command continues."""
     slow = EXPERIMENT.replace("epochs: 2", "epochs: 2000")
     experiment = write_experiment(tmp_path, slow)
     process = start(tmp_path, experiment)
@@ -212,7 +212,7 @@ def test_sigkill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_writes_the_run_down_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_records_the_run_and_says_how_to_continue(tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, EXPERIMENT.replace("epochs: 2", "epochs: 2000"))
     process = start(tmp_path, experiment)
     running = wait_for(tmp_path, "started", "full_softmax")
@@ -355,7 +355,7 @@ def test_score_finds_again_what_was_measured(ran: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_predictions_made_elsewhere_become_a_row(ran: Path, tmp_path: Path) -> None:
+def test_foreign_predictions_become_a_row(ran: Path, tmp_path: Path) -> None:
     """Our own ranking, written as text pairs and as npz, scores what it scored as a run."""
     shutil.copytree(ran / "results", tmp_path / "results")
     kept = predictions(tmp_path, "full_softmax")

@@ -145,7 +145,7 @@ def test_trials_of_several_datasets_and_seeds(tmp_path: Path) -> None:
         (["name=a/b"], r"key name: found 'a/b'; expected letters"),
     ],
 )
-def test_what_cannot_be_tuned(tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_experiments_that_cannot_be_tuned(tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_experiment(write(tmp_path), overrides)
 
@@ -217,7 +217,7 @@ def test_the_best_trial_becomes_an_experiment(tmp_path: Path) -> None:
     table = tuning_table(store.root)
     assert table is not None
     assert "nothing to tune" in to_markdown(table)
-    assert "At most 4 trials a method, seed 3" in to_markdown(table)
+    assert "At most 4 trials per method, seed 3" in to_markdown(table)
     line = to_csv(table).splitlines()[2]
     assert line.startswith("tiny,mach,4,3,2,P@1,0.5,0.3,")
     assert f"lr {best.train.lr}" in line
@@ -234,7 +234,7 @@ def test_ties_go_to_the_earlier_trial_and_seeds_are_averaged(tmp_path: Path) -> 
     assert mach["validation"]["P@1"] == 0.375
 
 
-def test_without_a_result_the_defaults_stay_and_it_is_said(tmp_path: Path) -> None:
+def test_without_a_result_the_defaults_stay_and_the_file_says_so(tmp_path: Path) -> None:
     experiment, store = load_experiment(write(tmp_path)), Store(tmp_path / "small")
     path = write_chosen(experiment, recorded(experiment, store, lambda _: None), store)
     chosen = load_experiment(str(path))
@@ -293,7 +293,7 @@ def test_the_trials_of_quickstart_are_the_whole_grid() -> None:
     assert found == grid | {"sampled_softmax": grid["full_softmax"]}
 
 
-def test_tables_name_the_points_that_they_are_about(rows: list[dict[str, Any]]) -> None:
+def test_tables_name_the_points_that_they_evaluate(rows: list[dict[str, Any]]) -> None:
     def title_note(rows: list[dict[str, Any]]) -> str:
         quality, _ = build_tables(rows_to_frame(rows))
         return quality.notes[0][1]
@@ -317,9 +317,9 @@ def test_from_trials_to_test_points(tmp_path: Path) -> None:
     """A classifier and a network, judged by the same points; the chosen run on test is a run like any other."""
     text = TUNE.split("  mach:")[0] + "  full_softmax: {lr: {choice: [0.0001, 0.05]}}\n"
     write(tmp_path, text)
-    told = machbench("run", "small.yaml", "tune.trials=2", cwd=tmp_path)
-    assert "Validation points, per cent" in told
-    assert "Tuning of small" in told
+    output = machbench("run", "small.yaml", "tune.trials=2", cwd=tmp_path)
+    assert "Validation points, per cent" in output
+    assert "Tuning of small" in output
     data = load_dataset("tiny")
     table = load_results(tmp_path / "results" / "small")
     assert set(table["evaluated_on"]) == {"validation"}

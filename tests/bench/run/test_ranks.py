@@ -381,15 +381,15 @@ def test_waiting_for_an_address_ends_when_it_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_process_with_threads_of_its_own_divides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(device, "set_threads", lambda *of: asked.append(of))
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(device, "set_threads", lambda *threads: given.append(threads))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert device.take_share(TrainSettings(threads=6), 1, 2, threads=3) == torch.device("cuda")
     with pytest.raises(InputError, match="GPUs: found 1; expected 2"):
         device.take_share(TrainSettings(threads=6), 1, 2)
     assert device.take_share(TrainSettings(threads=6, device="cpu"), 1, 2) == CPU
-    assert asked == [(3, 1), (6, 2)]
+    assert given == [(3, 1), (6, 2)]
 
 
 def test_an_interface_is_found_by_its_address() -> None:

@@ -1,4 +1,4 @@
-"""Files by way of a URL: a folder here, and a real S3 server on this machine."""
+"""Files exchanged through a URL: of a local folder, and of a real S3 server on this machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def exchange(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Exchang
         yield Exchange("s3://bench/some/folder/")
 
 
-def test_what_is_pushed_comes_back(exchange: Exchange, tmp_path: Path) -> None:
+def test_files_that_were_pushed_are_pulled_unchanged(exchange: Exchange, tmp_path: Path) -> None:
     exchange.check()
     here = tmp_path / "here"
     here.mkdir()
@@ -72,7 +72,7 @@ def test_what_is_pushed_comes_back(exchange: Exchange, tmp_path: Path) -> None:
     assert list((tmp_path / "more").iterdir()) == []
 
 
-def test_what_says_that_all_is_there_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_mark_a_folder_complete_are_copied_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange, order = Exchange((tmp_path / "there").as_uri()), []
     for name in ("a.json", "record.json", "z.npz", "spec.json"):
         (tmp_path / name).write_text("")
@@ -82,19 +82,19 @@ def test_what_says_that_all_is_there_goes_last(tmp_path: Path, monkeypatch: pyte
     assert order[-1] == "record.json"
 
 
-def test_a_url_of_no_kind() -> None:
+def test_a_url_of_an_unknown_kind() -> None:
     with pytest.raises(InputError, match=r"--exchange nothing://bucket: .*expected a URL that fsspec can open"):
         Exchange("nothing://bucket")
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_a_url_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match="expected to write and read there"):
         Exchange((tmp_path / "file").as_uri()).check()
 
 
 @needs_s3
-def test_a_bucket_that_is_not_there() -> None:
+def test_a_bucket_that_does_not_exist() -> None:
     with s3_server(), pytest.raises(InputError, match=r"--exchange s3://other/x: .*expected to write and read there"):
         Exchange("s3://other/x").check()
 

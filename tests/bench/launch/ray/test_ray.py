@@ -1,4 +1,4 @@
-"""Runs spread over a Ray cluster give the table of one machine, whatever dies meanwhile."""
+"""Runs spread over a Ray cluster give the table of one machine, also when processes and nodes die."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ from mach.layer.output import MachOutput
 
 
 class Killer(MachOutput):
-    \"\"\"Takes the worker above it along when it is built for repetitions from 2 on.\"\"\"
+    \"\"\"Kills the worker above it when it is built for repetitions from 2 on.\"\"\"
 
     def __init__(self, **settings):
         if settings.get("first", 0) >= 2:
@@ -580,15 +580,15 @@ def test_a_cluster_is_started_unless_one_is_named(
     monkeypatch: pytest.MonkeyPatch, address: str | None, variable: str | None, expected: str
 ) -> None:
     """Whatever cluster somebody has left behind on this machine."""
-    asked = []
+    addresses = []
     stub: Any = types.ModuleType("ray")
-    stub.init = lambda **how: asked.append(how["address"])
+    stub.init = lambda **how: addresses.append(how["address"])
     monkeypatch.setitem(sys.modules, "ray", stub)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable:
         monkeypatch.setenv("RAY_ADDRESS", variable)
     connect(address)
-    assert asked == [expected]
+    assert addresses == [expected]
 
 
 def test_a_cluster_that_does_not_answer_may_want_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster in network namespaces of their own: they meet by their addresses alone, as machines do."""
+"""Nodes of a Ray cluster in network namespaces of their own: they connect by their addresses alone, as machines do."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 @needs_ray
 @pytest.mark.slow
-def test_nodes_that_meet_by_the_network_give_the_table_of_one_machine(tmp_path: Path, address: str) -> None:
+def test_nodes_that_connect_by_the_network_give_the_table_of_one_machine(tmp_path: Path, address: str) -> None:
     """Repetitions here and there; and a run in two processes, one on each node."""
     done = []
     for name, methods in (("parts", "mach: {B: 16, R: 4}"), ("shards", "full_softmax: {shards: 2}")):
