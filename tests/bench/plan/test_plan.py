@@ -80,7 +80,7 @@ def test_a_run_too_large_says_what_it_needs(no_data: Path, planner: Planner) -> 
     assert run.reason.startswith("needs ")
 
 
-def test_unsupported_and_failed_runs_are_told_apart(no_data: Path, planner: Planner) -> None:
+def test_unsupported_and_failed_runs_differ(no_data: Path, planner: Planner) -> None:
     text = "dataset: tiny\ntrain: {precision: bf16}\nmethods: {adaptive_softmax: {}}\n"
     (spec,) = experiment(no_data, text).runs
     assert planner.plan(spec, None).state == "unsupported"
