@@ -13,8 +13,8 @@ from bench.interface import Ranking
 def well_formed(ranking: Any, n_points: int, k: int, n_labels: int) -> Ranking:
     """The (scores, labels) of N points, or Failed.
 
-    float32 and int32 arrays [N, k], or [N, n_labels] where k is larger; labels in range and once a point, −1 at score
-    −inf where there is none; best first, and among equal scores the lowest label id first.
+    float32 and int32 arrays [N, k], or [N, n_labels] where k is larger; labels in range, each once per point, and −1 at
+    score −inf where there is none; best first, and among equal scores the lowest label id first.
     """
     expect(isinstance(ranking, tuple) and len(ranking) == 2, type(ranking).__name__, "a tuple (scores, labels)")
     for name, array, dtype in zip(("scores", "labels"), ranking, (np.float32, np.int32), strict=True):

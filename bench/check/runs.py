@@ -55,13 +55,13 @@ def deterministic(subject: Subject) -> str:
 
 
 def resumes(subject: Subject) -> str:
-    """Stopped after some epochs and continued from its checkpoint, a run gives the same predictions, bit by bit."""
+    """A run that is stopped and resumed from its checkpoint gives the same predictions, bit by bit."""
     if subject.is_classifier:
-        raise DoesNotApply("it has no epochs to go on from")
+        raise DoesNotApply("it has no epochs to resume from")
     if not reproducible(subject.build()):
         raise DoesNotApply("declared not to be reproducible")
     (_, whole), (record, kept, notes) = subject.run, _stopped_run(subject)
-    expect(record["rows"][-1]["resumed"] == 1, f"a run that started over ({'; '.join(notes)})", "one that goes on")
+    expect(record["rows"][-1]["resumed"] == 1, f"a run that started over ({'; '.join(notes)})", "one that resumes")
     for name in ("labels", "scores"):
         differ = int((whole[name] != kept[name]).sum())
         found = f"{differ:,} of {kept[name].size:,} {name} differ after a stop"

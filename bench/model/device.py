@@ -10,22 +10,22 @@ from bench.config.spec import TrainSettings
 
 
 def threads_each(total: int, processes: int) -> int:
-    """Threads of each process. The same for all, though cores be left over: with other threads come other bits."""
+    """Threads of each process. The same for all, because the last bits of results depend on it."""
     return max(1, total // processes)
 
 
-def set_threads(asked: int, processes: int) -> None:
-    """Let this process use its share of the threads asked for; 0: of all that there are."""
-    if asked or processes > 1:
-        each = threads_each(asked or torch.get_num_threads(), processes)
+def set_threads(total: int, processes: int) -> None:
+    """Let this process use its share of so many threads; 0: of all that there are."""
+    if total or processes > 1:
+        each = threads_each(total or torch.get_num_threads(), processes)
         torch.set_num_threads(each)
         numba.set_num_threads(min(each, numba.get_num_threads()))
 
 
 def take_share(train: TrainSettings, rank: int, world_size: int, threads: int = 0) -> torch.device:
-    """Let a process of a run use its threads, and the device that is its own. InputError as `pick_device` raises it.
+    """Set the threads of a process of a run, and return its device. InputError as from `pick_device`.
 
-    ``threads``: of a process that was given threads and a GPU of its own, and sees no other GPU; 0: the processes of
+    ``threads``: of a process with reserved threads and a GPU of its own, which sees no other GPU; 0: the processes of
     the run share those of the machine.
     """
     device = pick_device(train.device) if threads else pick_device(train.device, rank, world_size)
@@ -39,7 +39,7 @@ def take_share(train: TrainSettings, rank: int, world_size: int, threads: int = 
 def pick_device(name: str, rank: int = 0, world_size: int = 1) -> torch.device:
     """``auto`` takes a GPU when there is one; several processes of a run have one each, in the order of ranks.
 
-    InputError when a GPU is asked for and none is there, or when there are fewer than processes.
+    InputError when the setting names a GPU and none is there, or when there are fewer than processes.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device: found cuda; expected cpu or auto, because torch sees no GPU here")

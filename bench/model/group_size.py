@@ -10,7 +10,7 @@ import torch
 from bench.config.spec import TrainSettings
 
 MARGIN = 0.8  # of the free memory: the rest is for batches, predictions and what else the machine is doing
-# Limit, use, and what of the use is file cache that gives way; of the two versions of control groups.
+# Limit, use, and file cache in the use, which is given up under pressure; of the two versions of control groups.
 CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -18,11 +18,11 @@ CGROUPS = (
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Free bytes of the GPU, or of the host and of the control group this process is in; None where nobody tells."""
+    """Free bytes of the GPU, or of the host and of the control group this process is in; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    told = [n for n in (_host(), *(control_group_bytes(*names) for names in CGROUPS)) if n is not None]
-    return min(told, default=None)
+    known = [n for n in (_host(), *(control_group_bytes(*names) for names in CGROUPS)) if n is not None]
+    return min(known, default=None)
 
 
 def largest_group(repetitions: int, fixed: int, each: int, available: int | None) -> int:
@@ -46,7 +46,7 @@ def group_size(settings: TrainSettings, repetitions: int, n_rows: int, layer_siz
     table = 4 * n_rows * sizes[0]
     dense = 4 * sum(a * b for a, b in itertools.pairwise(sizes)) + 4 * layer_size
     moments = 2 if settings.optimiser == "adam" else 1 / sizes[0]
-    # While a group trains: the state of its optimiser, gradients, and a batch on its way through the network.
+    # While a group trains: the state of its optimiser, gradients, and a batch in the network.
     batch = 4 * settings.batch_size * 4 * sum(sizes)
     each = int(table * moments) + dense * 3 + batch
     return largest_group(repetitions, (table + dense) * repetitions, each, available)

@@ -50,7 +50,7 @@ class Method:
 
     @classmethod
     def of(cls, found: type, settings: Mapping[str, Any], target: str = "") -> Method:
-        """As `load`, of a class that is at hand already."""
+        """As `load`, of a class that is imported already."""
         target = target or f"{found.__module__}.{found.__qualname__}"
         offered = capabilities_of(found, target)
         supplied = () if "fit" in offered else SUPPLIED
@@ -72,7 +72,7 @@ class Method:
 
     @property
     def processes(self) -> int:
-        """Processes that a run takes. ValueError where the settings make no sense to the layer."""
+        """Processes of a run. ValueError where the settings make no sense to the layer."""
         return int(self._static("processes")(**self.settings)) if "processes" in self.offered else 1
 
     @property

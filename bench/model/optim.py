@@ -151,7 +151,7 @@ class RowwiseAdagrad(_RowSparse):
 
 
 def zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Float32 zeros beside ``like``; on the host, rows that no batch ever names take no memory."""
+    """Float32 zeros beside ``like``; on the host, rows that are never written take no memory."""
     if like.is_cuda:
         return torch.zeros(shape, device=like.device)
     return torch.from_numpy(np.zeros(shape, dtype=np.float32))
@@ -215,8 +215,8 @@ class Optimiser:
     """Adam with dense moments for ordinary parameters, and ``kind`` for those marked row-sparse; one learning rate.
 
     kind: ``adam`` or ``rowwise_adagrad``. Layers that list parameters in ``chunked`` have them updated within their
-    loss (`bench.model.inplace_adam`) while this object is open: use it as a context, and take one loss and one step at
-    a time. seed: of the stochastic rounding of bfloat16 weights."""
+    loss (`bench.model.inplace_adam`) while this object is open: use it as a context, with one loss before
+    each step. seed: of the stochastic rounding of bfloat16 weights."""
 
     def __init__(self, module: nn.Module, lr: float, kind: str = "adam", seed: int = 0) -> None:
         sparse = row_sparse_parameters(module)

@@ -95,7 +95,7 @@ def _first_that_meets(spec: RunSpec, names: Sequence[str], planner: Planner, bud
         if least is None or most is None:
             reason = f"no {budget.quantity} are predicted for it"
         elif least > budget.limit:
-            reason = f"{name}=1 already takes {least:,.4g}"
+            reason = f"{name}=1 already needs {least:,.4g}"
         elif most <= budget.limit:
             reason = f"{name} hardly changes its {budget.quantity}: {most:,.4g} at most"
         else:

@@ -98,7 +98,7 @@ def answer(target: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """The child's side."""
     die_with_parent()
-    # Only lines of JSON go to the pipe; what imported modules print goes where errors go.
+    # Only lines of JSON go to the pipe; what imported modules print goes to the standard error.
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:

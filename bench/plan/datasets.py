@@ -29,7 +29,7 @@ class Named(NamedTuple):
 def prepare(wanted: Sequence[tuple[str, Mapping[str, Any]]], on_build: Callable[[str], None]) -> list[Named]:
     """Name each dataset (name and overrides of its card), building it first where it is not yet on disk.
 
-    Raises InputError for data that cannot be had or read, OSError when there is no room for them.
+    Raises InputError for data that cannot be found or read, OSError when there is no room for them.
     """
     command, env = python("bench.plan.datasets")
     child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -69,7 +69,7 @@ def _name(dataset: str, overrides: Mapping[str, Any], emit: Callable[[dict[str, 
 def main() -> int:
     """The child's side."""
     die_with_parent()
-    # Lines of JSON only go to the pipe; what is printed while data are built goes where errors go.
+    # Only lines of JSON go to the pipe; what is printed while data are built goes to the standard error.
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 

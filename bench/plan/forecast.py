@@ -1,4 +1,4 @@
-"""What a run will take, before it runs: parameters exactly, bytes by purpose, and operations of its training.
+"""Size and cost of a run, before it starts: parameters exactly, bytes by purpose, and operations of its training.
 
 Encoders and data are counted here; the output layer declares its own share (`bench.interface.Planning`).
 """
@@ -42,7 +42,7 @@ class Forecast:
     processes: int = 1
 
     def largest(self) -> str:
-        """The purpose that takes most bytes, in words."""
+        """The purpose with most bytes, in words."""
         name, count = max((self.bytes or {}).items(), key=lambda item: item[1], default=("", 0))
         return f"{name} {count / 1e9:.3g} GB"
 
@@ -91,7 +91,7 @@ def predict_run(
     """The prediction of a run with a method on data of those sizes.
 
     process: resident bytes of a process that has loaded everything but data. available: bytes free for the run, which
-    decide how many repetitions are trained at a time. threads: of a process, where the run takes several. ValueError
+    decide how many repetitions are trained at a time. threads: per process, where the run has several. ValueError
     where the settings make no sense to the layer.
     """
     settings, trunk = spec.train, method.encoders
@@ -166,7 +166,7 @@ def bytes_by_purpose(layer: Mapping[str, float], trunk: Mapping[str, float], tra
 
 
 def peak_beside_data(purposes: Mapping[str, float], validated: bool) -> float:
-    """The most that the network takes at a time, while it is built, trained or ranks."""
+    """The largest number of bytes in use at a time while the network is built, trained or ranks."""
     training = purposes["gradients"] + purposes["optimiser"]
     # The allocator keeps what a step has freed, and validation points are ranked while the moments are still there.
     ranking = purposes["activations"] + purposes["predict"] + purposes["decoding"]
@@ -180,7 +180,7 @@ def trunk_bytes(trunk: Encoders, spec: RunSpec, sizes: DataSizes, run: dict[str,
     together = min(run["together"], trunk.encoders)
     table = FLOAT_BYTES * n_rows * widths[0]
     dense = FLOAT_BYTES * sum((a + 1) * b for a, b in itertools.pairwise(widths))
-    # Moments of rows that no batch names take no memory, but for what shares a page with others.
+    # Moments of rows without a gradient take no memory, unless they share a page with other rows.
     row = FLOAT_BYTES * widths[0] * (1 if trunk.feature_hash else together)
     unused = 1.0 - sizes.features_used / sizes.n_features if not trunk.feature_hash else 0.0
     reached = 1.0 - unused ** max(1.0, run["page_bytes"] / row)

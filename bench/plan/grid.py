@@ -1,4 +1,4 @@
-"""The grid of an experiment before it runs: what is done, what each run will take, and whether it fits here."""
+"""The grid of an experiment before it runs: what is done, size and cost of each run, and whether it fits here."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Planner:
         return True, ""
 
     def unsupported(self, spec: RunSpec) -> str:
-        """Why the run cannot be had here; empty when nothing speaks against it."""
+        """Why the run cannot be executed here; empty when it can."""
         method, train = Method.load(spec.target, spec.settings), spec.train
         if train.device == "cuda" and not torch.cuda.is_available():
             return "device cuda: torch sees no GPU here"
@@ -181,7 +181,7 @@ HEADS = ("method", "settings", "state", "output", "parameters", "weights", "grad
 
 
 def grid_table(grid: list[PlanRow], name: str) -> Table:
-    """For a terminal or a file: one line a run."""
+    """For a terminal or a file: one line per run."""
     done = sum(run.state == "cached" for run in grid)
     table = Table(title=f"{name}: {len(grid)} runs, {done} cached", title_justify="left")
     for head in HEADS:

@@ -20,9 +20,9 @@ class PlannedRun:
     run_id: str
     spec: RunSpec
     status: str | None
-    code: str = ""  # hash of the code that is to answer
-    asked: str = ""  # hash of what is asked, see `RunSpec.asked`
-    stale: tuple[str, ...] = ()  # runs with a result to the same, made by other code
+    code: str = ""  # hash of the code that is to run
+    asked: str = ""  # hash of spec and data, see `RunSpec.asked`
+    stale: tuple[str, ...] = ()  # runs of the same spec and data with a result made by other code
 
 
 def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) -> list[PlannedRun]:
@@ -45,7 +45,7 @@ def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) 
 
 
 def answered(store: Store) -> dict[str, list[str]]:
-    """Runs with a result, by what they were asked, whatever code answered."""
+    """Runs with a result, by the hash of spec and data, whatever code made it."""
     found: dict[str, list[str]] = {}
     for record in store.records():
         asked = store.asked(record)[0]

@@ -24,7 +24,7 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine reaches: floating-point operations a second in products, bytes a second in long streams."""
+    """What this machine reaches: floating-point operations per second in products, bytes per second in long streams."""
 
     flops: float
     bytes: float

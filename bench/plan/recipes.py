@@ -141,7 +141,7 @@ PLANNED |= {"params_per_repetition": "per repetition"}
 
 
 def sizes_tables(path: Path) -> list[Table]:
-    """``sizes``, what the recipes of a paper file take, and ``sizes_stated``, planned sizes beside stated ones.
+    """``sizes``, the sizes of the recipes of a paper file, and ``sizes_stated``, planned sizes beside stated ones.
 
     Differences are planned against stated, in per cent of the latter; a letter points at the reason. Empty for a file
     without recipes. InputError as `read_recipes` and `sizes_of`.
@@ -172,7 +172,7 @@ def _sizes_table(recipes: Sequence[Recipe], sizes: Sequence[Mapping[str, float]]
     notes = [
         (
             "",
-            "Formulae of `machbench plan`, biases included. M: millions of parameters. GB: 10^9 bytes, 4 a parameter.",
+            "Formulae of `machbench plan`, with biases. M: millions of parameters. GB: 10^9 bytes, 4 per parameter.",
         ),
         ("", f"÷ full: divided by {REFERENCE} on {trunk}."),
     ]
@@ -187,10 +187,10 @@ def _stated_table(recipes: Sequence[Recipe], sizes: Sequence[Mapping[str, float]
     starts, silent = [], []
     for recipe, size in zip(recipes, sizes, strict=True):
         if not recipe.stated:
-            sizes_told = ", ".join(
+            sizes_named = ", ".join(
                 f"{name} = {value:,}" for name, value in recipe.settings.items() if name in ("B", "R")
             )
-            silent.append(f"{recipe.method} on {recipe.dataset} ({sizes_told})")
+            silent.append(f"{recipe.method} on {recipe.dataset} ({sizes_named})")
             continue
         starts.append(len(rows))
         mark = chr(ord("a") + len(reasons)) if recipe.why else ""

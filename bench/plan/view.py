@@ -33,7 +33,7 @@ def show_plan(
 ) -> None:
     """Print the plan, and write its rows to ``json_file``.
 
-    Where the experiment's paper has recipes, also print what they take beside what is stated; ``tables`` is a folder to
+    Where the experiment's paper has recipes, also print their sizes beside the stated ones; ``tables`` is a folder to
     write these tables into. given: the budget by quantity, None where there is none. InputError for more than one
     budget, one that is no positive number, a --solve that is not METHOD=SETTING, and a paper file that is wrong.
     """

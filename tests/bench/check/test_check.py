@@ -140,7 +140,7 @@ def test_every_method_passes(method: str) -> None:
 
 
 @pytest.mark.parametrize("code", [LAYER, CLASSIFIER], ids=["layer", "classifier"])
-def test_a_sound_method_passes_and_is_told_what_does_not_apply(
+def test_a_sound_method_passes_and_the_rest_does_not_apply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     outcomes = check(tmp_path, monkeypatch, code, f"sound_{len(code)}")
@@ -180,6 +180,27 @@ def test_a_broken_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fa
     outcome = check(tmp_path, monkeypatch, code, f"classifier_{fault}", name)[name]
     assert outcome.status == FAILED
     assert says in outcome.detail
+
+
+UNFIT = {
+    "name": ("def topk", "def fact(self): ...\n    def topk", "interface", "found `fact`; expected `facts`"),
+    "unknown": ("scale, mode", "scale, mood", "constructor", "unknown setting 'mode'"),
+    "missing": ("scale, mode", "scale, mode, more", "constructor", "setting more: found none"),
+    "type": ("scale, mode", "scale: str, mode", "constructor", "setting scale: found 1; expected text"),
+    "method": ("def fit", "def train", "interface", "found an output layer without loss"),
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_names_and_settings_are_checked_where_a_run_checks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    before, after, name, says = UNFIT[fault]
+    assert before in CLASSIFIER
+    outcomes = check(tmp_path, monkeypatch, CLASSIFIER.replace(before, after), f"unfit_{fault}")
+    assert list(outcomes)[-1] == name
+    assert outcomes[name].status == FAILED
+    assert says in outcomes[name].detail
 
 
 def test_what_cannot_be_had_here_is_unsupported_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,9 +288,9 @@ def test_a_part_that_is_not_of_the_whole(tmp_path: Path, monkeypatch: pytest.Mon
     check, before, after, says = BROKEN_PARTS[fault]
     source = (ROOT / "mach" / "layer" / "output.py").read_text()
     assert before in source
-    source = source.replace(before, after).replace(
-        "        B: int,\n        R: int,", "        B: int = 8,\n        R: int,"
-    )
+    required = 'B: Annotated[int, ">= 1"],'
+    assert required in source  # with a default, a part without B is found by its parameters and not by its settings
+    source = source.replace(before, after).replace(required, required.removesuffix(",") + " = 8,")
     name = f"parted_{fault}"
     (tmp_path / f"{name}.py").write_text(source)
     settings = "{B: 16, R: 3, loss: softmax, hash: universal, bias: zero, estimator: logit_sum}"

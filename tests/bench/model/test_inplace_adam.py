@@ -135,15 +135,15 @@ def test_training_with_weights_in_bfloat16(kind: str, monkeypatch: pytest.Monkey
     for arguments in ({"weights": "fp32"}, {"weights": "bf16"}, {"weights": "bf16", "label_chunk": 11}):
         layer = make(kind, **arguments)
         ensemble = Ensemble(layer, 40, TrainSettings(hidden=str(H), epochs=30, batch_size=8, lr=0.05), 0, CPU)
-        told: list[float] = []
+        means: list[float] = []
         train_groups(
             ensemble,
             X,
             labels(),
             Clock(torch.device("cpu")),
-            lambda _group, _epoch, loss, _s, told=told: told.append(loss),
+            lambda _group, _epoch, loss, _s, means=means: means.append(loss),
         )
-        losses.append((told[0], told[-1]))
+        losses.append((means[0], means[-1]))
         weights.append(layer.weight.detach().clone())
     (start, full), (_, low), (_, cut) = losses
     assert full < 0.6 * start

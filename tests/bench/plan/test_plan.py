@@ -80,7 +80,7 @@ def test_a_run_too_large_says_what_it_needs(no_data: Path, planner: Planner) -> 
     assert run.reason.startswith("needs ")
 
 
-def test_unsupported_and_failed_runs_are_told_apart(no_data: Path, planner: Planner) -> None:
+def test_unsupported_and_failed_runs_differ(no_data: Path, planner: Planner) -> None:
     text = "dataset: tiny\ntrain: {precision: bf16}\nmethods: {adaptive_softmax: {}}\n"
     (spec,) = experiment(no_data, text).runs
     assert planner.plan(spec, None).state == "unsupported"
@@ -150,7 +150,7 @@ def test_what_cannot_be_met_says_why(no_data: Path, planner: Planner) -> None:
     chosen = experiment(no_data, "dataset: tiny\nmethods: {full_softmax: {}, label_frequency: {}}\n")
     found = {solution.spec.method: solution for solution in solve(chosen, planner, Budget("parameters", 10), {})}
     assert found["full_softmax"].override is None
-    assert "already takes 1,000" in found["full_softmax"].reason
+    assert "already needs 1,000" in found["full_softmax"].reason
     assert "no size" in found["label_frequency"].reason
 
 
