@@ -127,7 +127,7 @@ class _Totals:
             grad_bias = torch.empty_like(labels.bias)
             mine = at_positives[step.positives.within(chunk)]
             step.passes.softmax_gradient(logits, labels, log_sum, factor, mine, grad_bias)
-            return step.hand_over(chunk, logits, grad_bias)
+            return step.backward(chunk, logits, grad_bias)
 
         for pull in step.each(second):
             step.add(pull)

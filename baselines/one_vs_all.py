@@ -48,7 +48,7 @@ def _bce(step: LabelStep) -> Tensor:
         labels = step.labels(chunk)
         grad_bias = torch.empty_like(labels.bias)
         loss = step.passes.bce_gradient(logits, labels, 1.0 / n_points, grad_bias)
-        return loss, step.hand_over(chunk, logits, grad_bias) if step.learn else None
+        return loss, step.backward(chunk, logits, grad_bias) if step.learn else None
 
     total = torch.zeros((), dtype=torch.float64, device=step.points.device)
     for loss, pull in step.each(work):
