@@ -1,4 +1,4 @@
-"""The libraries of the external methods on the tiny twin; skipped, with the reason, where an environment cannot be made."""
+"""The libraries of the external methods on the tiny twin; skipped where an environment cannot be made."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ external_method.python_of = lambda *_: Path(sys.executable)
 
 
 class Toy(external_method.ExternalMethod):
-    """An external method in this interpreter whose training never ends, and a process beside it that nobody looks after."""
+    """An external method whose training never ends, with a process beside it that nobody looks after."""
 
     library, requirements, reproducible = "numpy", (), True
     script = str(Path("endless.py").resolve())
