@@ -1,1 +1,1 @@
-"""Every other output layer and classifier, a file each."""
+"""Every output layer and classifier other than MACH, a file per method; what they share is in the rooms below."""

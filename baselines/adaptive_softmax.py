@@ -1,4 +1,4 @@
-"""Adaptive softmax: frequent labels in a head that every point sees, rare ones in tails with fewer numbers a label."""
+"""Adaptive softmax: frequent labels in a head for every point, rare labels in tails with fewer numbers per label."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from baselines.chunked.cluster_loss import KEEP_BYTES, cluster_loss, logits_of, normaliser
+from baselines.chunked.cluster_loss import KEEP_BYTES, WeightedTargets, cluster_loss, logits_of, normaliser
 from baselines.chunked.linear import chunk_on
 from baselines.full_softmax import label_prior
 from baselines.parts.cost import adaptive_cost
 from baselines.parts.topk import Ranking, top_k_of_tiles
 
-ON_CPU = 8192  # labels worked on at a time there
-MARGIN = 1e-3  # a label's log-probability may exceed its cluster's by rounding, far below this
+ON_CPU = 8192  # labels computed at a time on a CPU
+MARGIN = 1e-3  # by rounding, a label's log-probability may exceed its cluster's, by far less than this
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -27,15 +27,15 @@ class AdaptiveSoftmax(nn.Module):
 
     Labels are ranked by train frequency and cut into a head and tails by ``cutoffs``. The head is a softmax over its
     labels and one entry for each tail; tail c = 1, 2, … projects hidden to H / div_value^c numbers and is a softmax
-    over its labels. log p(label) is the sum of the two. Several labels of a point: each has target 1/|Y|, so an entry
-    of the head has the share of the point's labels behind it. Only points with a label in a tail are computed there.
+    over its labels. log p(label) is the sum of the two. Each label of a point has target 1/|Y|, so the target of a
+    tail's entry is the share of the point's labels in that tail. A tail is computed only for points with a label in it.
 
-    cutoffs: where each tail starts, joined by '-', as numbers of labels (2000-10000) or shares of them (0.1-0.4).
-    bias: ``prior`` starts at train frequencies, ``zero`` at 0. label_chunk: labels worked on at a time, 0 for what
-    suits the device. ValueError for settings that make no sense.
+    cutoffs: the start of each tail, joined by '-', as numbers of labels (2000-10000) or shares of them (0.1-0.4).
+    bias: ``prior`` starts at train frequencies, ``zero`` at 0. label_chunk: labels computed at a time, 0 for the
+    device's default. ValueError for other values.
 
-    The buffer ``order`` [n_labels] holds label ids by cluster, and ``position`` the place of each label in it. Inside
-    a cluster ids ascend: nothing depends on the order there but how ties are found.
+    The buffer ``order`` [n_labels] holds label ids by cluster, and ``position`` the position of each label in it.
+    Within a cluster ids ascend, so that ties are resolved by the lowest id.
     """
 
     order: Tensor
@@ -123,22 +123,21 @@ class AdaptiveSoftmax(nn.Module):
         at = self.position[torch.from_numpy(labels.indices.astype(np.int64)).to(hidden.device)].long()
         cluster = torch.bucketize(at, at.new_tensor(self.bounds[1:-1]), right=True)
         entry = torch.where(cluster == 0, at, self.bounds[1] + cluster - 1)
-        total = cluster_loss(hidden, self.weight, self.bias, points, entry, share, self._chunk(hidden))
+        targets = WeightedTargets(points, entry, share)
+        total = cluster_loss(hidden, self.weight, self.bias, targets, self._chunk(hidden))
         for c, tail in self._numbered_tails():
             here = (cluster == c).nonzero()[:, 0]
             if len(here):
                 members, row = points[here].unique(return_inverse=True)
                 narrow = hidden[members] @ tail.down.T
-                place = at[here] - self.bounds[c]
-                total = total + cluster_loss(
-                    narrow, tail.weight, tail.bias, row, place, share[here], self._chunk(narrow)
-                )
+                targets = WeightedTargets(row, at[here] - self.bounds[c], share[here])
+                total = total + cluster_loss(narrow, tail.weight, tail.bias, targets, self._chunk(narrow))
         return total
 
     def topk(self, hidden: Tensor, k: int) -> Ranking:
         """Exact top-k log-probabilities over all labels: (scores [N, k], labels [N, k]), ties by lowest label id.
 
-        A tail is left out for a point whose k-th best so far is above the tail's own probability.
+        A tail is not computed for a point whose k-th best score so far is above the tail's own probability.
         """
         shift = -normaliser(hidden, self.weight, self.bias, self._chunk(hidden))
         n_head = self.bounds[1]
@@ -156,7 +155,7 @@ class AdaptiveSoftmax(nn.Module):
         return scores, labels
 
     def _chunk(self, inputs: Tensor) -> int:
-        """Labels to be worked on at a time with inputs [n, d]."""
+        """Labels computed at a time with inputs [n, d]."""
         return self.label_chunk or chunk_on(inputs, ON_CPU)
 
     def _numbered_tails(self) -> Iterator[tuple[int, Tail]]:
@@ -165,18 +164,9 @@ class AdaptiveSoftmax(nn.Module):
     def _best(self, c: int, narrow: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, k: int) -> Ranking:
         """Top-k of logits + shift [n, 1] in one cluster."""
         tiles = ((low, part.add_(shift)) for low, part in logits_of(narrow, weight, bias, self._chunk(narrow)))
-        scores, places = top_k_of_tiles(tiles, len(narrow), k)
+        scores, columns = top_k_of_tiles(tiles, len(narrow), k)
         ids = self.order[self.bounds[c] : self.bounds[c + 1]].cpu().numpy()
-        return scores, np.where(places < 0, np.int32(-1), ids[places])
-
-    def log_prob(self, hidden: Tensor) -> Tensor:
-        """log p of every label, [N, n_labels], all at once: the plain form that tests compare with."""
-        head = (hidden @ self.weight.T + self.bias).log_softmax(1)
-        parts = [head[:, : self.bounds[1]]]
-        for c, tail in self._numbered_tails():
-            within = (hidden @ tail.down.T @ tail.weight.T + tail.bias).log_softmax(1)
-            parts.append(head[:, self.bounds[1] + c - 1, None] + within)
-        return torch.cat(parts, 1)[:, self.position.long()]
+        return scores, np.where(columns < 0, np.int32(-1), ids[columns])
 
 
 class Tail(nn.Module):
@@ -190,7 +180,7 @@ class Tail(nn.Module):
 
 
 def cluster_ends(n_labels: int, cutoffs: str | float) -> list[int]:
-    """Where each cluster ends, the last at n_labels; shares that round to the same cut are one, and none is empty.
+    """The end of each cluster, the last at n_labels; shares that round to the same cut become one, and none is empty.
 
     ValueError unless cutoffs are increasing shares between 0 and 1, or increasing counts between 0 and n_labels.
     """
@@ -211,7 +201,7 @@ def cluster_ends(n_labels: int, cutoffs: str | float) -> list[int]:
 
 
 def tail_widths(n_tails: int, hidden: int, div_value: float) -> list[int]:
-    """Numbers a label has in each tail: hidden / div_value, hidden / div_value², …, at least 1."""
+    """Numbers per label in each tail: hidden / div_value, hidden / div_value², …, at least 1."""
     if not div_value >= 1:
         raise ValueError(f"div_value must be at least 1, got {div_value}")
     return [max(1, int(hidden // div_value**c)) for c in range(1, n_tails + 1)]

@@ -1,4 +1,4 @@
-"""A low-rank output layer: fewer numbers a label, every label still on its own."""
+"""A low-rank output layer: fewer numbers per label, with a row of its own for every label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mach.kernels.sizes import FLOAT_BYTES
 
 
 class NarrowSoftmax(FullSoftmax):
-    """A full softmax on few numbers, of which more labels fit into the cache."""
+    """A full softmax on few numbers, so that more labels fit into the cache."""
 
     on_cpu = 8192
 
@@ -24,7 +24,7 @@ class NarrowSoftmax(FullSoftmax):
 class Bottleneck(nn.Module):
     """hidden → rank → labels, nothing nonlinear between: the output matrix is a product of two (Sainath et al. 2013).
 
-    The plain way to save output parameters, to be compared with others at equal parameters: for P of them the rank is
+    The simplest method to save output parameters, for comparisons at equal size: for P parameters the rank is
     (P − K) / (K + H). The second step is a ``FullSoftmax`` on ``rank`` numbers, so the loss over all labels is exact;
     loss, bias, label_chunk and weights are its settings. ValueError for a rank below 1.
     """
@@ -45,7 +45,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
-        # A stream of its own: with that of the labels' rows both matrices would start with the same numbers.
+        # A random stream of its own; with that of the labels' rows both matrices would start with the same numbers.
         seed = np.random.SeedSequence([seeds["initialisation"], 1]).generate_state(1)[0]
         bound = (3.0 / hidden) ** 0.5  # keeps the variance (LeCun et al. 1998)
         generator = torch.Generator().manual_seed(int(seed))
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
         *, n_labels: int, hidden: int, run: Mapping[str, float], rank: int = 32, **full_softmax: Any
     ) -> dict[str, float]:
         """Bytes and operations of a run, see `baselines.parts.cost`: those of a full softmax on ``rank`` numbers and
-        more."""
+        of the first step."""
         found = NarrowSoftmax.cost(n_labels=n_labels, hidden=rank, run=run, **full_softmax)
         down = FLOAT_BYTES * hidden * rank
         own: dict[str, float] = {

@@ -1,7 +1,7 @@
-"""Softmax over all labels, exactly: the layer that MACH and sampling set out to replace, at its honest best.
+"""Exact softmax over all labels: the layer that MACH and sampling are meant to replace, in a fast implementation.
 
-Labels are worked through in chunks, once for the normaliser and once for the gradient; a chunk is updated as soon as
-it has its gradient. Neither the batch × labels logits nor the labels × hidden gradient exists (docs/full_softmax.md).
+Labels are computed in chunks, once for the normaliser and once for the gradient; a chunk is updated as soon as its
+gradient is known. Neither the batch × labels logits nor the labels × hidden gradient exists (docs/full_softmax.md).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _decoupled(step: LabelStep) -> Tensor:
     totals = _Totals(step, negatives_only=True)
     n_points, points = len(step.points), step.positives.points
     share = (1.0 / step.positives.counts.double())[points]
-    ahead = totals.positive - totals.log_sum[points]  # of a positive before all negatives together
+    ahead = totals.positive - totals.log_sum[points]  # margin of a positive over all negatives together
     loss = step.shards.sum(-(share * F.logsigmoid(ahead)).sum())  # softplus would be linear from 20 on
     if step.learn:
         pull = share * (-ahead).sigmoid() / n_points
@@ -127,7 +127,7 @@ class _Totals:
             grad_bias = torch.empty_like(labels.bias)
             mine = at_positives[step.positives.within(chunk)]
             step.passes.softmax_gradient(logits, labels, log_sum, factor, mine, grad_bias)
-            return step.hand_over(chunk, logits, grad_bias)
+            return step.backward(chunk, logits, grad_bias)
 
         for pull in step.each(second):
             step.add(pull)

@@ -1,4 +1,4 @@
-"""The floor: every point gets the labels most frequent in train. A learned method below it is broken."""
+"""The lowest baseline: every point gets the labels most frequent in train. A learned method below it is broken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class LabelFrequency:
     """Rank labels by their number of train points; ties by lowest label id."""
 
     def fit(self, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
-        """Y CSR [N, n_labels]; X is not looked at."""
+        """Y CSR [N, n_labels]; X is not used."""
         del X
         self._counts = np.bincount(Y.indices, minlength=Y.shape[1])
 

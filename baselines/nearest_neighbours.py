@@ -11,18 +11,18 @@ import scipy.sparse as sp
 
 from mach.kernels.sizes import FLOAT_BYTES
 
-BLOCK_BYTES = 64 * 2**20  # of similarities that exist at a time, over all threads
+BLOCK_BYTES = 64 * 2**20  # of similarities that exist at a time, in all threads
 
 
 class NearestNeighbours:
     """Exact k nearest neighbours by the cosine of sparse features (Cover and Hart 1967; weighted by Dudani 1976).
 
-    A label's score is the sum of similarity^power over the neighbours that have it, not divided by anything: within a
-    point that changes no ranking. Neighbours are the ``neighbours`` train points of largest positive cosine, fewer
-    where fewer share a feature; of equals those that come first in train, and of labels with equal scores those of
-    lowest id. A point without features, or with none that train has, gets nothing: label −1 at −inf.
+    A label's score is the sum of similarity^power over the neighbours that have it, not normalised, because
+    that would change no ranking within a point. Neighbours are the ``neighbours`` train points of largest positive
+    cosine, fewer where fewer share a feature; of equals those that come first in train, and of labels with equal scores those of
+    lowest id. A point without features that occur in train gets no label: −1 at −inf.
 
-    Features are taken as they are, and only scaled to length 1; the datasets built here are tf-idf already.
+    Features are only scaled to length 1 per point; the datasets built here are tf-idf already.
     ValueError for fewer than one neighbour and a power that is not positive.
     """
 
@@ -42,7 +42,7 @@ class NearestNeighbours:
         """(cosines, train points), both [N, neighbours], best first; −inf and −1 where there is none."""
         points, postings = unit_rows(X), self._by_feature
         n_train = postings.shape[0]
-        # Each worker holds the similarities of one point with all of train: workers of them are a block.
+        # Each worker has the similarities of one point with all points of train; together they are a block.
         workers = max(1, min(numba.get_num_threads(), BLOCK_BYTES // (FLOAT_BYTES * max(n_train, 1)), X.shape[0]))
         cosines = np.full((X.shape[0], self.neighbours), -np.inf, dtype=np.float32)
         found = np.full((X.shape[0], self.neighbours), -1, dtype=np.int32)
@@ -81,7 +81,7 @@ def unit_rows(X: sp.csr_matrix) -> sp.csr_matrix:
 
 @numba.njit(parallel=True, cache=True)
 def _nearest(indptr, indices, data, post_indptr, post_indices, post_data, totals, cosines, found):  # type: ignore[no-untyped-def]
-    """A point at a time: add up what each of its features brings, then keep the largest; totals [workers, N] of 0."""
+    """For each point add up the products of its features, then keep the largest cosines; totals [workers, N] are 0."""
     n_points, k = cosines.shape
     workers = len(totals)
     for worker in numba.prange(workers):

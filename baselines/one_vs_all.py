@@ -1,7 +1,7 @@
-"""One classifier for each label, all of them trained on every point: binary cross-entropy over all labels, exactly.
+"""One classifier per label, each trained on every point: exact binary cross-entropy over all labels.
 
-Labels are worked through in chunks, once; the gradient σ − Y is formed in place of a chunk's logits, without Y, and the
-chunk is updated at once (Jain et al. 2023, "Renée"; Zhang et al. 2025, "ELMO").
+Labels are computed in chunks, once; the gradient σ − Y overwrites a chunk's logits, without a matrix Y, and the chunk
+is updated at once (Jain et al. 2023, "Renée"; Zhang et al. 2025, "ELMO").
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from baselines.chunked.step import LabelStep
 class OneVsAll(LinearOverLabels):
     """A linear layer over all labels. Binary cross-entropy summed over labels, mean over points.
 
-    bias ``prior`` starts a label at the log-odds of its train frequency, so that training need not first learn that
-    nearly all labels are nearly always absent. For the other settings see `LinearOverLabels`.
+    bias ``prior`` starts a label at the log-odds of its train frequency, so that training does not have to
+    learn first that nearly all labels are nearly always absent. For the other settings see `LinearOverLabels`.
     """
 
     prior_of = "bce"
@@ -48,7 +48,7 @@ def _bce(step: LabelStep) -> Tensor:
         labels = step.labels(chunk)
         grad_bias = torch.empty_like(labels.bias)
         loss = step.passes.bce_gradient(logits, labels, 1.0 / n_points, grad_bias)
-        return loss, step.hand_over(chunk, logits, grad_bias) if step.learn else None
+        return loss, step.backward(chunk, logits, grad_bias) if step.learn else None
 
     total = torch.zeros((), dtype=torch.float64, device=step.points.device)
     for loss, pull in step.each(work):

@@ -29,15 +29,15 @@ CHOICES = {
 class SampledSoftmax(nn.Module):
     """The full softmax's parameters, trained on a sample of negatives a step (Jean et al. 2015).
 
-    Each step a ``sampler`` (see ``baselines.parts.samplers.make_sampler``) chooses distinct labels, shared by the batch
-    so that their logits are one matrix product. A sampled logit is lowered by the log of its probability of being in
-    the sample (``correction`` log_q): then the sum over the sample estimates the sum over all labels without bias. All
-    labels of a point are positives with target 1/|Y|, and a sampled label that is one of them is masked (an accidental
-    hit). Gradients touch only the rows used.
+    In each step a ``sampler`` (`baselines.parts.samplers.make_sampler`) draws distinct labels, shared by the batch so
+    that their logits are one matrix product. A sampled logit is lowered by the log of its probability to be in the
+    sample (``correction`` log_q), so that the sum over the sample is an unbiased estimate of the sum over all labels.
+    All labels of a point are positives with target 1/|Y|, and a sampled label that is one of them is masked (an
+    accidental hit). Only the rows in use get gradients.
 
-    What was often done instead, for comparison: ``correction`` none, or log_q_all, which lowers the logits of positives
-    too, as ``tf.nn.sampled_softmax_loss`` does; ``accidental_hits`` keep; ``positives`` one, drawn for each point anew.
-    ValueError for unknown choices.
+    Other choices that were common, for comparison: ``correction`` none, or log_q_all, which lowers the logits of
+    positives too, as ``tf.nn.sampled_softmax_loss`` does; ``accidental_hits`` keep; ``positives`` one, drawn for each
+    point in each step. ValueError for unknown choices.
     """
 
     row_sparse = ("weight", "bias")
@@ -76,14 +76,14 @@ class SampledSoftmax(nn.Module):
         self._pick = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1])))
 
     def get_extra_state(self) -> list[Any]:
-        """Part of ``state_dict``: where the random streams are, so that what goes on from it draws what comes next."""
+        """Part of ``state_dict``: the states of the random streams, so that a resumed run continues them."""
         return [rng and rng.bit_generator.state for rng in (self._pick, self.sampler.rng)]
 
     def set_extra_state(self, state: list[Any]) -> None:
-        """Be where ``get_extra_state`` was asked."""
-        for rng, position in zip((self._pick, self.sampler.rng), state, strict=True):
+        """Set the random streams to the states that ``get_extra_state`` returned."""
+        for rng, kept in zip((self._pick, self.sampler.rng), state, strict=True):
             if rng is not None:
-                rng.bit_generator.state = position
+                rng.bit_generator.state = kept
 
     @staticmethod
     def parameter_count(*, n_labels: int, hidden: int, **_: object) -> int:
@@ -119,7 +119,7 @@ class SampledSoftmax(nn.Module):
         return loss
 
     def log_q(self, chosen: Labels, n_points: int) -> npt.NDArray[np.float32]:
-        """What the logits of sampled labels are lowered by."""
+        """The correction by which the logits of sampled labels are lowered."""
         if self.correction == "none":
             return np.zeros(len(chosen), np.float32)
         return self.sampler.log_inclusion(chosen, n_points).astype(np.float32)
@@ -130,16 +130,16 @@ class SampledSoftmax(nn.Module):
 
     def _compare(self, sample: Labels, labels: sp.csr_matrix, positives: sp.csr_matrix, device: torch.device) -> _Batch:
         rows, columns = _pairs(positives)
-        place, is_hit = _find(sample, columns)
+        index, is_hit = _find(sample, columns)
         others, at = np.unique(columns[~is_hit], return_inverse=True)
-        place[~is_hit] = len(sample) + at
+        index[~is_hit] = len(sample) + at
         used = np.concatenate([sample, others])
         log_q = self.log_q(used, labels.shape[0])
         masked = np.empty(0, np.int64), np.empty(0, np.int64)
         if self.accidental_hits == "mask":
             own_rows, own = _pairs(labels)
-            own_place, own_hit = _find(sample, own)
-            masked = own_rows[own_hit], own_place[own_hit]
+            own_index, own_hit = _find(sample, own)
+            masked = own_rows[own_hit], own_index[own_hit]
 
         def tensor(array: npt.NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -148,9 +148,9 @@ class SampledSoftmax(nn.Module):
             used=tensor(used),
             n_sampled=len(sample),
             log_q=tensor(log_q[: len(sample)]),
-            log_q_positives=tensor(log_q[place] if self.correction == "log_q_all" else np.zeros(len(rows), np.float32)),
+            log_q_positives=tensor(log_q[index] if self.correction == "log_q_all" else np.zeros(len(rows), np.float32)),
             rows=tensor(rows),
-            positive_at=tensor(place),
+            positive_at=tensor(index),
             masked=(tensor(masked[0]), tensor(masked[1])),
             counts=tensor(np.diff(positives.indptr).astype(np.int64)),
         )
@@ -162,13 +162,13 @@ def _pairs(labels: sp.csr_matrix) -> tuple[npt.NDArray[np.int64], Labels]:
 
 
 def _find(sample: Labels, chosen: Labels) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Place of each chosen label in the sample, and whether it is there at all."""
-    place = np.searchsorted(sample, chosen)
-    return place, sample[np.minimum(place, len(sample) - 1)] == chosen
+    """Position of each chosen label in the sample, and whether it is in the sample at all."""
+    index = np.searchsorted(sample, chosen)
+    return index, sample[np.minimum(index, len(sample) - 1)] == chosen
 
 
 def one_positive(labels: sp.csr_matrix, rng: np.random.Generator) -> sp.csr_matrix:
-    """One label of each point, drawn evenly; points without labels stay without."""
+    """One label of each point, drawn uniformly; points without labels keep none."""
     counts = np.diff(labels.indptr)
     has = counts > 0
     at = labels.indptr[:-1][has] + rng.integers(0, counts[has])
@@ -177,25 +177,22 @@ def one_positive(labels: sp.csr_matrix, rng: np.random.Generator) -> sp.csr_matr
 
 
 def sampled_loss_reference(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    layer: SampledSoftmax,
     sample: Labels,
+    hidden: Tensor,
     labels: sp.csr_matrix,
     positives: sp.csr_matrix,
     log_q: Tensor,
-    *,
-    keep_hits: bool = False,
-    correct_positives: bool = False,
 ) -> Tensor:
-    """The same loss a point at a time, through autograd; bias and log_q [n_labels]. For tests."""
+    """`SampledSoftmax.loss_on` a point at a time, through autograd; log_q [n_labels]. For tests."""
+    weight, bias = layer.weight, layer.bias[:, 0]
     total = hidden.sum() * 0.0
     for point in range(labels.shape[0]):
         own, chosen = (y.indices[y.indptr[point] : y.indptr[point + 1]] for y in (labels, positives))
         if len(own):
-            negatives = sample if keep_hits else np.setdiff1d(sample, own)
+            negatives = sample if layer.accidental_hits == "keep" else np.setdiff1d(sample, own)
             positive = weight[chosen] @ hidden[point] + bias[chosen]
-            if correct_positives:
+            if layer.correction == "log_q_all":
                 positive = positive - log_q[chosen]
             negative = weight[negatives] @ hidden[point] + bias[negatives] - log_q[negatives]
             total = total + torch.cat([positive, negative]).logsumexp(0) - positive.mean()
@@ -204,15 +201,15 @@ def sampled_loss_reference(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Who is compared with whom in one step: index tensors, with the sample first among the rows in use."""
+    """The logits that are compared in one step, as index tensors; the sample comes first among the rows in use."""
 
     used: Tensor  # label ids of the rows in use: the sample, then positives outside it
     n_sampled: int
-    log_q: Tensor  # what the logit of each sampled label is lowered by, [n_sampled]
-    log_q_positives: Tensor  # and that of each positive
+    log_q: Tensor  # by which the logit of each sampled label is lowered, [n_sampled]
+    log_q_positives: Tensor  # the same for each positive
     rows: Tensor  # point of each positive
-    positive_at: Tensor  # place of each positive among the rows in use
-    masked: tuple[Tensor, Tensor]  # (point, place in the sample) of sampled labels that do not count for the point
+    positive_at: Tensor  # index of each positive among the rows in use
+    masked: tuple[Tensor, Tensor]  # (point, index in the sample) of sampled labels that do not count for the point
     counts: Tensor  # labels of each point, [N]
 
 
@@ -239,7 +236,7 @@ class _SampledLoss(torch.autograd.Function):
         share = (1.0 / batch.counts.to(hidden.dtype))[rows]
         loss = ((total.log() + highest) * labelled).sum() - (share * positive).sum()
 
-        # The factor of a point goes to the narrow sides of the products instead of to each exponential.
+        # The factor of a point is applied to the narrow sides of the products instead of to each exponential.
         factor = (labelled / (total * n_points))[:, None]
         pull = ((raised / total[rows] - share) / n_points)[:, None]
         grad_hidden = add_at((negative @ sampled).mul_(factor), rows, pull * positive_weight)

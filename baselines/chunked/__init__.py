@@ -1,1 +1,1 @@
-"""Losses over all labels in chunks, so that no matrix of points × labels exists."""
+"""Losses and updates of layers over all labels, a chunk of labels at a time; no matrix of points × labels exists."""

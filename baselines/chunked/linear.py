@@ -1,4 +1,4 @@
-"""A linear layer over all labels, as the exact losses and the sampled one share it."""
+"""A linear layer over all labels: the base of the layers with an exact loss, and the prior and top-k of others."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from baselines.chunked.step import ChunkedLoss, Loss, Positives, Update
-from baselines.parts.cost import RANK_CHUNK, dense_cost
+from baselines.chunked.step import ChunkedLoss, Loss, Positives, StepSettings, Update
+from baselines.parts.cost import RANK_CHUNK, DenseLayout, dense_cost
 from baselines.parts.shards import Shards, check_shards
 from baselines.parts.topk import merge_topk, top_k_of_tiles
 from mach.kernels.product import PRECISIONS
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
 DRAWN = 65536  # rows drawn at a time on the way to those of a shard
-GPU_LABELS = 65536  # labels of a chunk on a GPU: work enough that it waits for no launch
+GPU_LABELS = 65536  # labels of a chunk on a GPU: enough work to hide the time of a launch
 GPU_LOGITS = 2**26  # of a chunk at most, which bounds its memory
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class LinearOverLabels(nn.Module):
-    """Weight [n_labels, hidden] and bias [n_labels], trained in chunks of labels; what its loss is, subclasses say.
+    """Weight [n_labels, hidden] and bias [n_labels], trained in chunks of labels; subclasses define the loss.
 
     weights ``bf16``: the weight is kept in bfloat16; the optimiser rounds it stochastically, because an update smaller
     than half a unit in the last place would otherwise be lost. bias ``prior`` starts a label at its frequency in train
-    by `label_prior`, ``zero`` at 0. label_chunk: labels worked on at a time, 0 for what suits the device (`chunk_on`).
+    by `label_prior`, ``zero`` at 0. label_chunk: labels computed at a time, 0 for the device's default (`chunk_on`).
     shards: processes over which the labels are divided (`baselines.parts.shards`); each has some rows of weight and
-    bias, which start as those of the undivided layer do, and loss and top-k are the same in all. ValueError for
-    anything else."""
+    bias, with the same start as in the undivided layer, and loss and top-k are the same in all processes. ValueError
+    for other values."""
 
     chunked = ("weight", "bias")
     precisions = PRECISIONS
     prior_of = "softmax"
-    on_cpu = 2048  # labels worked on at a time there, so that logits stay in the cache
+    on_cpu = 2048  # labels computed at a time on a CPU, so that logits stay in the cache
     keep_bytes, passes = 0, 3  # logits kept for the gradient; products over all labels in a step without that
 
     def __init__(
@@ -97,25 +97,22 @@ class LinearOverLabels(nn.Module):
         shards: int = 1,
         **_: object,
     ) -> dict[str, float]:
-        """Bytes and operations of a run, see `baselines.parts.cost`; with shards of one process, that with most
-        labels."""
-        return dense_cost(
-            n_labels=n_labels,
-            hidden=hidden,
-            run=run,
+        """Bytes and operations of a run, see `baselines.parts.cost`; with shards, of the process with most labels."""
+        layout = DenseLayout(
             keep_bytes=cls.keep_bytes,
             label_chunk=label_chunk or cls.on_cpu,
             passes=cls.passes,
             weight_bytes=WEIGHTS[weights].itemsize,
             shards=check_shards(shards, n_labels),
         )
+        return dense_cost(n_labels=n_labels, hidden=hidden, run=run, layout=layout)
 
     def loss_by(self, loss: Loss, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
-        """The loss that ``loss`` works out chunk by chunk, for autograd. Without gradients nothing is updated."""
+        """The loss that ``loss`` computes chunk by chunk, for autograd. Without gradients nothing is updated."""
         positives = Positives.of(labels, hidden.device).of_rows(self.rows)
         chunk = self.label_chunk or chunk_on(hidden, self.on_cpu)
-        settings = (chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
-        value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, *settings)
+        settings = StepSettings(chunk, WEIGHTS[self.precision], self.update, torch.is_grad_enabled(), self.shards)
+        value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, settings)
         return value
 
     def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
@@ -141,7 +138,7 @@ def uniform_rows(rows: slice, width: int, bound: float, generator: torch.Generat
 
 
 def chunk_on(hidden: Tensor, on_cpu: int) -> int:
-    """Labels to be worked on at a time with hidden [N, H]; ``on_cpu`` of them on a CPU, and at least on a GPU."""
+    """Labels computed at a time with hidden [N, H]: ``on_cpu`` on a CPU, at least as many on a GPU."""
     if not hidden.is_cuda:
         return on_cpu
     return max(on_cpu, min(GPU_LABELS, GPU_LOGITS // max(1, len(hidden))))
@@ -150,7 +147,7 @@ def chunk_on(hidden: Tensor, on_cpu: int) -> int:
 def linear_topk(
     hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 0
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Exact top-k of hidden·weightᵀ + bias, ties by lowest label id; a chunk of labels at a time, 0: `chunk_on`."""
+    """Exact top-k of hidden·weightᵀ + bias, ties by lowest label id. label_chunk: as in `LinearOverLabels`."""
     size = label_chunk or chunk_on(hidden, RANK_CHUNK)
     chunks = (slice(low, low + size) for low in range(0, len(weight), size))
     tiles = ((c.start, torch.addmm(bias[c], hidden, weight[c].to(hidden.dtype).T)) for c in chunks)

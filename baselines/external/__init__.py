@@ -1,1 +1,1 @@
-"""Peers that are not our code: each runs in a Python environment of its own, driven by files and a child process."""
+"""Methods of other libraries: each runs in a Python environment of its own, through files and a child process."""

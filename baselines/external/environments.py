@@ -1,7 +1,7 @@
-"""A Python environment for each peer, made on first use from exact versions and kept in the cache.
+"""A Python environment for each external method, made on first use from exact versions and kept in the cache.
 
-Wheels only, without following dependencies: what is installed is what is listed. pip runs as it is configured on the
-machine; no index is named here.
+Wheels only, and without dependencies: exactly the listed packages are installed. pip uses the machine's configuration;
+no index is named here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def cache_root() -> Path:
 def python_of(name: str, requirements: Sequence[str]) -> Path:
     """The interpreter of an environment that holds ``requirements`` (as ``package==version``) and nothing else.
 
-    It is identified by the requirements and by the Python that runs this, built aside and renamed when complete; one
-    process builds, others wait. Raises NotImplementedError, with pip's own words, when it cannot be made here: no
-    index within reach, no wheel for this Python or platform.
+    It is identified by the requirements and by the Python that runs this. It is built in a temporary folder and renamed
+    when complete; one process builds, others wait. Raises NotImplementedError with pip's message when it cannot be
+    made, because no index can be reached or there is no wheel for this Python or platform.
     """
     identity = "\n".join([sys.version, sys.base_prefix, *requirements])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -66,14 +66,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _build(name: str, folder: Path, requirements: Sequence[str]) -> None:
-    """Make the environment at ``folder``; the caller holds its lock, so what others left there is dead."""
+    """Make the environment at ``folder``; the caller holds its lock, so folders of earlier attempts are not in use."""
     for leftover in folder.parent.glob(f".{folder.name}.*.building"):
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # an environment whose base interpreter has gone
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".building", dir=folder.parent))
     try:
         # -I: no packages from PYTHONPATH or the user's own; pip still reads its PIP_* variables and files.
-        # This interpreter's pip serves other environments too, and spares each one of its own (some seconds).
+        # This interpreter's pip can install into other environments, which saves the seconds to install pip in each.
         venv, inside = [sys.executable, "-I", "-m", "venv", str(aside)], str(aside / "bin" / "python")
         if has_pip():
             _call(name, [*venv, "--without-pip"])
@@ -105,9 +105,9 @@ def _call(name: str, command: list[str]) -> None:
 
 
 def _why(output: str) -> str:
-    """The last error among a tool's lines, else its last line; and whether an index was out of reach."""
+    """The last error among a tool's lines, else its last line; and whether an index could not be reached."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")]
-    why = (errors or lines or ["no word from the tool"])[-1].removeprefix("ERROR:").strip()
+    why = (errors or lines or ["no output"])[-1].removeprefix("ERROR:").strip()
     unreached = any("connection broken" in line for line in lines)
     return f"{why} (a package index could not be reached)" if unreached else why

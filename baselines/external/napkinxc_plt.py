@@ -9,17 +9,17 @@ import numpy as np
 import scipy.sparse as sp
 
 from baselines.external import napkinxc_child
-from baselines.external.peer import Peer, at_least
+from baselines.external.external_method import ExternalMethod, at_least
 
 OPTIMISERS = ("liblinear", "adagrad", "sgd")
 SEARCHES = ("exact", "beam")
 
 
-class NapkinxcPLT(Peer):
+class NapkinxcPLT(ExternalMethod):
     """A tree of logistic regressions whose products are label probabilities.
 
-    The library scales every point to length 1 itself. Its liblinear solver draws from randomness that the seed does
-    not reach; with ``optimizer: adagrad`` results are reproducible.
+    The library scales every point to length 1 itself. The seed does not control the randomness of its liblinear
+    solver; with ``optimizer: adagrad`` results are reproducible.
     """
 
     library = "napkinxc"

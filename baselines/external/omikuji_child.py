@@ -1,7 +1,7 @@
 """omikuji inside its environment, started by ``child.py``.
 
-The library is imported inside the functions: the harness imports this file to know its path, and so that the hash of
-a run's code covers it.
+The library is imported inside the functions, because the harness imports this file for its path and so that the hash
+of a run's code covers it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHUNK = 4096  # points held as Python objects at a time
 
 
 def fit(folder: Path, job: dict[str, Any], clock: Any) -> None:
-    """Train on ``train.txt``. The library has no other way in, so its fitting starts with reading that text."""
+    """Train on ``train.txt``. The library has no other input, so the time of fitting includes reading that text."""
     import omikuji
 
     chosen = omikuji.Model.default_hyper_param()
@@ -29,7 +29,7 @@ def fit(folder: Path, job: dict[str, Any], clock: Any) -> None:
 
 
 def predict(folder: Path, job: dict[str, Any], clock: Any) -> Iterator[tuple[list[int], list[int], list[float]]]:
-    """Rankings of ``test.npz``; the library takes one point a call, and its threads share the work inside a point."""
+    """Rankings of ``test.npz``; the library takes one point per call, and its threads share the work of a point."""
     import omikuji
 
     settings = job["settings"]
@@ -51,7 +51,7 @@ def predict(folder: Path, job: dict[str, Any], clock: Any) -> Iterator[tuple[lis
 
 
 def parameters(folder: Path) -> int:
-    """Non-zero weights of all trees' classifiers, in memory a node at a time."""
+    """Non-zero weights of all trees' classifiers; one node at a time is in memory."""
     import cbor2
 
     total = 0
@@ -63,5 +63,5 @@ def parameters(folder: Path) -> int:
 
     for path in sorted((folder / "model").glob("tree*.cbor")):
         with path.open("rb") as tree:
-            cbor2.load(tree, object_hook=count)  # called for every finished mapping, in whose place it leaves None
+            cbor2.load(tree, object_hook=count)  # called for every complete mapping, which it replaces by None
     return total

@@ -10,12 +10,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from baselines.external import omikuji_child
-from baselines.external.peer import Peer, at_least
+from baselines.external.external_method import ExternalMethod, at_least
 
 LOSSES = {"hinge": 0, "log": 1}
 
 
-class OmikujiTrees(Peer):
+class OmikujiTrees(ExternalMethod):
     """An ensemble of label trees with one-vs-all linear classifiers in the nodes.
 
     The library scales every point to length 1 itself. It draws its trees from the machine's randomness and takes no
@@ -81,15 +81,15 @@ class OmikujiTrees(Peer):
 
 
 def xmc_lines(X: sp.csr_matrix, Y: sp.csr_matrix) -> Iterator[str]:
-    """The field's text format: ``points features labels``, then ``l1,l2 f:v f:v`` a point, ids from 0.
+    """The field's text format: ``points features labels``, then ``l1,l2 f:v f:v`` per point, ids from 0.
 
-    Nine digits tell float32 values apart. A point without features ends after its labels, without a space, which the
-    library's reader would refuse. Points without features and labels, which would be empty lines, are left out: there
-    is nothing in them to learn from.
+    Nine digits distinguish all float32 values. A point without features ends after its labels, without a space, because
+    the library's reader refuses one. Points without features and labels would be empty lines and are left out: a model
+    cannot learn from them.
     """
-    told = np.flatnonzero((np.diff(X.indptr) > 0) | (np.diff(Y.indptr) > 0))
-    yield f"{len(told)} {X.shape[1]} {Y.shape[1]}\n"
-    for n in told.tolist():
+    kept = np.flatnonzero((np.diff(X.indptr) > 0) | (np.diff(Y.indptr) > 0))
+    yield f"{len(kept)} {X.shape[1]} {Y.shape[1]}\n"
+    for n in kept.tolist():
         x, y = slice(*X.indptr[n : n + 2]), slice(*Y.indptr[n : n + 2])
         labels = ",".join(map(str, Y.indices[y].tolist()))
         pairs = zip(X.indices[x].tolist(), X.data[x].tolist(), strict=True)

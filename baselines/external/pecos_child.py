@@ -55,5 +55,5 @@ def predict(folder: Path, job: dict[str, Any], clock: Any) -> Iterator[tuple[Any
 
 
 def parameters(folder: Path) -> int:
-    """Non-zero weights of all layers, as counted when they were at hand."""
+    """Non-zero weights of all layers, as counted after training."""
     return int(json.loads((folder / "parameters.json").read_text()))

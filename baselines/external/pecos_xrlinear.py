@@ -9,15 +9,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from baselines.external import pecos_child
-from baselines.external.peer import Peer, at_least, unit_rows
+from baselines.external.external_method import ExternalMethod, at_least, unit_rows
 
 SAMPLINGS = ("tfn", "man", "tfn+man")
 
 
-class PecosXRLinear(Peer):
+class PecosXRLinear(ExternalMethod):
     """Squared-hinge linear rankers on a tree of balanced label clusters, searched with a beam.
 
-    The library takes points as they are, so they are scaled to length 1 here, as its own experiments do. Results are
+    The library does not scale points, so they are scaled to length 1 here, as in its own experiments. Results are
     reproducible.
     """
 
@@ -67,5 +67,5 @@ class PecosXRLinear(Peer):
 
     def write_labels(self, folder: Path, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
         del X
-        # by columns, as the library turns it anyway, on its clock
+        # by columns: the library would convert it anyway, within the measured time
         sp.save_npz(folder / "train_Y.npz", sp.csc_matrix(Y, dtype=np.float32), compressed=False)

@@ -1,1 +1,1 @@
-"""Parts that several methods use: samplers, shards of labels, top-k lists, row updates, costs."""
+"""Parts that several methods use: samplers, shards of labels, top-k lists, sums by index, costs."""

@@ -1,9 +1,9 @@
-"""What one run of an output layer takes: bytes by purpose and operations, known before anything is built.
+"""The cost of one run of an output layer: bytes by purpose, and operations, before anything is built.
 
-Every function takes ``run``: ``n_points`` and ``labels_per_point`` of the points trained on, ``epochs``, ``batch_size``
+The argument ``run`` has ``n_points`` and ``labels_per_point`` of the points trained on, ``epochs``, ``batch_size``
 and ``predict_batch`` in points, ``threads``. All return ``weights_bytes``, ``gradients_bytes``, ``optimiser_bytes``
 and ``activations_bytes`` of a step; ``index_bytes`` of tables kept beside the weights; ``build_bytes`` and
-``predict_bytes``, what exists for a while on top; ``step_flops`` and ``step_bytes`` (memory read and written) of a
+``predict_bytes``, temporary memory on top; ``step_flops`` and ``step_bytes`` (memory read and written) of a
 training step. Single precision unless said otherwise.
 """
 
@@ -12,34 +12,33 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mach.kernels.sizes import FLOAT_BYTES
 
-BLOCK_BYTES = 32 * 2**20  # glibc gives larger blocks back to the system as soon as they are freed
+BLOCK_BYTES = 32 * 2**20  # glibc returns larger blocks to the system as soon as they are freed
 RANK_CHUNK = 16384  # labels ranked at a time by `baselines.chunked.linear.linear_topk`
-PRIOR_BYTES = 32  # a label's counts, their logarithm and what is between, in double precision
+PRIOR_BYTES = 32  # per label: counts, their logarithm and values between, in double precision
 
 
-def dense_cost(
-    *,
-    n_labels: int,
-    hidden: int,
-    run: Mapping[str, float],
-    keep_bytes: int,
-    label_chunk: int,
-    passes: int,
-    weight_bytes: int = FLOAT_BYTES,
-    shards: int = 1,
-) -> dict[str, float]:
-    """A linear layer over all labels, worked through and updated in chunks: no gradient of its weights exists.
+@dataclass(frozen=True)
+class DenseLayout:
+    """How a linear layer over all labels is stored and computed."""
 
-    keep_bytes: logits up to this size are kept. passes: products over all labels in a step where they are not.
-    weight_bytes: 4, or 2 for weights in bfloat16. shards: processes over which the labels are divided.
-    """
+    keep_bytes: int  # logits up to this size are kept for the gradient
+    label_chunk: int  # labels computed at a time
+    passes: int  # products over all labels in a step in which logits are not kept
+    weight_bytes: int = FLOAT_BYTES  # 4, or 2 for weights in bfloat16
+    shards: int = 1  # processes over which the labels are divided
+
+
+def dense_cost(*, n_labels: int, hidden: int, run: Mapping[str, float], layout: DenseLayout) -> dict[str, float]:
+    """A linear layer over all labels, computed and updated in chunks: no gradient of its weights exists."""
+    weight_bytes, shards, label_chunk = layout.weight_bytes, layout.shards, layout.label_chunk
     N, K = run["batch_size"], math.ceil(n_labels / shards)
     threads = min(run["threads"], math.ceil(K / label_chunk))
     logits = FLOAT_BYTES * N * K
-    kept = logits <= keep_bytes
+    kept = logits <= layout.keep_bytes
     # A thread has a chunk's logits and one product's result; hidden's gradient is added up in double precision.
     chunk = FLOAT_BYTES * threads * label_chunk * (2 * N + 2 * hidden)
     parameters = K * (hidden + 1)
@@ -47,29 +46,29 @@ def dense_cost(
         "weights_bytes": K * (hidden * weight_bytes + FLOAT_BYTES),
         "gradients_bytes": 0,
         "optimiser_bytes": 2 * FLOAT_BYTES * parameters,
-        # To exchange hidden's gradient takes it twice more.
+        # The exchange of hidden's gradient needs two more copies of it.
         "activations_bytes": (logits if kept else 0) + chunk + 8 * N * hidden * (1 if shards == 1 else 3),
         "index_bytes": 0,
         "build_bytes": PRIOR_BYTES * n_labels + (hidden * K * FLOAT_BYTES if weight_bytes < FLOAT_BYTES else 0),
         "predict_bytes": ranking_bytes(K, run["predict_batch"], RANK_CHUNK),
-        "step_flops": 2 * (passes - kept) * N * K * hidden,
+        "step_flops": 2 * (layout.passes - kept) * N * K * hidden,
         "step_bytes": FLOAT_BYTES * (6 * parameters + 4 * N * K),
     }
 
 
 def ranking_bytes(n_labels: int, points: float, chunk: int) -> float:
-    """Of running top-k over chunks of labels: two chunks of logits, of which one is looked through for NaN."""
+    """Memory of a running top-k over chunks of labels: two chunks of logits, and for one of them a test for NaN."""
     width = min(n_labels, chunk)
     return points * width * (FLOAT_BYTES * (2 if n_labels > chunk else 1) + 1)
 
 
 def sampled_cost(*, n_labels: int, hidden: int, run: Mapping[str, float], n_samples: int) -> dict[str, float]:
-    """A linear layer over all labels trained on some rows a step; moments lie in memory only where rows were used."""
+    """A linear layer over all labels trained on some rows per step; moments use memory only for rows that were used."""
     N, K = run["batch_size"], n_labels
     positives = N * run["labels_per_point"]
     used = min(K, n_samples + positives)
     steps = run["epochs"] * math.ceil(run["n_points"] / N)
-    # Moments come in pages, and large arrays in large ones.
+    # Memory of moments is allocated in pages, and that of large arrays in huge pages.
     row = FLOAT_BYTES * hidden
     reached = 1.0 - math.exp(-steps * used / K * max(1.0, run["page_bytes"] / row))
     parameters = K * (hidden + 1)
@@ -97,16 +96,16 @@ def adaptive_cost(
     keep_bytes: int,
     label_chunk: int,
 ) -> dict[str, float]:
-    """A head and tails: ``ends`` [C] where the clusters of labels end, ``widths`` [C − 1] numbers a label in a tail."""
+    """A head and tails: ``ends`` [C] of the clusters of labels, ``widths`` [C − 1]: numbers per label in each tail."""
     N, K = run["batch_size"], ends[-1]
     sizes = [ends[0] + len(widths), *(high - low for low, high in itertools.pairwise(ends))]
     inputs = [hidden, *widths]
     clusters = list(zip(sizes, inputs, strict=True))
     parameters = sum(size * (width + 1) for size, width in clusters) + hidden * sum(widths)
-    # A cluster's logits, or those of a chunk, have one place; small ones of several clusters exist side by side.
-    rooms = [FLOAT_BYTES * N * (size if FLOAT_BYTES * N * size <= keep_bytes else label_chunk) for size in sizes]
-    logits = max((room for room in rooms if room >= BLOCK_BYTES), default=0)
-    logits += sum(room for room in rooms if room < BLOCK_BYTES)
+    # One buffer for a cluster's logits, or for those of a chunk; small buffers of several clusters exist together.
+    buffers = [FLOAT_BYTES * N * (size if FLOAT_BYTES * N * size <= keep_bytes else label_chunk) for size in sizes]
+    logits = max((size for size in buffers if size >= BLOCK_BYTES), default=0)
+    logits += sum(size for size in buffers if size < BLOCK_BYTES)
     weights = FLOAT_BYTES * parameters
     return {
         "weights_bytes": weights,
@@ -115,7 +114,7 @@ def adaptive_cost(
         "activations_bytes": logits,
         "index_bytes": 8 * K,
         "build_bytes": PRIOR_BYTES * K,
-        # A chunk of logits, which is looked through for NaN.
+        # A chunk of logits, and its test for NaN.
         "predict_bytes": run["predict_batch"] * min(label_chunk, max(sizes)) * (FLOAT_BYTES + 1),
         "step_flops": 6 * N * sum(size * width for size, width in clusters),
         "step_bytes": FLOAT_BYTES * (8 * parameters + 6 * N * sum(sizes)),

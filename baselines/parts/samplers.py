@@ -1,4 +1,4 @@
-"""Who is in the sample of negatives of a step, and with what probability: the samplers of the sampled softmax."""
+"""The samplers of the sampled softmax: the negatives of a step, and the probability of each label to be one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sampler(Protocol):
 
     @property
     def rng(self) -> np.random.Generator | None:
-        """What its draws come from; None for a sampler that draws nothing."""
+        """The generator of its draws; None for a sampler that draws nothing."""
 
     def sample(self, labels: sp.csr_matrix) -> Labels:
         """Distinct labels, ascending, for a batch whose labels are CSR [N, n_labels]."""
@@ -42,16 +42,16 @@ class Draws:
         self.rng = np.random.Generator(np.random.PCG64(seed))
 
     def sample(self, labels: sp.csr_matrix) -> Labels:
-        """Distinct labels drawn, ascending; the batch is not looked at."""
+        """Distinct labels drawn, ascending; the batch has no influence."""
         del labels
-        # Sorted numbers walk through the table in order and give labels that are sorted already.
+        # Sorted random numbers give sorted labels, and read the table in order.
         numbers = np.sort(self.rng.random(self.n_samples))
         drawn = np.searchsorted(self._cumulative, numbers, side="right")
         drawn = np.minimum(drawn, len(self._cumulative) - 1)
         return drawn[np.diff(drawn, prepend=-1) > 0]
 
     def log_inclusion(self, chosen: Labels, n_points: int) -> LogProbabilities:
-        """log(1 − (1 − q)^n_samples), whatever the batch."""
+        """log(1 − (1 − q)^n_samples), for any batch."""
         del n_points
         return self._log_inclusion[chosen]
 
@@ -75,7 +75,7 @@ class InBatch:
         return np.unique(labels.indices).astype(np.int64)
 
     def log_inclusion(self, chosen: Labels, n_points: int) -> LogProbabilities:
-        """Log of the probability above; 0 for what is never a negative, so that nothing infinite is computed with."""
+        """Log of the probability above; 0 for labels that are never a negative, so that no value is infinite."""
         if n_points not in self._absent:
             frequency = np.arange(self._counts.max(initial=0))
             others = max(self._n_train - 1, 1)
@@ -93,7 +93,7 @@ def make_sampler(
 ) -> Sampler:
     """The sampler of that name for train labels CSR [n_train, n_labels].
 
-    ``unigram``: probability ∝ max(train frequency, 1)^alpha. ``uniform``: all alike. ``log_uniform``: the label of rank
+    ``unigram``: probability ∝ max(train frequency, 1)^alpha. ``uniform``: all equal. ``log_uniform``: the label of rank
     r = 0, 1, … with probability log((r + 2) / (r + 1)) / log(K + 1), ranked by train ``frequency`` (ties by lowest id)
     or by ``id``, which assumes that ids are in order of frequency. ``in_batch``: see ``InBatch``. alpha matters to
     unigram alone, label_order to log_uniform, n_samples to all but in_batch. ValueError for unknown names.

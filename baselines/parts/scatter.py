@@ -1,4 +1,4 @@
-"""Adding values up by index."""
+"""Sums of values by index, with the same bits every time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def add_at(total: Tensor, at: Tensor, values: Tensor) -> Tensor:
-    """total[at[i]] += values[i] in place; what has the same index is added in the same order every time.
+    """total[at[i]] += values[i] in place; values with the same index are added in the same order every time.
 
-    On a GPU ``index_add_`` adds in whatever order its threads come, so that the last bits differ from run to run;
+    On a GPU ``index_add_`` adds in the order of its threads, so that the last bits differ from run to run;
     ``index_put_`` sorts first.
     """
     if total.is_cuda:

@@ -1,9 +1,9 @@
-"""Labels divided over processes: each holds the rows of some labels, and what a step needs of all is exchanged.
+"""Labels divided over processes: each has the rows of some labels, and exchanges what a step needs of the others.
 
 The output layer of Shoeybi et al. 2019 ("Megatron-LM", section 3: the cross-entropy fused with the parallel product),
-with a trunk that every process has whole. The processes are those of torch.distributed's default group.
+with a whole encoder in every process. The processes are those of torch.distributed's default group.
 
-Copies of the trunk stay equal bit for bit only if all processes get the same bits from an exchange. torch does not
+Copies of the encoder stay equal bit for bit only if all processes get the same bits from an exchange. torch does not
 promise that of an all-reduce, so sums are made here: each is added up once, or by all in the order of ranks.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def check_shards(shards: int, n_labels: int | None = None) -> int:
-    """The number of shards, if it is one. ValueError when it is not, or when there are fewer labels."""
+    """The number of shards, if it is valid. ValueError when it is not, or when there are fewer labels."""
     if isinstance(shards, bool) or not isinstance(shards, int) or shards < 1:
         raise ValueError(f"shards must be a whole number of at least 1, got {shards!r}")
     if n_labels is not None and shards > n_labels:
@@ -29,10 +29,10 @@ def check_shards(shards: int, n_labels: int | None = None) -> int:
 
 @dataclass(frozen=True)
 class Shards:
-    """The processes that share a layer's labels, seen from number ``rank`` of ``count``. One alone exchanges nothing.
+    """The processes that share a layer's labels; this one is ``rank`` of ``count``. A single one exchanges nothing.
 
     Every method but `rows` is collective: all processes call it, in the same order, with tensors of the same shape.
-    ConnectionError where that fails, as it does once another process has ended.
+    ConnectionError where that fails, for example because another process has ended.
     """
 
     rank: int = 0
@@ -40,7 +40,7 @@ class Shards:
 
     @classmethod
     def of(cls, count: int) -> Shards:
-        """Those of the default process group. ValueError where that has not ``count`` processes."""
+        """Those of the default process group. ValueError where that does not have ``count`` processes."""
         if check_shards(count) == 1:
             return cls()
         found = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -49,12 +49,12 @@ class Shards:
         return cls(dist.get_rank(), count)
 
     def rows(self, n_labels: int) -> slice:
-        """The labels of this process: contiguous, and as many as the others have or one more or less."""
+        """The labels of this process: contiguous, and the numbers of two processes differ by at most one."""
         check_shards(self.count, n_labels)
         return slice(self.rank * n_labels // self.count, (self.rank + 1) * n_labels // self.count)
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """What each process has, in the order of ranks."""
+        """The tensors of all processes, in the order of ranks."""
         if self.count == 1:
             return [tensor]
         parts = [torch.empty_like(tensor) for _ in range(self.count)]
@@ -87,7 +87,7 @@ class Shards:
 
 @contextmanager
 def _exchange() -> Iterator[None]:
-    """What goes wrong between processes is nearly always that another has ended: an error of its own kind."""
+    """Failures between processes nearly always mean that another one has ended, so they get an error of their own."""
     try:
         yield
     except RuntimeError as error:

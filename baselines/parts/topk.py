@@ -51,8 +51,8 @@ class RunningTopK:
 class DeviceTopK:
     """The same where the scores are, for GPUs: nothing but the lists leaves the device.
 
-    `torch.topk` says which scores are the best k, but not which of several equal ones it took. Those in the middle of
-    the list are all there and only want sorting; where some equal to the last are left out, the row is sorted whole.
+    `torch.topk` returns the best k scores, but does not define which of several equal ones. Equal scores within the
+    list are all in it and only need sorting; where some equal to the last one are left out, the whole row is sorted.
     """
 
     def __init__(self, n_points: int, k: int, device: torch.device) -> None:
@@ -61,20 +61,20 @@ class DeviceTopK:
         self._finite = torch.ones((), dtype=torch.bool, device=device)
 
     def feed(self, tile: Tensor, first_label: int) -> None:
-        """See `RunningTopK.feed`; NaN and infinite scores are an error of `ranking`, which waits for the device."""
+        """See `RunningTopK.feed`; NaN and infinite scores raise an error in `ranking`, which waits for the device."""
         tile, k = tile.float(), self.scores.shape[1]
         if not tile.numel():
             return
         self._finite &= torch.isfinite(torch.stack(tile.aminmax())).all()
-        scores, places = tile.topk(min(k, tile.shape[1]), dim=1)
+        scores, columns = tile.topk(min(k, tile.shape[1]), dim=1)
         tied = ((tile >= scores[:, -1:]).sum(1) > scores.shape[1]).nonzero()[:, 0]
         for rows in tied.split(TIED_ROWS):
             in_order = tile[rows].sort(dim=1, descending=True, stable=True)
-            scores[rows], places[rows] = (part[:, : scores.shape[1]] for part in in_order)
-        places, by_label = places.sort(dim=1)
-        # What was found before has lower labels and comes first, so that a stable sort leaves it before its equals.
+            scores[rows], columns[rows] = (part[:, : scores.shape[1]] for part in in_order)
+        columns, by_label = columns.sort(dim=1)
+        # Earlier labels are lower and come first, so a stable sort keeps them before equals.
         scores = torch.cat([self.scores, scores.gather(1, by_label)], 1)
-        labels = torch.cat([self.labels, places + first_label], 1)
+        labels = torch.cat([self.labels, columns + first_label], 1)
         self.scores, best = (part[:, :k] for part in scores.sort(dim=1, descending=True, stable=True))
         self.labels = labels.gather(1, best)
 
@@ -88,7 +88,7 @@ class DeviceTopK:
 def merge_topk(
     scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], k: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """The best k of several lists that lie side by side, scores and labels [N, M]; ties go to the lowest label id.
+    """The best k of several lists side by side, scores and labels [N, M]; ties go to the lowest label id.
 
     Lists are best first, with lower labels in the lists further left; −inf and −1 where one has fewer labels.
     """

@@ -1,9 +1,9 @@
-"""From bucket scores back to labels: exact top-k over all K labels, for one R or for every R at once.
+"""From bucket scores to labels: exact top-k over all K labels, for one R or for every R at once.
 
-Two exact ways, which give the same scores and labels bit for bit: `mach.decode.cpu.scan` looks at every label with one
-byte a score, `mach.decode.cpu.pruned` looks only at labels that share enough of a point's best buckets and proves that
-no other label can be among the top k. Which is faster depends on how peaked a point's scores are, so ``auto`` decides
-point by point. Nothing of size points × labels exists. Ties go to the lowest label id."""
+There are two exact methods, which return the same scores and labels bit for bit: `mach.decode.cpu.scan` bounds every
+label with one byte per score; `mach.decode.cpu.pruned` scores only labels that share enough of a point's best buckets,
+and proves that no other label can be among the top k. Which is faster depends on how peaked a point's scores are, so
+``auto`` decides for each point. No array of size points × labels exists. Ties go to the lowest label id."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def top_k(
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
     """Top-k labels of each point; exact but for the estimator ``top_buckets``, which is approximate.
 
-    bucket_scores [N, R, B] float32, what the estimator reads of each bucket (`mach.decode.estimators`); lookup [R,
+    bucket_scores [N, R, B] float32, the scores that the estimator reads (`mach.decode.estimators`); lookup [R,
     n_labels] bucket ids; returns (scores [N, k], labels [N, k]), best first, ties by lowest label id. With fewer than k
-    labels the rest is label −1 at score −inf. method: ``auto``, ``dense``, ``pruned`` (points that cannot be pruned are
-    scanned) or ``reference``. Raises ValueError for wrong shapes, names, and NaN or infinite scores.
+    labels the other entries are label −1 at score −inf. method: ``auto``, ``dense``, ``pruned`` (points that cannot be
+    pruned are scanned) or ``reference``. Raises ValueError for wrong shapes, names, and NaN or infinite scores.
 
     To decode batch after batch with one table, keep a `Decoder`.
     """
@@ -58,7 +58,7 @@ def top_k_prefixes(
 
 
 class Decoder:
-    """Decodes with one lookup table [R, n_labels] of buckets 0..B−1; its index is built when it first pays.
+    """Decodes with one lookup table [R, n_labels] of buckets 0..B−1; its index is built once that saves time.
 
     Raises ValueError for a table that is not two-dimensional or names a bucket out of range.
     """
@@ -72,13 +72,13 @@ class Decoder:
         self._dense = DenseScan(self.lookup, B)
 
     def prepare(self) -> None:
-        """Build now what is otherwise built once many points have been decoded: index and copies of the lookup."""
+        """Build the index and copies of the lookup now, which are otherwise built after many points were decoded."""
         _ = self.index
         self._dense.prepare()
 
     @cached_property
     def index(self) -> LabelIndex:
-        """Labels by bucket: 4 bytes a label and repetition."""
+        """Labels by bucket: 4 bytes per label and repetition."""
         return self._pruned.index
 
     @cached_property
@@ -118,7 +118,7 @@ class Decoder:
         if method == "reference":
             _check_finite(bucket_scores)
             return top_k_reference(bucket_scores, self.lookup, k, prefixes, combine)
-        # What is pruned is a sum over one set of repetitions; several prefixes share one scan instead.
+        # Pruning works for a sum over one set of repetitions; several prefixes share one scan instead.
         if method == "dense" or combine != "sum" or (method == "auto" and len(prefixes) > 1):
             return self._dense.top_k(bucket_scores, k, prefixes, combine)
         parts = [self._pruned.top_k(bucket_scores, R, k, always=method == "pruned") for R in prefixes]

@@ -1,4 +1,4 @@
-"""How the bucket scores of one trained model become a label's score: the estimators, and what each one reads.
+"""How the bucket scores of one trained model become a label's score: the estimators, and the scores that they read.
 
 All of them are decoders of the same R·B outputs, so a run can evaluate several. The papers and the official code
 disagree on which to use: the 2018 paper and code average softmax probabilities (`mean`; `unbiased` is its affine map,
@@ -16,14 +16,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Estimator:
-    """reads: what a bucket's score is, ``logit``, ``probability`` or ``log_probability``. combine: over repetitions,
-    ``sum``, ``min``, ``median``, or ``top_buckets`` (approximate). mean: a sum is divided by R at the end. unbiased: it
-    is then mapped to B/(B−1) · (mean − 1/B)."""
+    """How the scores of a label's buckets are combined."""
 
-    reads: str
-    combine: str
-    mean: bool = False
-    unbiased: bool = False
+    reads: str  # the score of a bucket: ``logit``, ``probability`` or ``log_probability``
+    combine: str  # over repetitions: ``sum``, ``min``, ``median``, or ``top_buckets`` (approximate)
+    mean: bool = False  # the sum is divided by R at the end
+    unbiased: bool = False  # the mean is then mapped to B/(B−1) · (mean − 1/B)
 
     @property
     def exact(self) -> bool:

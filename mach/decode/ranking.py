@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,16 @@ Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 SLICE_BYTES = 256 * 2**20  # bucket scores of the points that are decoded together
 
 
+@dataclass(frozen=True)
+class Query:
+    """Top-k from the first R' of ``repetitions``, for each R' in ``prefixes`` and by each estimator."""
+
+    k: int
+    prefixes: Sequence[int]
+    repetitions: range
+    estimators: Sequence[str]
+
+
 class BucketRanker:
     """Decodes with lookup [R, n_labels] of buckets 0..B−1; keeps what decoding prepares from one call to the next.
 
@@ -34,32 +45,26 @@ class BucketRanker:
         self._on_device: dict[torch.device, Tensor] = {}
 
     def rank(
-        self,
-        logits: Callable[[int, slice], Tensor],
-        loss: str,
-        n_points: int,
-        k: int,
-        prefixes: Sequence[int],
-        repetitions: range,
-        estimators: Sequence[str],
+        self, logits: Callable[[int, slice], Tensor], loss: str, n_points: int, query: Query
     ) -> dict[str, Ranking]:
-        """For each estimator the top-k (scores, labels) [P, N, k] from the first R' of ``repetitions``, R' in prefixes.
+        """For each estimator (scores, labels) [P, N, k].
 
-        ``logits(at, points)`` gives the float logits [n, B] of the repetition at that place for a slice of the points;
-        ``loss`` (bce or softmax) says what probability a logit stands for.
+        ``logits(at, points)`` returns the logits [n, B] of ``query.repetitions[at]`` for a slice of the points;
+        ``loss`` (bce or softmax) defines the probability that belongs to a logit.
         """
+        repetitions = query.repetitions
         size = max(LINE, SLICE_BYTES // (FLOAT_BYTES * len(repetitions) * self.B) // LINE * LINE)
-        parts: dict[str, list[Ranking]] = {name: [] for name in estimators}
+        parts: dict[str, list[Ranking]] = {name: [] for name in query.estimators}
         for low in range(0, n_points, size):
             points = slice(low, min(low + size, n_points))
             found = [logits(at, points).float() for at in range(len(repetitions))]
-            for name in estimators:
-                parts[name].append(self._decode(found, loss, k, list(prefixes), repetitions, name))
+            for name in query.estimators:
+                parts[name].append(self._decode(found, loss, query, name))
         joined = {name: [np.concatenate(arrays, 1) for arrays in zip(*of, strict=True)] for name, of in parts.items()}
         return {name: (scores, self._named(labels)) for name, (scores, labels) in joined.items()}
 
     def warm_up(self, k: int, estimators: Sequence[str]) -> None:
-        """Run every kernel that ranking on the host may choose, on few labels, so that none is compiled later on."""
+        """Run every kernel that ranking on the host may choose on a few labels, so that none is compiled later."""
         R, K = min(AT_ONCE, len(self.lookup)), self.lookup.shape[1]
         some = np.ascontiguousarray(self.lookup[:R, : min(K, FIRST_PART * (max(SAMPLE, 8 * k) + 1))])
         scores = np.random.default_rng(0).random((2 * LINE, R, self.B), dtype=np.float32)
@@ -74,21 +79,19 @@ class BucketRanker:
         """Columns of the lookup as label ids; −1 stays."""
         return np.where(labels < 0, labels, labels + np.int32(self.first)) if self.first else labels
 
-    def _decode(
-        self, logits: list[Tensor], loss: str, k: int, prefixes: list[int], repetitions: range, name: str
-    ) -> Ranking:
-        how = ESTIMATORS[name]
+    def _decode(self, logits: list[Tensor], loss: str, query: Query, name: str) -> Ranking:
+        how, repetitions, prefixes = ESTIMATORS[name], query.repetitions, list(query.prefixes)
         read = [bucket_scores(part, how.reads, loss) for part in logits]
         if logits[0].is_cuda and how.exact:
             table = self._table_on(logits[0].device)[repetitions.start : repetitions.stop]
-            scores, labels = top_k_prefixes_device(torch.stack(read, 1), table, k, prefixes, how.combine)
+            scores, labels = top_k_prefixes_device(torch.stack(read, 1), table, query.k, prefixes, how.combine)
             return how.finish(scores.cpu().numpy(), np.asarray(prefixes), self.B), labels.cpu().numpy()
         on_host = np.empty((len(read[0]), len(read), self.B), dtype=np.float32)
         for at, part in enumerate(read):
             on_host[:, at] = part.cpu().numpy()
         if repetitions not in self._decoders:
             self._decoders[repetitions] = Decoder(self.lookup[repetitions.start : repetitions.stop], self.B)
-        return self._decoders[repetitions].top_k_prefixes(on_host, k, prefixes, estimator=name)
+        return self._decoders[repetitions].top_k_prefixes(on_host, query.k, prefixes, estimator=name)
 
     def _table_on(self, device: torch.device) -> Tensor:
         if device not in self._on_device:

@@ -1,4 +1,4 @@
-"""The decoders as one reads them in the papers: a score for every label, then a stable sort. For tests."""
+"""The decoders as the papers describe them: a score for every label, then a stable sort. For tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def top_k_reference(
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
     """(scores, labels) [P, N, k] of ``combine`` (sum, min or median) over the first R' repetitions, R' in prefixes.
 
-    Sums are float32 in the order of the repetitions. Ties by lowest label id; label −1 at −inf where labels run out.
+    Sums are float32 in the order of the repetitions. Ties by lowest label id; label −1 at −inf with fewer labels.
     """
     N, n_labels = len(bucket_scores), lookup.shape[1]
     scores = np.full((len(prefixes), N, k), -np.inf, dtype=np.float32)

@@ -4,9 +4,9 @@ Repetition r draws its function from (seed, r) alone, so a table for R repetitio
 table for more: this is what lets one trained model be evaluated at every smaller R.
 
 * ``universal``: ((a·x + b) mod p) mod B, p = 2^31 − 1, a and b drawn (Carter and Wegman 1979). Over the draw, two
-  labels share a bucket with probability 1/B (less a rounding of p/B). At one draw the labels are not as if thrown at
+  labels share a bucket with probability 1/B (less a rounding of p/B). For one draw the labels are not distributed at
   random: consecutive ids step through the buckets at a fixed stride, so the label pairs that share their buckets
-  scatter widely around K(K−1)/2 · B^−R, their average over draws; and labels of neighbouring ids that collide do so
+  vary widely around K(K−1)/2 · B^−R, their average over draws; and labels of neighbouring ids that collide do so
   together, which makes the estimator's variance larger than the formula (`mach.theory.collisions.estimator_variance`).
 * ``murmur3``: murmurhash3_32(x, seed) mod B, what the authors' code does. Seed 0 gives exactly their tables (function r
   has MurmurHash3's seed r); any other seed draws the seed of function r from (seed, r). It behaves as random buckets.
@@ -52,7 +52,7 @@ def murmur3_seed(seed: int, r: int) -> int:
 
 
 def balanced_state(seed: int, r: int) -> int:
-    """Where repetition r's generator of a random order starts, 64 bits."""
+    """Initial state, 64 bits, of the generator of repetition r's random order."""
     return int(_draws(seed, r).generate_state(1, np.uint64)[0])
 
 
@@ -92,8 +92,8 @@ def hash_labels(n_labels: int, B: int, R: int, *, family: str = "universal", see
 
     Args:
         n_labels: labels K, 1 to 2^31 − 1; they are hashed by their ids 0 … K − 1.
-        B, R: buckets a repetition, 1 to 2^31 − 1, and repetitions, 1 or more.
-        family: ``universal``, ``murmur3`` or ``balanced``; what they promise is at the top of `mach.hashing.families`.
+        B, R: buckets per repetition, 1 to 2^31 − 1, and repetitions, 1 or more.
+        family: ``universal``, ``murmur3`` or ``balanced``; see the top of `mach.hashing.families`.
         seed: 0 or more. Repetition r depends on (family, n_labels, B, seed, r) alone, never on R; without n_labels too
             for ``universal`` and ``murmur3``, whose functions are the same for any number of labels.
         first: number of the first repetition: the table is the rows first … first + R − 1 of the one for all of them.
@@ -123,7 +123,7 @@ def hash_features(
 
 
 def _table(sizes: dict[str, int], family: str, seed: int, first: int) -> Lookup:
-    """The table [R, ids] for ``sizes``: ids, buckets and R under the names that the caller knows them by."""
+    """The table [R, ids] for ``sizes``: ids, buckets and R under the names of the caller's arguments."""
     ids, buckets, R = (_whole(name, value, 1) for name, value in sizes.items())
     seed, first = _whole("seed", seed, 0), _whole("first", first, 0)
     if max(ids, buckets) > MERSENNE_31:

@@ -1,7 +1,6 @@
-"""The compiled loops of `mach.hashing.families`: each fills the buckets of consecutive ids in place and lets threads
-run.
+"""The compiled loops of `mach.hashing.families`: each writes the buckets of consecutive ids and releases the GIL.
 
-None keeps a temporary as long as its output. The plain definitions that they must equal are in
+None needs a temporary array of the size of its output. The plain definitions that they must equal are in
 `mach.hashing.reference`."""
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111E
 def _remainder(value: Any, B: Any, inverse: Any) -> Any:
     """value mod B in [0, B) for −2^31 ≤ value < 2^31, by the reciprocal: vector registers multiply but do not divide.
 
-    The product with ``inverse`` = 1/B in double precision is off by less than one, so one step either way repairs it.
+    The product with ``inverse`` = 1/B in double precision has an error below one, so one step up or down corrects it.
     """
     rest = value - np.int64(np.int32(np.float64(np.int32(value)) * inverse)) * B
     rest += B if rest < 0 else 0

@@ -1,7 +1,6 @@
-"""What the hash families are, in plain Python: the definitions that the compiled loops of `mach.hashing.families` must
-equal.
+"""The definitions of the hash families in plain Python, which the compiled loops of `mach.hashing.kernels` must equal.
 
-Each takes the numbers that `mach.hashing.families` draws for (seed, r), and gives the bucket of every label as a list.
+Each takes the numbers that `mach.hashing.families` draws for (seed, r), and returns the list of all labels' buckets.
 """
 
 from __future__ import annotations

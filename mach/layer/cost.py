@@ -1,7 +1,8 @@
-"""What one run of the hashed output layer takes: bytes by purpose and operations, known before anything is built.
+"""The cost of one run of the hashed output layer: bytes by purpose, and operations, before anything is built.
 
-`mach.theory.cost` compares networks on paper; this counts what this implementation holds, scratch memory and copies
-included (docs/planning.md compares it with measured peaks)."""
+`mach.theory.cost` compares networks in theory; this counts the memory of this implementation, with scratch memory and
+copies (docs/planning.md compares it with measured peaks).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from mach.decode.estimators import ESTIMATORS, estimator_names
 from mach.decode.ranking import SLICE_BYTES
 from mach.kernels.sizes import FLOAT_BYTES
 
-GROUP = 2 * LINE  # points that a scan takes together, with half a byte each
+GROUP = 2 * LINE  # points of a group of the scan, with half a byte each
 
 
 def layer_cost(
@@ -22,15 +23,15 @@ def layer_cost(
     """Bytes and operations of R·B bucket outputs on ``hidden`` activations, trained ``run["together"]`` at a time.
 
     Args:
-        n_labels, hidden, B, R, estimator: as `mach.layer.output.MachOutput`.
+        n_labels, hidden, B, R, estimator: as for `mach.layer.MachOutput`.
         run: ``batch_size``, ``predict_batch`` (points), ``threads``, ``together`` (repetitions of a group) and
             ``validated`` (1 when the groups trained so far are decoded while training goes on, else 0).
 
     Returns:
         ``weights_bytes``, ``gradients_bytes``, ``optimiser_bytes`` (two moments) and ``activations_bytes`` of a step;
-        ``index_bytes``, the label → bucket table; ``decoding_bytes``, what decoding keeps: the table by label, the
-        labels by bucket, and one byte a label and thread, once for each number of repetitions that is decoded;
-        ``build_bytes`` and ``predict_bytes``, what exists for a while on top; and ``step_flops``, ``step_bytes``
+        ``index_bytes``, the label → bucket table; ``decoding_bytes``, the memory that decoding keeps: the table by
+        label, the labels by bucket, and one byte per label and thread, once for each number of repetitions that is
+        decoded; ``build_bytes`` and ``predict_bytes``, temporary memory on top; and ``step_flops``, ``step_bytes``
         (memory read and written) of a training step of all R repetitions.
     """
     parameters, together = R * (hidden + 1) * B, int(run["together"])

@@ -1,8 +1,8 @@
-"""The loss of repetitions over their B buckets each, with its gradient worked out by hand.
+"""The loss of repetitions over their B buckets each, with its gradient computed by hand.
 
-The gradient of both losses with respect to the logits z is (prediction − target) / N. It is formed in place of the
-logits, a repetition at a time while they are in the cache, and goes into the products of the backward pass at once:
-no array of size R × N × B exists, and autograd, which would keep several, is given the finished gradients.
+The gradient of both losses with respect to the logits z is (prediction − target) / N. It overwrites the logits of one
+repetition at a time while they are in the cache, and goes into the products of the backward pass at once. So no array
+of size R × N × B exists, and autograd, which would keep several, gets the finished gradients.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ BLOCK_BYTES = 256 * 2**20  # logits worked on at a time where repetitions go thr
 class Targets:
     """The buckets that hold at least one label of each point: the target is the OR of the labels, not their count.
 
-    In repetition g, point n has the buckets columns[g, starts[g, n] : starts[g, n + 1]], each once. Counting one twice
-    when two labels of a point collide is a wrong gradient that hardly shows in the loss.
+    In repetition g, point n has the buckets columns[g, starts[g, n] : starts[g, n + 1]], each once. To count a bucket
+    twice when two labels of a point collide would make the gradient wrong, and would hardly show in the loss.
     """
 
     starts: npt.NDArray[np.int64]  # [G, N + 1]
-    columns: npt.NDArray[np.int64]  # [G, most pairs of a repetition]
+    columns: npt.NDArray[np.int64]  # [G, pairs of the repetition that has most]
 
     @classmethod
     def of(cls, labels: sp.csr_matrix, lookup: npt.NDArray[np.integer], B: int) -> Targets:
@@ -53,32 +53,37 @@ class Targets:
         points = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         return torch.from_numpy(points), torch.from_numpy(self.columns[g, : starts[-1]])
 
-    def places(self, block: range, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """(repetition, counted from the block's first, point and bucket) of all pairs of a block, int64."""
+    def indices(self, block: range, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """(repetition, counted from the block's first; point; bucket) of all pairs of a block, int64."""
         pairs = [self.pairs(g) for g in block]
         which = torch.repeat_interleave(torch.tensor([len(points) for points, _ in pairs]))
         points, buckets = (torch.cat(side) for side in zip(*pairs, strict=True))
         return which.to(device), points.to(device), buckets.to(device)
 
 
-def bucket_losses(
-    hidden: Tensor,
-    kernel: Tensor,
-    bias: Tensor,
-    targets: Targets,
-    kind: str,
-    precision: str = "fp32",
-    timing_hook: TimingHook | None = None,
-) -> Tensor:
-    """Sum over repetitions of their losses: hidden [G, N, H], kernel [G, H, B], bias [G, B]; a scalar.
+def _no_timing(part: str, seconds: float) -> None:
+    del part, seconds
 
-    ``bce``: Σ over buckets of the binary cross-entropy, mean over points (official code up to a constant factor).
-    ``softmax``: cross-entropy against 1/|buckets of the point|, mean over points; points without labels count 0.
-    ``precision`` is that of the matrix products; weights, losses and gradients are float32 all the same.
-    ``timing_hook`` is called with the name of each part of the work (`PARTS`) and its seconds: the time of all threads
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Which loss, and how it is computed.
+
+    ``kind``: ``bce`` is Σ over buckets of the binary cross-entropy, mean over points (official code up to a constant
+    factor); ``softmax`` is the cross-entropy against 1/|buckets of the point|, mean over points, and points without
+    labels count 0. ``precision`` is that of the matrix products; weights, losses and gradients are float32 in any case.
+    ``timing_hook`` is called with the name of each part of the work (`PARTS`) and its seconds, the time of all threads
     divided by their number.
     """
-    return _BucketLosses.apply(hidden, kernel, bias, targets, kind, precision, timing_hook or _ignore)
+
+    kind: str
+    precision: str = "fp32"
+    timing_hook: TimingHook = _no_timing
+
+
+def bucket_losses(hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, settings: LossSettings) -> Tensor:
+    """Sum over repetitions of their losses: hidden [G, N, H], kernel [G, H, B], bias [G, B]; a scalar."""
+    return _BucketLosses.apply(hidden, kernel, bias, targets, settings)
 
 
 def bucket_loss_reference(
@@ -97,52 +102,33 @@ def bucket_loss_reference(
 class _BucketLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        kernel: Tensor,
-        bias: Tensor,
-        targets: Targets,
-        kind: str,
-        precision: str,
-        timing_hook: TimingHook,
+        ctx: Any, hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, settings: LossSettings
     ) -> Tensor:
         compiled = hidden.device.type == "cpu" and hidden.dtype == torch.float32
         work = _one_by_one if compiled else _in_blocks
         tensors = (hidden.detach(), kernel.detach(), bias.detach())
-        loss, *ctx.gradients = work(*tensors, targets, kind, DTYPES[precision], timing_hook)
+        loss, *ctx.gradients = work(*tensors, targets, settings)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        # Handed over, not kept: then autograd takes them as they are instead of copying.
+        # Not kept here as well, because autograd then uses them without a copy.
         gradients, ctx.gradients = ctx.gradients, None
         if grad_outputs[0] != 1.0:
             gradients = [gradient.mul_(grad_outputs[0]) for gradient in gradients]
-        return (*gradients, None, None, None, None)
-
-
-def _ignore(part: str, seconds: float) -> None:
-    del part, seconds
+        return (*gradients, None, None)
 
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _one_by_one(
-    hidden: Tensor,
-    kernel: Tensor,
-    bias: Tensor,
-    targets: Targets,
-    kind: str,
-    dtype: torch.dtype,
-    timing_hook: TimingHook,
-) -> Gradients:
+def _one_by_one(hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, settings: LossSettings) -> Gradients:
     """(loss, gradients of hidden, kernel, bias), float32 on the CPU.
 
-    A thread takes whole repetitions; when there are fewer than threads, all threads share in one after the other.
+    Each thread works on whole repetitions. With fewer repetitions than threads, all threads work on one at a time.
     """
     grad_hidden, grad_kernel, grad_bias = torch.empty(hidden.shape), torch.empty(kernel.shape), torch.empty(bias.shape)
-    threads = torch.get_num_threads()
+    dtype, threads = DTYPES[settings.precision], torch.get_num_threads()
     each_alone = 1 < threads <= len(kernel)
 
     def repetition(g: int) -> tuple[float, ...]:
@@ -150,7 +136,13 @@ def _one_by_one(
         points, weight = hidden[g].contiguous().to(dtype), kernel[g].to(dtype)
         logits = product(points, weight.T, bias[g].to(dtype)).float()
         moments.append(time.perf_counter())
-        arguments = (logits.numpy(), targets.starts[g], targets.columns[g], kind == "softmax", grad_bias[g].numpy())
+        arguments = (
+            logits.numpy(),
+            targets.starts[g],
+            targets.columns[g],
+            settings.kind == "softmax",
+            grad_bias[g].numpy(),
+        )
         shared = threads > 1 and not each_alone
         loss = loss_and_gradient_shared(*arguments, threads) if shared else loss_and_gradient(*arguments)
         moments.append(time.perf_counter())
@@ -165,36 +157,27 @@ def _one_by_one(
     for loss, *seconds in everywhere(repetition, range(len(kernel))):
         total += loss
         for part, spent in zip(PARTS, seconds, strict=True):
-            timing_hook(part, spent / threads if each_alone else spent)
+            settings.timing_hook(part, spent / threads if each_alone else spent)
     return torch.tensor(total, dtype=torch.float32), grad_hidden, grad_kernel, grad_bias
 
 
-def _in_blocks(
-    hidden: Tensor,
-    kernel: Tensor,
-    bias: Tensor,
-    targets: Targets,
-    kind: str,
-    dtype: torch.dtype,
-    timing_hook: TimingHook,
-) -> Gradients:
+def _in_blocks(hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Targets, settings: LossSettings) -> Gradients:
     """The same by batched products over blocks of repetitions; any device and type. Its parts are not timed."""
-    del timing_hook
     grad_hidden, grad_kernel, grad_bias = torch.empty_like(hidden), torch.empty_like(kernel), torch.empty_like(bias)
     n_points, n_buckets = hidden.shape[1], kernel.shape[2]
-    dtype = hidden.dtype if dtype == torch.float32 else dtype
-    fused = kind == "bce" and hidden.is_cuda and hidden.dtype == torch.float32 and has_triton()
+    dtype = hidden.dtype if settings.precision == "fp32" else DTYPES[settings.precision]
+    fused = settings.kind == "bce" and hidden.is_cuda and hidden.dtype == torch.float32 and has_triton()
     size = max(1, BLOCK_BYTES // (n_points * n_buckets * hidden.element_size()))
     total = hidden.new_zeros(())
     for low in range(0, len(kernel), size):
         block = slice(low, low + size)
         points, weight = hidden[block].to(dtype), kernel[block].to(dtype)
         logits = torch.baddbmm(bias[block, None].to(dtype), points, weight)
-        at = targets.places(range(low, low + len(weight)), hidden.device)
+        at = targets.indices(range(low, low + len(weight)), hidden.device)
         if fused:
             loss, gradient = _fused(logits, at, n_points)
         else:
-            loss, gradient = _loss_and_gradient_torch(logits.to(hidden.dtype), *at, kind)
+            loss, gradient = _loss_and_gradient_torch(logits.to(hidden.dtype), *at, settings.kind)
         total += loss
         torch.sum(gradient, 1, dtype=grad_bias.dtype, out=grad_bias[block])
         gradient = gradient.to(dtype)

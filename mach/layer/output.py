@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from mach.decode.estimators import estimator_names
-from mach.decode.ranking import BucketRanker, Ranking
+from mach.decode.ranking import BucketRanker, Query, Ranking
 from mach.hashing.families import hash_features, hash_labels
 from mach.kernels.product import PRECISIONS
 from mach.layer.cost import layer_cost
-from mach.layer.loss import LOSSES, Targets, TimingHook, bucket_losses
+from mach.layer.loss import LOSSES, LossSettings, Targets, TimingHook, bucket_losses
 from mach.theory.collisions import unresolved_pairs
 
 # A bucket without positives gets the prior of half a positive, so that its bias is finite.
@@ -25,20 +25,20 @@ SMOOTHING = 0.5
 
 
 class MachOutput(nn.Module):
-    """R worlds of B buckets (Medini et al., NeurIPS 2019; Huang et al., arXiv 1810.04254).
+    """R repetitions of B buckets each (Medini et al., NeurIPS 2019; Huang et al., arXiv 1810.04254).
 
-    Asks for one encoder for each repetition: hidden is [R, N, H]. Repetition r depends on the seeds and on r alone,
-    never on R, and the repetitions share no parameter; so they may be trained together, in groups (`subset`) or
-    apart, and a model of R repetitions holds the models of every smaller R. Its weights are ``kernel[r]`` [H, B] and
+    Needs one encoder per repetition: hidden is [R, N, H]. Repetition r depends on the seeds and on r alone, never on R,
+    and the repetitions share no parameter. So they may be trained together, in groups (`subset`) or apart, and a model
+    of R repetitions contains the models of every smaller R. The weights of repetition r are ``kernel[r]`` [H, B] and
     ``biases[r]`` [B].
 
     loss: ``bce`` over buckets or ``softmax`` with 1/|buckets| targets. bias: ``prior`` starts a bucket at the
     log-odds (bce) or log share (softmax) of its train frequency, ``zero`` at 0. estimator: how bucket scores become a
-    label's score (`mach.decode.estimators`); several joined by ``+`` are all evaluated, the first is the run's own.
-    share_encoder: one encoder for all repetitions (an ablation; the first R' of them then hold what training R' alone
-    would not give). feature_hash: hashed input features that the encoder of each repetition should have
-    (`feature_lookup`), 0 for the features as they are. first: number of the first repetition, for a layer that holds
-    only some of a larger one's (`part`).
+    label's score (`mach.decode.estimators`); several joined by ``+`` are all evaluated, and the first is the run's own.
+    share_encoder: one encoder for all repetitions (an ablation; the first R' of them then differ from a model trained
+    with R' alone). feature_hash: number of hashed input features of each repetition's encoder (`feature_lookup`), 0 for
+    features that are not hashed. first: number of the first repetition, for a layer that holds only some repetitions of
+    a larger one (`part`).
     """
 
     precisions = PRECISIONS
@@ -91,7 +91,7 @@ class MachOutput(nn.Module):
 
     @property
     def repetitions(self) -> int:
-        """Encoders that the layer asks for, or heads on the one encoder that they share."""
+        """Encoders that the layer needs, or heads on the one encoder that they share."""
         return self.R
 
     @property
@@ -100,7 +100,7 @@ class MachOutput(nn.Module):
         return self.kernel.transpose(1, 2)
 
     def feature_lookup(self, n_features: int) -> npt.NDArray[np.integer] | None:
-        """Hashed id of every input feature in every repetition, [R, n_features]; None for features as they are."""
+        """Hashed id of every input feature in every repetition, [R, n_features]; None if they are not hashed."""
         if not self.feature_hash:
             return None
         return hash_features(n_features, self.feature_hash, self.R, seed=self._hashing_seed, first=self.first)
@@ -112,21 +112,21 @@ class MachOutput(nn.Module):
 
     @staticmethod
     def encoders(*, R: int, share_encoder: bool = False, feature_hash: int = 0, **_: object) -> dict[str, int]:
-        """Repetitions, the encoders that they train with, and hashed features of each (0: features as they are)."""
+        """Repetitions, encoders that they are trained with, and hashed features of each (0: not hashed)."""
         return {"repetitions": R, "encoders": 1 if share_encoder else R, "feature_hash": feature_hash}
 
     @staticmethod
     def part(
         repetitions: range, *, first: int = 0, share_encoder: bool = False, **settings: object
     ) -> dict[str, object] | None:
-        """Settings of a layer that has only these repetitions: all that their training depends on, and nothing else.
+        """Settings of a layer that has only these repetitions, with all that their training depends on.
 
-        None with a shared encoder, which all repetitions train.
+        None with a shared encoder, because all repetitions train it.
         """
         if share_encoder:
             return None
-        asked = {name: value for name, value in settings.items() if name != "estimator"}
-        return asked | {"R": len(repetitions), "first": first + repetitions.start}
+        kept = {name: value for name, value in settings.items() if name != "estimator"}
+        return kept | {"R": len(repetitions), "first": first + repetitions.start}
 
     @staticmethod
     def cost(
@@ -149,30 +149,32 @@ class MachOutput(nn.Module):
     def facts(self) -> list[dict[str, int]]:
         """For each R up to the layer's: label pairs that share their buckets in all of the first R repetitions.
 
-        With a shared encoder also how many repetitions it was trained by, which is more than R in all rows but one.
+        With a shared encoder also the number of repetitions that trained it, which is more than R in all rows but one.
         """
         shared = {"encoder_trained_by": self.R} if self.share_encoder else {}
         return [{"unresolved_pairs": int(pairs)} | shared for pairs in unresolved_pairs(self.lookup)]
 
     def warm_up(self, k: int) -> None:
-        """Have all compiled that ranking needs on the host, whichever way it will choose."""
+        """Compile everything that ranking on the host may need, whichever method it will choose."""
         if not self.kernel.is_cuda:
             self._ranker.warm_up(k, self.decoders)
 
     def rank_only(self, labels: range) -> None:
-        """Rank these labels alone from now on, with the scores that they have among all of them; training needs all."""
+        """Rank only these labels from now on, with their scores unchanged; for a layer after training."""
         self._ranker = BucketRanker(self.lookup[:, labels.start : labels.stop].copy(), self.B, labels.start)
 
     def subset(self, repetitions: range) -> MachSubset:
-        """The layer seen by the encoders of some repetitions; parameters are shared with this one."""
+        """The layer of some repetitions alone; it shares its parameters with this one."""
         return MachSubset(self, repetitions)
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """Sum over repetitions of their losses: hidden [R, N, H], labels CSR [N, n_labels]."""
         targets = Targets.of(labels, self.lookup, self.B)
-        return bucket_losses(
-            hidden, self.kernel, self.biases, targets, self.loss_kind, self.precision, self.timing_hook
-        )
+        return bucket_losses(hidden, self.kernel, self.biases, targets, self._loss_settings())
+
+    def _loss_settings(self) -> LossSettings:
+        hook = {"timing_hook": self.timing_hook} if self.timing_hook else {}
+        return LossSettings(self.loss_kind, self.precision, **hook)
 
     def topk(self, hidden: Tensor, k: int) -> Ranking:
         """Top-k from all repetitions by the first estimator: (scores [N, k], labels [N, k])."""
@@ -180,51 +182,47 @@ class MachOutput(nn.Module):
         return scores[0], labels[0]
 
     def topk_prefixes(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> Ranking:
-        """Top-k by the first estimator from the first R' repetitions for each R' asked for: [len(prefixes), N, k]."""
-        return self._ranked(hidden, k, prefixes, range(self.R), self.decoders[:1])[self.decoders[0]]
+        """Top-k by the first estimator from the first R' repetitions, R' in ``prefixes``: [len(prefixes), N, k]."""
+        query = Query(k, prefixes, range(self.R), self.decoders[:1])
+        return self._ranked(hidden, query)[self.decoders[0]]
 
     def topk_decoders(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> dict[str, Ranking]:
         """The same by each of the layer's estimators."""
-        return self._ranked(hidden, k, prefixes, range(self.R), self.decoders)
+        return self._ranked(hidden, Query(k, prefixes, range(self.R), self.decoders))
 
-    def _ranked(
-        self, hidden: Tensor, k: int, prefixes: Sequence[int], repetitions: range, estimators: Sequence[str]
-    ) -> dict[str, Ranking]:
+    def _ranked(self, hidden: Tensor, query: Query) -> dict[str, Ranking]:
         def logits(at: int, points: slice) -> Tensor:
-            r = repetitions[at]
+            r = query.repetitions[at]
             return torch.addmm(self.biases[r], hidden[at, points], self.weights[r].T)
 
-        n_points = hidden.shape[1]
-        return self._ranker.rank(logits, self.loss_kind, n_points, k, prefixes, repetitions, estimators)
+        return self._ranker.rank(logits, self.loss_kind, hidden.shape[1], query)
 
 
 class MachSubset(nn.Module):
-    """Some repetitions of a MachOutput, to be trained by themselves; its parameters lie in the whole's memory."""
+    """Some repetitions of a MachOutput, trained by themselves; its parameters share memory with the whole layer."""
 
     def __init__(self, whole: MachOutput, repetitions: range) -> None:
         super().__init__()
         part = slice(repetitions.start, repetitions.stop)
         self.kernel, self.biases = nn.Parameter(whole.kernel.detach()[part]), nn.Parameter(whole.biases.detach()[part])
-        self.worlds = repetitions
+        self.members = repetitions
         self._whole = (whole,)  # in a tuple, so that its parameters are not registered here
 
     @property
     def repetitions(self) -> int:
-        return len(self.worlds)
+        return len(self.members)
 
     def loss(self, hidden: Tensor, labels: sp.csr_matrix) -> Tensor:
         """Sum over these repetitions of their losses: hidden [G, N, H]."""
         (whole,) = self._whole
-        targets = Targets.of(labels, whole.lookup[self.worlds.start : self.worlds.stop], whole.B)
-        return bucket_losses(
-            hidden, self.kernel, self.biases, targets, whole.loss_kind, whole.precision, whole.timing_hook
-        )
+        targets = Targets.of(labels, whole.lookup[self.members.start : self.members.stop], whole.B)
+        return bucket_losses(hidden, self.kernel, self.biases, targets, whole._loss_settings())
 
     def topk(self, hidden: Tensor, k: int) -> Ranking:
         """Top-k from these repetitions alone, by the first estimator: (scores [N, k], labels [N, k])."""
         (whole,) = self._whole
         name = whole.decoders[0]
-        scores, labels = whole._ranked(hidden, k, [len(self.worlds)], self.worlds, [name])[name]
+        scores, labels = whole._ranked(hidden, Query(k, [len(self.members)], self.members, [name]))[name]
         return scores[0], labels[0]
 
 

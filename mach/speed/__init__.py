@@ -1,1 +1,1 @@
-"""Benchmarks of MACH's own parts beside plain references."""
+"""Benchmarks of decoding beside plain references, for `machbench speed`."""

@@ -23,10 +23,11 @@ N_POINTS, K_LABELS, R, K = 256, 670_091, 32, 5
 
 
 def decode() -> Iterator[tuple[str, Variants]]:
-    """Ways to the top-5 labels of 256 points at Amazon-670K size, R = 32; the reference first.
+    """Decoders of the top-5 labels of 256 points at Amazon-670K size, R = 32; the reference first.
 
-    flat: scores drawn alike for all buckets, the worst case for pruning. peaked: a noisy background and 5 labels whose
-    buckets stand out. trained: logits of a model that was trained on made-up points (`mach.speed.trained_scores`).
+    flat: scores from one distribution for all buckets, the worst case for pruning. peaked: a noisy background and 5
+    labels with high scores in their buckets. trained: logits of a model that was trained on synthetic points
+    (`mach.speed.trained_scores`).
     """
     for B in (2000, 20_000):
         rng = np.random.default_rng(0)
@@ -38,7 +39,7 @@ def decode() -> Iterator[tuple[str, Variants]]:
 
 
 def peaked(lookup: Ints, B: int, n_points: int, raised: int = 5) -> Floats:
-    """Made-up logits [n_points, R, B]: a background of −7 ± 1.5, and labels of +3 ± 2 in all their buckets."""
+    """Synthetic logits [n_points, R, B]: a background of −7 ± 1.5, and labels of +3 ± 2 in all their buckets."""
     rng = np.random.default_rng(1)
     scores = rng.normal(-7.0, 1.5, size=(n_points, len(lookup), B)).astype(np.float32)
     for n in range(n_points):
@@ -48,8 +49,8 @@ def peaked(lookup: Ints, B: int, n_points: int, raised: int = 5) -> Floats:
 
 
 def variants(scores: Floats, lookup: Ints) -> Variants:
-    """The official algorithm, the best torch form, and the ways of `mach.decode.decoder` with what they prepare once:
-    an index of the labels by bucket, and the lookup by label."""
+    """The official algorithm, the best torch form, and the methods of `mach.decode.decoder`, for which the index of
+    labels by bucket and the lookup by label are prepared before."""
     n_points, _, B = scores.shape
     decoder = Decoder(lookup, B)
     decoder.prepare()
@@ -63,13 +64,13 @@ def variants(scores: Floats, lookup: Ints) -> Variants:
             parts.append(_embedding_bag(torch.from_numpy(flat), rows))
         return np.concatenate([s for s, _ in parts]), np.concatenate([labels for _, labels in parts])
 
-    ways = {name: partial(decoder.top_k, scores, K, method=name) for name in ("dense", "pruned", "auto")}
+    methods = {name: partial(decoder.top_k, scores, K, method=name) for name in ("dense", "pruned", "auto")}
     reference = {"official algorithm, plain numba": _fastest_official(scores, lookup)}
-    return {**reference, "torch embedding_bag": embedding_bag, **ways}
+    return {**reference, "torch embedding_bag": embedding_bag, **methods}
 
 
 def _fastest_official(scores: Floats, lookup: Ints) -> Callable[[], tuple[Floats, Ints]]:
-    """The reference with the integers that serve it best on this machine: narrow ones, or those of an index."""
+    """The reference with the integer type that is faster on this machine: that of the table, or int64."""
     seconds = {}
     for dtype in (lookup.dtype, np.dtype(np.int64)):
         table = lookup.astype(dtype)
@@ -81,7 +82,7 @@ def _fastest_official(scores: Floats, lookup: Ints) -> Callable[[], tuple[Floats
 
 
 def _embedding_bag(flat: torch.Tensor, rows: torch.Tensor, chunk: int = 65_536) -> tuple[Floats, Ints]:
-    """A label's score as a bag of its buckets' rows, all points side by side; running top-k over chunks of labels."""
+    """A label's score as a bag of its buckets' rows, with all points in a row; running top-k over chunks of labels."""
     best = torch.full((K, flat.shape[1]), -torch.inf)
     ids = torch.full((K, flat.shape[1]), -1)
     for low in range(0, len(rows), chunk):

@@ -19,7 +19,7 @@ N_POINTS, N_LABELS, R, B, K = 256, 670_091, 32, 2000, 5
 
 
 def decode_gpu() -> Variants:
-    """Ways to the top-5 labels of 256 points at Amazon-670K size, R = 32, B = 2,000; the reference first.
+    """Decoders of the top-5 labels of 256 points at Amazon-670K size, R = 32, B = 2,000; the reference first.
 
     The reference is torch, a chunk of labels at a time. Raises NotImplementedError where there is no CUDA device, or
     no triton.
@@ -34,8 +34,8 @@ def decode_gpu() -> Variants:
 def variants(device: str, n_points: int, n_labels: int) -> Variants:
     """Callables that return (scores [n_points, K], labels [n_points, K]) on the host.
 
-    Scores are simulated: a noisy background with a few raised buckets a point and repetition. They and the table are
-    on the device before the clock starts; the copy to the host makes it stop after the device is done.
+    Scores are simulated: a noisy background with a few raised buckets per point and repetition. They and the table
+    are on the device before the clock starts; the copy to the host waits until the device has finished.
     """
     rng = np.random.default_rng(0)
     scores = rng.normal(-6.0, 1.0, size=(n_points, R, B)).astype(np.float32)

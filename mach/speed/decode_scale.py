@@ -1,6 +1,6 @@
 """Decoding from 670 thousand to 50 million labels, each size in a process of its own, for `speed decode_scale`.
 
-python -m mach.speed.decode_scale LABELS BUCKETS REPETITIONS     (one JSON line: seconds a point and peak bytes)
+python -m mach.speed.decode_scale LABELS BUCKETS REPETITIONS     (one JSON line: seconds per point and peak bytes)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mach.hashing.families import hash_labels
 from mach.speed.decode import peaked
 
 N_POINTS, K, REPEATS = 64, 5, 5
-# 335 labels a bucket, so B grows with the labels; then the sizes whose memory is of interest.
+# 335 labels per bucket, so B grows with the labels; then the sizes whose memory is of interest.
 SIZES = [(670_091, 2000, 16), (2_680_364, 8000, 16), (10_050_000, 30_000, 16), (50_000_000, 20_000, 8)]
 SIZES += [(50_000_000, 20_000, 32)]
 
@@ -52,10 +52,10 @@ def measure_size(n_labels: int, B: int, R: int) -> dict[str, Any]:
         raise RuntimeError("dense and automatic decoding give different labels")
     seconds: dict[str, list[float]] = {"auto": [], "dense": []}
     for _ in range(REPEATS):
-        for method, taken in seconds.items():
+        for method, times in seconds.items():
             started = time.perf_counter()
             decoder.top_k(scores, K, method=method)
-            taken.append((time.perf_counter() - started) / N_POINTS)
+            times.append((time.perf_counter() - started) / N_POINTS)
     return {
         "median_s": statistics.median(seconds["auto"]),
         "dense_s": statistics.median(seconds["dense"]),

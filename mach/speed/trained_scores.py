@@ -1,4 +1,4 @@
-"""A MACH model trained on made-up points within minutes, for speed measurements that must not use invented scores."""
+"""A MACH model that is trained on synthetic points within minutes, for speed measurements with realistic scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from mach.layer.output import MachOutput
 
 N_FEATURES, HIDDEN = 20_000, 64
-LABELS, SIGNS, NOISE = 5, 12, 15  # labels a point, features that speak for each of them, features that say nothing
+LABELS, SIGNS, NOISE = 5, 12, 15  # per point: labels, features that depend on each label, features that do not
 ZIPF_OFFSET = 30
 EPOCHS, BATCH, LR = 3, 512, 0.01
 
@@ -58,7 +58,7 @@ def trained_scores(
 
 
 def _points(rng: np.random.Generator, n_points: int, n_labels: int) -> tuple[npt.NDArray[np.int64], sp.csr_matrix]:
-    """Features [n_points, 75], one may come up twice, and labels CSR."""
+    """Features [n_points, 75], which may repeat, and labels CSR."""
     weight = 1.0 / (np.arange(n_labels) + ZIPF_OFFSET)
     labels = rng.choice(n_labels, size=(n_points, LABELS), p=weight / weight.sum())
     of_label = rng.integers(0, N_FEATURES, size=(n_labels, SIGNS))
@@ -72,6 +72,6 @@ def _points(rng: np.random.Generator, n_points: int, n_labels: int) -> tuple[npt
 
 
 def _hidden(table: torch.nn.EmbeddingBag, X: npt.NDArray[np.int64], R: int) -> Tensor:
-    """[R, N, H], of points whose features weigh 1/√(their number)."""
+    """[R, N, H], for points whose features have the weight 1/√(their number)."""
     summed: Tensor = table(torch.from_numpy(X)) / X.shape[1] ** 0.5
     return summed.view(len(X), R, HIDDEN).transpose(0, 1).relu()

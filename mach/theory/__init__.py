@@ -1,1 +1,1 @@
-"""What theory says of MACH: collisions of labels, memory and operations."""
+"""The theory of MACH: collisions of labels, and its cost in memory and operations."""

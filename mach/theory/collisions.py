@@ -1,9 +1,9 @@
-"""What the papers promise about MACH, as functions: collisions, repetitions needed, variance, loads and cost.
+"""The statements of the papers about MACH as functions: collisions, repetitions needed, variance and loads.
 
-K labels are hashed into B buckets by each of R repetitions: R·B outputs are paid for, B^R codes tell labels
-apart (Huang, Wang, Medini, Shrivastava: arXiv 1810.04254, 2018; Medini, Huang, Wang, Mohan, Shrivastava:
-Extreme Classification in Log Memory using Count-Min Sketch, NeurIPS 2019). docs/theory.md tells it in words.
-The cost model is in `mach.theory.cost`; its names are here too.
+K labels are hashed into B buckets by each of R repetitions: R·B outputs give B^R codes that distinguish labels
+(Huang, Wang, Medini, Shrivastava: arXiv 1810.04254, 2018; Medini, Huang, Wang, Mohan, Shrivastava: Extreme
+Classification in Log Memory using Count-Min Sketch, NeurIPS 2019). docs/theory.md explains it. The cost model is in
+`mach.theory.cost`; its names are here too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def unresolved_pairs(lookup: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int
         lookup: int [R, n_labels], the bucket of each label in each repetition.
 
     Returns:
-        int64 [R], exact and never increasing; the last entry counts the pairs that no repetition tells apart.
+        int64 [R], exact and never increasing; the last entry counts the pairs that no repetition separates.
 
     Raises:
         ValueError: ``lookup`` is not a two-dimensional array of integers, or a bucket is not in 0 … 2^31 − 1.
@@ -57,7 +57,7 @@ def unresolved_pairs(lookup: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int
     )  # bucket above label; those first that still share all their buckets with another
     packed <<= 32
     packed |= np.arange(left, dtype=np.uint32)
-    packed.sort()  # the one large sort; the kernel's own is quick on what is sorted
+    packed.sort()  # the one large sort; the kernel's own sorts get nearly sorted input
     opens = np.zeros(left, dtype=np.bool_)
     opens[0] = True
     for r, row in enumerate(table):
@@ -72,7 +72,7 @@ def _refine(packed: Any, opens: Any, left: int, row: Any) -> tuple[int, int]:
     """Split every group of labels by their buckets in ``row``; count the pairs that stay together.
 
     The first ``left`` entries of ``packed`` hold labels in their lower 32 bits, group after group, and ``opens``
-    marks where a group begins. Labels that are alone from now on are dropped, in place. Returns (pairs, labels left).
+    marks where a group begins. Labels alone in their group are dropped, in place. Returns (pairs, labels left).
     """
     pairs, kept, low = 0, 0, 0
     while low < left:
@@ -98,10 +98,10 @@ def _refine(packed: Any, opens: Any, left: int, row: Any) -> tuple[int, int]:
 
 
 def repetitions_needed(n_labels: int, B: int, delta: float) -> float:
-    """Repetitions that tell all pairs of labels apart with probability 1 − delta: 2·log(K/√delta) / log B.
+    """Repetitions that separate all pairs of labels with probability 1 − delta: 2·log(K/√delta) / log B.
 
     The union bound over fewer than K² pairs of B^−R each (arXiv 1810.04254); round up for a whole
-    number. It says when labels can be told apart, not when they are predicted well.
+    number. It is the number from which labels can be separated, not that from which they are predicted well.
 
     Raises:
         ValueError: ``n_labels`` below 1, ``B`` below 2, or ``delta`` not in (0, 1).
@@ -155,7 +155,7 @@ def bucket_loads(lookup: npt.NDArray[np.integer[Any]], B: int) -> npt.NDArray[np
 
 
 def expected_loads(n_labels: int, B: int, R: int = 1, delta: float = 0.01) -> dict[str, float]:
-    """What `bucket_loads` gives when every label falls in a bucket at random: a binomial load, K tries of 1/B.
+    """Statistics of `bucket_loads` when every label gets a random bucket: a binomial load, K tries of 1/B.
 
     Returns:
         ``mean`` K/B; ``sd`` √(K/B · (1 − 1/B)); and ``max_bound``, which with probability 1 − delta no bucket of R

@@ -1,7 +1,7 @@
-"""What MACH costs in parameters, bytes and operations, and what one full output layer costs on the same trunk.
+"""The cost of MACH in parameters, bytes and operations, and the cost of a full output layer on the same encoder.
 
-The saving is in the output layer alone: every repetition brings its own input layer, so in total MACH can hold more
-parameters than the layer it replaces. `cost_ratios` says which.
+MACH saves in the output layer alone: every repetition has its own input layer, so in total MACH can have more
+parameters than the layer that it replaces. `cost_ratios` compares them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def parameters(n_features: int, hidden: int | Sequence[int], B: int, R: int, n_l
     Returns:
         ``params_input`` (input to the first hidden layer), ``params_hidden`` (between hidden layers),
         ``params_output`` (last hidden layer to the buckets), each summed over the repetitions; their sum
-        ``params_total``; ``params_per_repetition``; and ``index_bytes`` of the table, 2 bytes an entry for B
+        ``params_total``; ``params_per_repetition``; and ``index_bytes`` of the table, 2 bytes per entry for B
         up to 2^16 and 4 above.
 
     Raises:
@@ -60,13 +60,13 @@ def cost(
         nnz: features of a point that are not zero, on average; n_features for dense input.
 
     Returns:
-        Also ``weights_bytes``; ``gradients_bytes`` (as many: dense gradients); ``adam_bytes`` (two moments a
+        Also ``weights_bytes``; ``gradients_bytes`` (as many: dense gradients); ``adam_bytes`` (two moments per
         parameter); ``activations_bytes`` (values of all layers but the input for one batch, and their gradients, all
         repetitions at once); ``train_bytes``, the sum of these and of the index; ``serve_bytes``, weights and index;
         ``train_step_flops`` of the matrix products of one step, forward and backward (two a multiply-add; no gradient
         for the input; biases, loss and optimiser are left out); ``query_flops`` of the network for one point;
         ``query_scan_adds`` of the dense scan over all labels, K·R; and ``query_operations``, the sum of the two.
-        For one worker that trains a repetition alone, ask with R = 1.
+        For one worker that trains a repetition alone, call it with R = 1.
 
     Raises:
         ValueError: a size is below 1, or nnz is not in 0 … n_features.

@@ -62,9 +62,7 @@ def test_every_path_equals_the_plain_one(sampler: str, correction: str, hits: st
         if not len(sample):  # in_batch, and no point has a label
             sample = np.array([4])
         log_q = torch.from_numpy(layer.log_q(np.arange(N_LABELS), batch.shape[0]).astype(np.float64))
-        keep, both = hits == "keep", correction == "log_q_all"
-        arguments = (rows, layer.weight, layer.bias[:, 0], sample, batch, positives, log_q)
-        theirs_loss = sampled_loss_reference(*arguments, keep_hits=keep, correct_positives=both)
+        theirs_loss = sampled_loss_reference(layer, sample, rows, batch, positives, log_q)
         ours_loss = layer.loss_on(sample, rows, batch, positives)
         torch.testing.assert_close(ours_loss, theirs_loss)
         ours = gradients(layer, hidden, 3.0 * ours_loss)

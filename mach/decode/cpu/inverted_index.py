@@ -1,4 +1,4 @@
-"""The lookup table turned around: the labels of each bucket, and the approximate decoder that reads only those."""
+"""The inverted index of a lookup table: the labels of each bucket, and the approximate decoder that uses it alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mach.decode.cpu.topk_list import place_anywhere
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 
-# The official approx_eval's settings (Tharun24/MACH): best buckets a repetition, and how many must hold a label.
+# Settings of the official approx_eval (Tharun24/MACH): best buckets per repetition, and how many must hold a label.
 TOP_BUCKETS, AT_LEAST = 50, 2
 
 
@@ -39,8 +39,8 @@ class LabelIndex:
         """Approximate top-k of the official code: (scores [N, k], labels [N, k]) from the first R repetitions.
 
         In each repetition the best ``buckets`` buckets are opened (ties: lowest bucket). A label found in ``least`` of
-        them or more (in all R when R is smaller) scores the sum of the buckets it was found in; where it was not
-        found it adds nothing, which favours labels found seldom when scores are negative.
+        them or more (in all R when R is smaller) scores the sum of the buckets it was found in. The other repetitions
+        add nothing, which favours labels found seldom when scores are negative.
         """
         N, _, B = bucket_scores.shape
         scores = np.full((N, k), -np.inf, dtype=np.float32)

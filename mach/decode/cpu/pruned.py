@@ -1,10 +1,10 @@
-"""Exact top-k from a point's best buckets alone, with a proof for each point that no other label can be among them.
+"""Exact top-k from a point's best buckets alone, with a proof for each point that no other label is among its top k.
 
 After the threshold algorithms of Fagin, Lotem and Naor (2003). Let θ be the k-th best score among a few good labels,
 and c_r a cut in each repetition with Σ c_r = θ − M. A label's score is at most Σ c_r plus what the buckets above their
 cut give it, Σ max(0, s_r − c_r); so a label whose buckets give less than the margin M scores below θ. Only buckets
 above their cut are opened: their labels collect s − c (rounded up) in one byte each, and those that reach M are
-scored exactly. No such θ, or too many labels: the point is *scanned* by `mach.decode.cpu.scan` like any other.
+scored exactly. Without such a θ, or with too many labels, the point is scanned by `mach.decode.cpu.scan`.
 """
 
 from __future__ import annotations
@@ -28,26 +28,25 @@ SORT_SECONDS = 3e-9  # of one core, to put one label of one repetition into the 
 FIRST_ROUND = 4  # points tried before it is decided how to go on; twice as many in every round
 FIRST_WHERE_IT_PAID = 64  # the same after a call in which all points were tried; then all others at once
 REMEMBERED = 64  # points of earlier calls that count beside those of the call itself, at most
-SLOWER = 1.25  # a round counts as at most so much slower than those before it: what is slow for once is the machine
-DOUBT = 1.1  # where all points were tried in the last call, giving up has to promise more than what timings err by
-LONGEST_REST = 8  # calls in which nothing is tried, at most, after pruning did not pay several times in a row
+SLOWER = 1.25  # a round counts as at most this much slower than those before it, in case the machine was busy
+DOUBT = 1.1  # after a call in which all points were tried, giving up must be faster by more than the error of timings
+LONGEST_REST = 8  # calls without a try, at most, after pruning did not pay several times in a row
 
 
 @dataclass
 class _Experience:
-    """What earlier calls for one R have shown: seconds spent on scans, calls in a row that gave up, calls to rest; of
-    the points tried lately how many there were, how many failed, and their seconds."""
+    """What earlier calls for one R have shown."""
 
-    scanned: float = 0.0
-    given_up: int = 0
-    rest: int = 0
-    tried: float = 0.0
-    failed: float = 0.0
-    seconds: float = 0.0
+    scanned: float = 0.0  # seconds of scans
+    given_up: int = 0  # calls in a row that gave up
+    rest: int = 0  # calls in which pruning is not tried next
+    tried: float = 0.0  # points tried lately
+    failed: float = 0.0  # of which failed
+    seconds: float = 0.0  # that they needed
     all_tried: bool = False  # in the last call
 
     def learn(self, paid: bool) -> None:
-        """Whether pruning paid in this call; where it did not, it is tried again after a while."""
+        """Note whether pruning paid in this call; if not, it is tried again after some calls."""
         self.given_up = 0 if paid else self.given_up + 1
         self.rest = 0 if paid else min(2 ** (self.given_up - 1), LONGEST_REST)
         fade = min(1.0, REMEMBERED / self.tried) if self.tried else 0.0
@@ -59,7 +58,7 @@ class _Experience:
         self.tried, self.failed, self.seconds = self.tried + tried, self.failed + failed, self.seconds + seconds
 
     def hoped_share(self) -> float:
-        """Share of points that fail, less its standard error: a few failures do not end what may pay."""
+        """Share of points that fail, less its standard error, so that a few failures do not stop pruning."""
         share = self.failed / self.tried
         return max(0.0, share - float(np.sqrt(share * (1 - share) / self.tried + 1 / self.tried**2)))
 
@@ -107,10 +106,10 @@ class PrunedSearch:
     ) -> tuple[npt.NDArray[np.int64], bool]:
         """Prune in growing rounds, spread over the points, until scanning the rest is cheaper.
 
-        Returns the points that are left, and whether it went on beyond the first round. A scan of a group costs the
-        same for one point as for all it has room for, so the first failure may end it for a few points.
+        Returns the points that are left, and whether there was more than one round. The scan of a group costs the same
+        for one point as for a full group, so with few points the first failure may stop the pruning.
         """
-        scan = self._scan.effort.expected_seconds
+        scan = self._scan.tuner.expected_seconds
         experience = self._experience[R]
         waiting = _spread(len(bucket_scores))
         failed = waiting[:0]
@@ -136,11 +135,11 @@ class PrunedSearch:
         return np.concatenate([failed, waiting]), rounds > 1 or not len(waiting)
 
     def _has_index(self, N: int, R: int, experience: _Experience) -> bool:
-        """Whether the index is there, or scanning has cost and would cost as much as building it."""
+        """Whether the index exists, or the time of past scans and the next one is as long as building it would take."""
         if "index" in self.__dict__:
             return True
         build = self._lookup.size * SORT_SECONDS / numba.get_num_threads()
-        return experience.scanned + self._scan.effort.expected_seconds(N, R) > build
+        return experience.scanned + self._scan.tuner.expected_seconds(N, R) > build
 
     def _prune(
         self,
@@ -150,7 +149,7 @@ class PrunedSearch:
         scores: Floats,
         labels: npt.NDArray[np.int32],
     ) -> npt.NDArray[np.int64]:
-        """Fill in the points that can be pruned; returns the others. ValueError when a score is NaN or infinite."""
+        """Rank the points that can be pruned; returns the others. ValueError when a score is NaN or infinite."""
         tasks = max(1, min(len(points), numba.get_num_threads()))
         outcome = np.zeros(len(points), dtype=np.int8)
         index = self.index
@@ -174,7 +173,7 @@ class PrunedSearch:
 
 
 def _spread(n: int) -> npt.NDArray[np.int64]:
-    """0..n − 1 in an order whose every beginning is spread over the whole (neighbours in a file are often alike)."""
+    """0..n − 1 in an order in which the first ones are spread over all, as neighbours in a file are often alike."""
     stride = max(1, int(n * 0.618))
     while np.gcd(stride, n) > 1:
         stride += 1

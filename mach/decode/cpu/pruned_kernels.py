@@ -1,5 +1,4 @@
-"""The loops of `mach.decode.cpu.pruned`: a point's best buckets, a score to beat, the labels that may reach it, and the
-proof."""
+"""The compiled loops of the pruned search: best buckets, a score to beat, the labels that may reach it, the proof."""
 
 from __future__ import annotations
 
@@ -8,25 +7,25 @@ import math
 import numba
 import numpy as np
 
-from mach.decode.cpu.simd.lanes import ask_for, first_bit
+from mach.decode.cpu.simd.lanes import first_bit, prefetch
 from mach.decode.cpu.simd.quantise import NOT_FINITE, survey
 from mach.decode.cpu.simd.vectors import BLOCK
 from mach.decode.cpu.topk_list import place_anywhere
 
-LISTED = 128  # buckets a repetition that may be opened, about; the rest are bounded by the best of them
+LISTED = 128  # buckets per repetition that may be opened, about; the rest are bounded by the best of them
 ROOM = 8 * LISTED  # a point with more than this above the bound, in one repetition, is scanned
-LOOKED_AT = 1024  # buckets a repetition whose scores say where that bound is
-SEED_BUCKETS = 2  # best buckets a repetition that give the first labels, and so θ
+LOOKED_AT = 1024  # buckets per repetition from whose scores that bound is estimated
+SEED_BUCKETS = 2  # best buckets per repetition, which give the first labels and so θ
 MARGIN_UNITS = 200  # the margin in a byte's units
 CANDIDATES = 1 << 14  # more labels than this are cheaper to scan
 MANY = 32  # where one label in so many was passed, clearing all is cheaper than clearing those
-SOON = 4  # buckets between asking for what opening one needs and opening it
+SOON = 4  # buckets between the prefetch for one and its opening
 WORTH_OF_ONE = 60  # scoring a label costs as much as passing this many labels of opened buckets
 
 
 @numba.njit(parallel=True, cache=True)
 def search(scores, by_label, by_bucket, starts, R, points, tallies, found_scores, found_labels, outcome):  # type: ignore[no-untyped-def]
-    """outcome int8 [points]: 1 found and proven, 0 not, −1 a score is not finite."""
+    """outcome int8 [points]: 1 found and proven, 0 not found, −1 a score is not finite."""
     B, n_labels, k = scores.shape[2], len(by_label), found_scores.shape[1]
     flat = scores.reshape(-1)
     tasks = len(tallies)
@@ -147,10 +146,10 @@ def _seed(scores, by_label, by_bucket, starts, bucket, value, listed, tally, can
         wanted += often[least]
         least -= 1
     best = np.full(k, -np.inf, dtype=np.float32)
-    taken = 0
+    scored = 0
     for c in range(count):
-        if tally[candidates[c]] >= max(least, 2) and taken < 16 * k:
-            taken += 1
+        if tally[candidates[c]] >= max(least, 2) and scored < 16 * k:
+            scored += 1
             score = _score(scores, by_label, candidates[c], R)
             if score > best[k - 1]:
                 at = k - 1
@@ -169,8 +168,10 @@ def _seed(scores, by_label, by_bucket, starts, bucket, value, listed, tally, can
 
 @numba.njit(cache=True)
 def _raise_cuts(cut, best, value, listed, theta, n_labels, B):  # type: ignore[no-untyped-def]
-    """Raise the cuts (in place) to where the search is expected to be cheapest; returns the margin, or −1 where no
-    search is expected to find few enough labels."""
+    """Raise the cuts (in place) to where the search is expected to be cheapest.
+
+    Returns the margin, or −1 where every search is expected to find too many labels.
+    """
     R = len(cut)
     room = theta - cut.sum()
     if not room > 0.0 or not np.isfinite(room):
@@ -203,18 +204,18 @@ def _raise_cuts(cut, best, value, listed, theta, n_labels, B):  # type: ignore[n
 
 @numba.njit(cache=True)
 def _collect(by_bucket, starts, bucket, value, listed, cut, margin, tally, candidates):  # type: ignore[no-untyped-def]
-    """Labels whose opened buckets reach the margin → candidates; returns how many (more than fit: too many)."""
+    """Candidates become the labels whose opened buckets reach the margin; returns how many, even if not all fit."""
     R, n_labels = len(listed), by_bucket.shape[1]
     scale = MARGIN_UNITS / margin
     enough = MARGIN_UNITS - 1
     count = passed = 0
     for r in range(R):
         for c in range(listed[r]):
-            # Where the labels of the buckets after this one begin is on its way meanwhile, and then the labels.
+            # The start of the labels of the next buckets is prefetched meanwhile, and then the labels.
             if c + 2 * SOON < listed[r]:
-                ask_for(starts, r * starts.shape[1] + bucket[r, c + 2 * SOON])
+                prefetch(starts, r * starts.shape[1] + bucket[r, c + 2 * SOON])
             if c + SOON < listed[r] and value[r, c + SOON] > cut[r]:
-                ask_for(by_bucket, r * n_labels + np.int64(starts[r, bucket[r, c + SOON]]))
+                prefetch(by_bucket, r * n_labels + np.int64(starts[r, bucket[r, c + SOON]]))
             if value[r, c] > cut[r]:
                 units = int(min((value[r, c] - cut[r]) * scale, 254.0)) + 1
                 b = bucket[r, c]

@@ -1,6 +1,6 @@
-"""Bounds of sums, over labels for a group of points: the loops of `mach.decode.cpu.scan` that only add.
+"""Bounds of label scores for a group of points: the compiled loops of the scan that only add.
 
-Arguments are those of `mach.decode.cpu.scan_kernels`.
+Arguments are those of `mach.decode.cpu.scan_kernels`; what belongs together is in `mach.decode.cpu.scan_arguments`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from mach.decode.cpu.simd.lanes import (
     add_one,
     add_one_far,
     add_one_halves,
-    ask_for,
     find_four,
     find_four_far,
     find_four_halves,
@@ -30,12 +29,13 @@ from mach.decode.cpu.simd.lanes import (
     least_of_four_far,
     least_of_one,
     least_of_one_far,
+    prefetch,
     reaching,
 )
 from mach.decode.cpu.simd.quantise import COARSE, FINE
 from mach.decode.cpu.simd.vectors import LINE
 
-SOON = 8  # labels between asking for what an exact score needs and adding it up
+SOON = 8  # labels between the prefetch of what an exact score needs and its sum
 TRIED, STRAY = 64, 4  # see `choose_cut`
 NEAR_BYTES = 2**21  # four repetitions' lines up to this size fit beside the totals in a core's own cache
 
@@ -101,18 +101,18 @@ def find(total, lookup, n_labels, at, width, table, B, drain, cut, need, present
 
 
 @numba.njit(cache=True)
-def finish_all(total, lookups, at, table, B, drain, cut, found):  # type: ignore[no-untyped-def]
+def finish_all(total, buckets, at, table, B, drain, cut, found):  # type: ignore[no-untyped-def]
     """Bring the totals of the labels at + found from ``cut`` repetitions to all."""
-    _, _, prefixes, order, bucket_of, step, stride = lookups
-    R, n = prefixes[-1], len(found)
+    order, bucket_of, step, stride = buckets.order, buckets.of_label, buckets.step, buckets.stride
+    R, n = buckets.prefixes[-1], len(found)
     for i in range(n + 2 * SOON):
-        # What the labels after this one need is on its way meanwhile, as in `_score_down`.
+        # What the next labels need is prefetched meanwhile, as in `_score_down`.
         if i < n:
-            ask_for(bucket_of, label_of(order, at + found[i]) * step + cut * stride)
+            prefetch(bucket_of, label_of(order, at + found[i]) * step + cut * stride)
         if SOON <= i < n + SOON:
             label = label_of(order, at + found[i - SOON])
             for r in range(cut, R):
-                ask_for(table, (r * B + np.int64(bucket_of[label * step + r * stride])) * LINE)
+                prefetch(table, (r * B + np.int64(bucket_of[label * step + r * stride])) * LINE)
         if i >= 2 * SOON:
             t = found[i - 2 * SOON]
             _finish(total, t, bucket_of, label_of(order, at + t) * step, stride, table, B, drain, cut, R)
@@ -122,7 +122,7 @@ def finish_all(total, lookups, at, table, B, drain, cut, found):  # type: ignore
 def _finish(total, t, bucket_of, label_at, stride, table, B, drain, done, until):  # type: ignore[no-untyped-def]
     """Bring one label's totals from ``done`` repetitions, at least four in this segment, to ``until``.
 
-    A drain follows the last of four repetitions and is 0 but for these, so that it can be looked up for each.
+    The drain is 0 in repetitions that are not the last of four, so that it can be looked up for every one.
     """
     at = np.int64(t) * LINE
     for r in range(done, until):
@@ -135,8 +135,8 @@ def _finish(total, t, bucket_of, label_at, stride, table, B, drain, done, until)
 
 @numba.njit(cache=True)
 def needed(limit, drain, highest, cut, R):  # type: ignore[no-untyped-def]
-    """What totals [Q] of the first ``cut`` repetitions need, so that the highest bytes of the others bring them to the
-    limit; 0 where these alone do."""
+    """The totals [Q] of the first ``cut`` repetitions from which the highest bytes of the others can reach the limit; 0
+    where the others reach it alone."""
     Q = len(highest) // R
     halves = Q > LINE
     need = limit[:Q].copy()
@@ -152,27 +152,28 @@ def needed(limit, drain, highest, cut, R):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def choose_cut(lookups, count, tables, bar, totals, end):  # type: ignore[no-untyped-def]
-    """After how many repetitions a scan for sums of one prefix should ask which labels can still reach the bar [1, Q].
+def choose_cut(buckets, count, lines, bar, totals, end):  # type: ignore[no-untyped-def]
+    """After how many repetitions a scan for sums of one prefix should test which labels can still reach the bar [1, Q].
 
-    As some of the labels 0..end show it: a repetition costs a label one line in the pass, and `STRAY` times as much
-    where the labels that are left fetch theirs one by one. R: after all; 0: there too only in a pass of its own, as
-    repetitions are taken by four and two. totals [sides, tile · 64] is scratch memory.
+    Estimated from some of the labels 0..end. A repetition costs one line per label in the pass, and `STRAY` times as
+    much for the labels that are left, which fetch their lines one by one. R: after all repetitions; 0: after all, in a
+    pass of its own, as the pass adds four or two repetitions at once. totals [sides, tile · 64] is scratch memory.
     """
-    lookup, n_labels, prefixes, order, bucket_of, step, stride = lookups
-    table, B, low, per_unit, grounds, drain, highest = tables
-    R, Q = prefixes[0], bar.shape[1]
-    if R <= AT_ONCE:  # there is nothing to cut, and fewer than four repetitions cannot be taken at once
+    lookup, n_labels, order, bucket_of = buckets.lookup, buckets.n_labels, buckets.order, buckets.of_label
+    step, stride = buckets.step, buckets.stride
+    table, B, low, per_unit, drain = lines.table, lines.B, lines.low, lines.per_unit, lines.drain
+    R, Q = buckets.prefixes[0], bar.shape[1]
+    if R <= AT_ONCE:  # there is nothing to cut, and fewer than four repetitions cannot be added at once
         return 0 if R % 2 else R
     limit = np.full(Q, 255, dtype=np.uint8)
     for q in range(count):
-        limit[q] = limit_of(bar[0, q], grounds[0, q], low[q], per_unit[q], R, SUM)
+        limit[q] = limit_of(bar[0, q], lines.grounds[0, q], low[q], per_unit[q], R, SUM)
     cuts = np.arange(AT_ONCE, R, AT_ONCE)
     if R % AT_ONCE == 0:
         cuts = np.append(cuts, R - 2)
     need = np.empty(len(cuts) * Q, dtype=np.uint8)
     for c in range(len(cuts)):
-        need[c * Q : (c + 1) * Q] = needed(limit, drain, highest, cuts[c], R)
+        need[c * Q : (c + 1) * Q] = needed(limit, drain, lines.highest, cuts[c], R)
     left = np.zeros(len(cuts))
     for i in range(TRIED):
         at = end * i // TRIED

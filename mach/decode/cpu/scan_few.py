@@ -1,8 +1,8 @@
 """Exact top-k of a few points by looking at every label: one point and one tile of labels at a time, in float32.
 
-The algorithm of the official code, but for the cores of a machine side by side and tiles of labels whose totals stay
-near. A table of lines as in `mach.decode.cpu.scan` costs the same for one point as for 64, which a few points do not
-repay."""
+The algorithm of the official code, with all cores in parallel and in tiles of labels whose totals stay in the cache. A
+table of lines as in `mach.decode.cpu.scan` costs the same for one point as for 64, too much for a few points.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from mach.decode.cpu.scan_table import MIN
 from mach.decode.cpu.topk_list import insert, place_anywhere
 
-TILE = 32_768  # labels whose totals are added up before they are looked at; more would leave the core's own cache
+TILE = 32_768  # labels whose totals are added up at a time; more would not fit into the core's own cache
 
 
 @numba.njit(parallel=True, cache=True)

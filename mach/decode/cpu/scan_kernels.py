@@ -1,13 +1,7 @@
-"""The loops of `mach.decode.cpu.scan`: bounds of all labels for a group of points, and exact scores of the few that
-matter.
+"""The compiled loops of the scan: bounds of all labels for a group of points, and exact scores of the few that matter.
 
-Groups of arguments travel as tuples. lookups: (lookup [R · n_labels], n_labels, prefixes [P], order: the label in
-each column of lookup, empty where they ascend, and where a label's buckets are: bucket_of, step to the next label,
-stride to the next repetition). tables: (lines uint8 [R · B · 64], B, low [Q], per_unit [Q], grounds [P, Q]: the score
-that a total of 0 stands for, drain [R · 64]: what is taken from a sum after the four repetitions that start at r,
-highest [R · Q]: a point's highest byte, or half of one, in each repetition).
-kind: SUM, MIN or MEDIAN. A group has Q = 64 points, a byte each in a line, or Q = 128 with half a byte: then totals
-come in two *sides* of 64.
+``buckets`` is a `LabelBuckets`, ``lines`` a `Lines` and ``kept`` a `Kept` of `mach.decode.cpu.scan_arguments`, which
+also says what P, Q and sides are. kind: SUM, MIN or MEDIAN.
 """
 
 from __future__ import annotations
@@ -17,17 +11,19 @@ import numpy as np
 
 from mach.decode.cpu.scan_bounds import SOON, add, find, finish_all, label_of, lanes, limit_of, needed
 from mach.decode.cpu.scan_table import MIN, SUM
-from mach.decode.cpu.simd.lanes import ask_for, first_bit, next_reaching, reaching
+from mach.decode.cpu.simd.lanes import first_bit, next_reaching, prefetch, reaching
 from mach.decode.cpu.simd.vectors import LINE
 from mach.decode.cpu.topk_list import insert, middle, place_anywhere
 
 
 @numba.njit(parallel=True, cache=True)
-def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # type: ignore[no-untyped-def]
-    """Of every task's share of the labels 0..end, those with the highest bounds, found_labels
-    [tasks, P, Q, n]; totals [tasks, sides, tile · 64]."""
-    lookup, n_labels, prefixes, order, _, _, _ = lookups
-    table, B, _, _, _, drain, _ = tables
+def find_leaders(buckets, count, lines, totals, found_labels, end, kind):  # type: ignore[no-untyped-def]
+    """The labels with the highest bounds in each task's share of the labels 0..end: found_labels [tasks, P, Q, n].
+
+    totals [tasks, sides, tile · 64] is scratch memory.
+    """
+    lookup, n_labels, prefixes, order = buckets.lookup, buckets.n_labels, buckets.prefixes, buckets.order
+    table, B, drain = lines.table, lines.B, lines.drain
     tasks, P, Q, kept = found_labels.shape
     sides, tile = totals.shape[1], totals.shape[2] // LINE
     for task in numba.prange(tasks):
@@ -57,10 +53,10 @@ def find_leaders(lookups, count, tables, totals, found_labels, end, kind):  # ty
 
 
 @numba.njit(parallel=True, cache=True)
-def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: ignore[no-untyped-def]
+def raise_bar(scores, rows, count, B, buckets, leaders, bar, k, kind):  # type: ignore[no-untyped-def]
     """bar [P, Q]: just below the k-th best exact score of the leaders [tasks, P, Q, n], where that is higher."""
-    _, _, prefixes, _, bucket_of, step, stride = lookups
-    tasks, P, _, n = leaders.shape
+    prefixes, bucket_of, step, stride = buckets.prefixes, buckets.of_label, buckets.step, buckets.stride
+    tasks, P, n = leaders.shape[0], leaders.shape[1], leaders.shape[3]
     for q in numba.prange(count):
         column = np.empty(prefixes[-1], dtype=np.float32)
         for p in range(P):
@@ -68,7 +64,7 @@ def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: 
             some = np.ascontiguousarray(leaders[:, p, q]).reshape(-1)
             for at in range(tasks * n + SOON):
                 if at < tasks * n and some[at] >= 0:
-                    _ask_for_scores(scores, rows[q], B, bucket_of, step, stride, some[at], prefixes[p])
+                    _prefetch_scores(scores, rows[q], B, bucket_of, step, stride, some[at], prefixes[p])
                 label = some[at - SOON] if at >= SOON else -1
                 if label >= 0:
                     found = _exact(scores, rows[q], B, bucket_of, step, stride, label, prefixes[p], kind, column)
@@ -79,16 +75,17 @@ def raise_bar(scores, rows, count, B, lookups, leaders, bar, k, kind):  # type: 
 
 @numba.njit(parallel=True, cache=True)
 def scan_labels(  # type: ignore[no-untyped-def]
-    scores, rows, count, lookups, tables, kept, k, bar, kind, totals, end, cut
+    scores, rows, count, buckets, lines, kept, k, bar, kind, totals, end, cut
 ):
     """Every task keeps the labels of its share of 0..end whose bound reaches the bar [P, Q].
 
-    kept: (labels, bounds [tasks, P, Q, KEPT], counts [tasks, P, Q]); totals [tasks, sides, tile · 64]. Where there is
-    no more room, a task scores what it has into a list of its own and goes on with the few that are left. With sums of
-    one prefix, labels that cannot reach the bar any more after ``cut`` repetitions, see `choose_cut`, are left there.
+    totals [tasks, sides, tile · 64] is scratch memory. When a list is full, its labels are scored and only the best
+    stay. With sums of one prefix, labels that cannot reach the bar any more after ``cut`` repetitions (`choose_cut`)
+    are not looked at further.
     """
-    lookup, n_labels, prefixes, order, _, _, _ = lookups
-    table, B, low, per_unit, grounds, drain, highest = tables
+    lookup, n_labels, prefixes, order = buckets.lookup, buckets.n_labels, buckets.prefixes, buckets.order
+    table, B, low, per_unit = lines.table, lines.B, lines.low, lines.per_unit
+    grounds, drain, highest = lines.grounds, lines.drain, lines.highest
     labels, bounds, counts = kept
     tasks, P, Q = counts.shape
     sides, tile = totals.shape[1], totals.shape[2] // LINE
@@ -105,7 +102,7 @@ def scan_labels(  # type: ignore[no-untyped-def]
             if cut:
                 need = needed(limit, drain, highest, cut, R)
                 n = find(totals[task], lookup, n_labels, at, width, table, B, drain, cut, need, present, found)
-                finish_all(totals[task], lookups, at, table, B, drain, cut, found[:n])
+                finish_all(totals[task], buckets, at, table, B, drain, cut, found[:n])
                 for i in range(n):
                     t = found[i]
                     for side in range(sides):
@@ -116,7 +113,7 @@ def scan_labels(  # type: ignore[no-untyped-def]
                             mine = labels[task, 0, here], bounds[task, 0, here], counts[task, 0, here]
                             full = _keep(hits, total, t * LINE, label_of(order, at + t), *mine)
                             if full != 0:
-                                _make_room(full, *mine, limit, scores, rows, lookups, tables, 0, side, k, kind)
+                                _make_room(full, *mine, limit, scores, rows, buckets, lines, 0, side, k, kind)
                 continue
             done = 0
             for p in range(P):
@@ -132,13 +129,14 @@ def scan_labels(  # type: ignore[no-untyped-def]
                         if hits != 0:
                             full = _keep(hits, total, t * LINE, label_of(order, at + t), *mine)
                             if full != 0:
-                                _make_room(full, *mine, limit, scores, rows, lookups, tables, p, side, k, kind)
+                                _make_room(full, *mine, limit, scores, rows, buckets, lines, p, side, k, kind)
                         t = next_reaching(total, t + 1, width, limit, first)
 
 
 @numba.njit(cache=True)
 def _keep(hits, total, at, label, labels, bounds, counts):  # type: ignore[no-untyped-def]
-    """Keep a label for the points in the bits of hits, labels and bounds [64, KEPT]; returns those now full."""
+    """Keep a label for the points in the bits of hits; labels and bounds [64, n]. Returns the points whose lists are
+    now full, as bits."""
     room = labels.shape[1]
     full = np.uint64(0)
     while hits != 0:
@@ -155,32 +153,32 @@ def _keep(hits, total, at, label, labels, bounds, counts):  # type: ignore[no-un
 
 @numba.njit(cache=True)
 def _make_room(  # type: ignore[no-untyped-def]
-    full, labels, bounds, counts, limit, scores, rows, lookups, tables, p, side, k, kind
+    full, labels, bounds, counts, limit, scores, rows, buckets, lines, p, side, k, kind
 ):
     """Thin out the lists of the points in the bits of full, which raises their limit."""
-    _, B, low, per_unit, grounds, _, _ = tables
-    R, Q = lookups[2][p], len(low)
+    B, low, per_unit, grounds = lines.B, lines.low, lines.per_unit, lines.grounds
+    R, Q = buckets.prefixes[p], len(low)
     while full != 0:
         lane = first_bit(full)
         full &= full - np.uint64(1)
         q = side * LINE + lane
         units = grounds[p, q], low[q], per_unit[q]
-        left, below = _thin_out(scores, rows[q], B, lookups, R, (labels[lane], bounds[lane]), k, units, kind)
+        left, below = _thin_out(scores, rows[q], B, buckets, R, (labels[lane], bounds[lane]), k, units, kind)
         counts[lane] = left
         limit[p * Q + q] = max(limit[p * Q + q], limit_of(below, *units, R, kind))
 
 
 @numba.njit(cache=True)
-def _thin_out(scores, row, B, lookups, R, kept, k, units, kind):  # type: ignore[no-untyped-def]
-    """Of a full list of labels and their bounds only the best k stay, with the highest bound: they wait for the others.
+def _thin_out(scores, row, B, buckets, R, kept, k, units, kind):  # type: ignore[no-untyped-def]
+    """Keep only the best k of a full list of labels, with the highest bound, so that they are scored again at the end.
 
-    Returns how many there are, and a score that labels have to beat from now on.
+    Returns how many are left, and the score that labels have to beat from now on.
     """
     labels, bounds = kept
     ground, low, per_unit = units
     best = np.full(k, -np.inf, dtype=np.float32)
     best_labels = np.full(k, -1, dtype=np.int32)
-    arguments = scores, row, B, lookups, R, labels, bounds, len(labels)
+    arguments = scores, row, B, buckets, R, labels, bounds, len(labels)
     _score_down(*arguments, best, best_labels, ground, low, per_unit, kind)
     count = 0
     for label in best_labels:
@@ -191,9 +189,10 @@ def _thin_out(scores, row, B, lookups, R, kept, k, units, kind):  # type: ignore
 
 
 @numba.njit(parallel=True, cache=True)
-def score_the_rest(scores, rows, count, lookups, tables, labels, bounds, counts, best, best_labels, kind):  # type: ignore[no-untyped-def]
-    """The best k [P, Q, k] among what the tasks have kept."""
-    _, B, low, per_unit, grounds, _, _ = tables
+def score_the_rest(scores, rows, count, buckets, lines, kept, best, best_labels, kind):  # type: ignore[no-untyped-def]
+    """The best k [P, Q, k] among the labels that the tasks have kept."""
+    B, low, per_unit, grounds = lines.B, lines.low, lines.per_unit, lines.grounds
+    labels, bounds, counts = kept
     tasks, P = counts.shape[:2]
     for q in numba.prange(count):
         for p in range(P):
@@ -201,20 +200,20 @@ def score_the_rest(scores, rows, count, lookups, tables, labels, bounds, counts,
             reach = np.empty(len(some), dtype=np.uint8)
             at = 0
             for task in range(tasks):
-                kept = counts[task, p, q]
-                some[at : at + kept] = labels[task, p, q, :kept]
-                reach[at : at + kept] = bounds[task, p, q, :kept]
-                at += kept
-            arguments = scores, rows[q], B, lookups, lookups[2][p], some, reach, at, best[p, q], best_labels[p, q]
+                n = counts[task, p, q]
+                some[at : at + n] = labels[task, p, q, :n]
+                reach[at : at + n] = bounds[task, p, q, :n]
+                at += n
+            arguments = scores, rows[q], B, buckets, buckets.prefixes[p], some, reach, at, best[p, q], best_labels[p, q]
             _score_down(*arguments, grounds[p, q], low[q], per_unit[q], kind)
 
 
 @numba.njit(cache=True)
 def _score_down(  # type: ignore[no-untyped-def]
-    scores, row, B, lookups, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
+    scores, row, B, buckets, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
 ):
     """Score labels exactly from the highest bound down, until the next bound cannot reach the k-th best."""
-    _, _, _, _, bucket_of, step, stride = lookups
+    bucket_of, step, stride = buckets.of_label, buckets.step, buckets.stride
     k = len(best)
     column = np.empty(R, dtype=np.float32)
     starts = np.zeros(257, dtype=np.int64)
@@ -230,11 +229,11 @@ def _score_down(  # type: ignore[no-untyped-def]
     for i in range(count - 1, -1, -1):
         if bounds[order[i]] < limit:
             break
-        # What the labels after this one need is on its way meanwhile: first their buckets, then the scores of these.
+        # What the next labels need is prefetched meanwhile: first their buckets, then the scores of these buckets.
         if i >= SOON:
-            _ask_for_scores(scores, row, B, bucket_of, step, stride, labels[order[i - SOON]], R)
+            _prefetch_scores(scores, row, B, bucket_of, step, stride, labels[order[i - SOON]], R)
         if i >= 2 * SOON:
-            ask_for(bucket_of, labels[order[i - 2 * SOON]] * np.int64(step))
+            prefetch(bucket_of, labels[order[i - 2 * SOON]] * np.int64(step))
         label = labels[order[i]]
         score = _exact(scores, row, B, bucket_of, step, stride, label, R, kind, column)
         if place_anywhere(best, best_labels, score, label) and best_labels[k - 1] >= 0:
@@ -243,10 +242,10 @@ def _score_down(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _ask_for_scores(scores, row, B, bucket_of, step, stride, label, R):  # type: ignore[no-untyped-def]
-    """Ask the cache for what `_exact` will add up."""
+def _prefetch_scores(scores, row, B, bucket_of, step, stride, label, R):  # type: ignore[no-untyped-def]
+    """Prefetch what `_exact` will add up."""
     for r in range(R):
-        ask_for(scores, row + r * B + np.int64(bucket_of[label * np.int64(step) + r * stride]))
+        prefetch(scores, row + r * B + np.int64(bucket_of[label * np.int64(step) + r * stride]))
 
 
 @numba.njit(cache=True)

@@ -1,19 +1,17 @@
-"""The table of bytes behind `mach.decode.cpu.scan`: what its units are chosen from, and how it is written."""
+"""The scan's table of bytes: the statistics from which its units are chosen, and how it is written."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-from mach.decode.cpu.simd.lanes import ask_for
+from mach.decode.cpu.simd.lanes import prefetch
 from mach.decode.cpu.simd.quantise import NOT_FINITE, quantise, quantise_halves
 from mach.decode.cpu.simd.vectors import BLOCK, LINE
 from mach.decode.cpu.topk_list import middle
 
 SUM, MIN, MEDIAN = 0, 1, 2  # how repetitions combine
-
-
-LOOKED_AT = 128  # buckets a repetition that tell the mean and the deviation of its scores
+LOOKED_AT = 128  # buckets per repetition from which the mean and the deviation of its scores are estimated
 
 
 @numba.njit(parallel=True, cache=True)
@@ -25,9 +23,9 @@ def moments(scores, rows, count, B, R):  # type: ignore[no-untyped-def]
     for q in numba.prange(count):
         for r in range(R):
             first = rows[q] + r * B
-            if r + 2 < R:  # on its way meanwhile
+            if r + 2 < R:  # prefetched meanwhile
                 for b in range(0, min(B, LOOKED_AT), BLOCK):
-                    ask_for(scores, first + 2 * B + b)
+                    prefetch(scores, first + 2 * B + b)
             mean[r, q], deviation[r, q] = _moments(scores[first : first + min(B, LOOKED_AT)])
     return mean, deviation
 

@@ -1,4 +1,4 @@
-"""Where a point's k-th best sum will lie, told by earlier points, so that a scan can begin with a high bar."""
+"""A forecast of a point's k-th best sum from earlier points, so that a scan can begin with a high bar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 REMEMBERED = 256  # points whose sums count
-SHARES = (0.01, 0.1, 0.5)  # quantiles: hardly missed, and how far that is from the likely one
+SHARES = (0.01, 0.1, 0.5)  # quantiles: the careful bar, the width of the lower tail, the likely bar
 LEAST = 0.05  # standard deviations that the careful bar is below the likely one, at least
 
 
@@ -18,8 +18,8 @@ LEAST = 0.05  # standard deviations that the careful bar is below the likely one
 class Forecast:
     """The k-th best sum of points so far, in standard deviations above the mean of all sums.
 
-    Both come from the scores of each repetition, as if repetitions were independent. A forecast is not a bound: who
-    uses one has to see afterwards that k labels came out above it.
+    Mean and deviation are those of independent repetitions with each repetition's scores. A forecast is not a bound:
+    after the scan one must check that k labels are above it.
     """
 
     _heights: dict[tuple[int, int], Floats] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Forecast:
         return (centre + likely * width).astype(np.float32), (centre + careful * width).astype(np.float32)
 
     def learn(self, prefixes: npt.NDArray[np.int64], k: int, mean: Floats, deviation: Floats, best: Floats) -> None:
-        """best [P, Q]: the k-th best sums; what is not finite says nothing."""
+        """best [P, Q]: the k-th best sums; those that are not finite are ignored."""
         centre, width = _spread(prefixes, mean, deviation)
         for R, heights in zip(prefixes.tolist(), (best - centre) / np.where(width > 0, width, np.nan), strict=True):
             heights = heights[np.isfinite(heights)]

@@ -8,7 +8,7 @@ import numpy as np
 
 @numba.njit(cache=True)
 def insert(scores, labels, score, label):  # type: ignore[no-untyped-def]
-    """Put a label into one list [k], behind every entry that is at least as good; returns the last entry's score."""
+    """Put a label into one list [k], after every entry that is at least as good; returns the last entry's score."""
     at = len(scores) - 1
     while at > 0 and (labels[at - 1] < 0 or scores[at - 1] < score):
         scores[at] = scores[at - 1]
@@ -23,7 +23,7 @@ def insert(scores, labels, score, label):  # type: ignore[no-untyped-def]
 def place_anywhere(scores, labels, score, label):  # type: ignore[no-untyped-def]
     """Offer a label to one list [k] when labels come in no order: among equal scores the lower id goes first.
 
-    Returns whether it was taken.
+    Returns whether it is in the list now.
     """
     last = len(scores) - 1
     if labels[last] >= 0 and (score < scores[last] or (score == scores[last] and label > labels[last])):

@@ -1,1 +1,1 @@
-"""Exact decoding on GPUs."""
+"""Exact decoding on GPUs: a Triton kernel, and the same in plain torch operations."""

@@ -1,7 +1,7 @@
 """Exact top-k over all labels on the device that holds the bucket scores; see docs/gpu.md.
 
-What `mach.decode.decoder` does with SIMD lanes on a CPU: the scores of points × labels never exist, and ties go to the
-lowest label id. ``triton`` is one kernel with the top-k folded in; ``torch`` ranks a chunk of labels at a time."""
+The counterpart of `mach.decode.decoder` on a CPU: no array of points × labels exists, and ties go to the lowest label
+id. ``triton`` is one kernel that includes the top-k; ``torch`` ranks a chunk of labels at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mach.kernels.triton_device import has_triton
 
 COMBINE = ("sum", "min", "median")
 METHODS = ("auto", "triton", "torch")
-LARGEST_K = 128  # of the kernel: lists are in registers while labels enter, 64 registers of each thread at this k
+LARGEST_K = 128  # of the kernel: lists are in registers while labels are inserted, 64 per thread at this k
 TABLES = (torch.int16, torch.int32)
 
 
@@ -25,8 +25,8 @@ def top_k_prefixes_device(
 
     bucket_scores float32 [N, R, B]; lookup [R, n_labels] on the same device: int32, or uint16 (which may be viewed as
     int16, as `torch.from_numpy(table.view(numpy.int16))` gives it). Returns (scores float32, labels int32), both
-    [len(prefixes), N, k] on that device, best first, ties by lowest label id; with fewer than k labels the rest is
-    label −1 at score −inf.
+    [len(prefixes), N, k] on that device, best first, ties by lowest label id; with fewer than k labels the others
+    are label −1 at score −inf.
 
     combine: ``sum`` adds repetitions in order in float32 and so equals `mach.decode.decoder.top_k_prefixes` bit for
     bit; ``min`` is the count-min estimate; ``median`` takes the mean of the middle two for an even R'. method:
@@ -65,7 +65,7 @@ def _check(scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     if method == "triton" and k > LARGEST_K:
-        raise ValueError(f"the kernel keeps at most {LARGEST_K} labels a point, got k = {k}; use method='torch'")
+        raise ValueError(f"the kernel keeps at most {LARGEST_K} labels per point, got k = {k}; use method='torch'")
     if not prefixes or sorted(set(prefixes)) != list(prefixes) or not 1 <= prefixes[0] <= prefixes[-1] <= len(lookup):
         raise ValueError(f"prefixes must ascend within 1..{len(lookup)}, got {prefixes}")
     if lookup.shape[1] > LABEL_LIMIT:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mach.decode.gpu.keys import empty_places, pack, unpack
+from mach.decode.gpu.keys import empty_entries, pack, unpack
 
 CELLS = 2**22  # points × labels × (1, or R for the median) of a chunk
 
@@ -15,15 +15,15 @@ CELLS = 2**22  # points × labels × (1, or R for the median) of a chunk
 def top_k_chunked(
     bucket_scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine: str, *, cells: int = CELLS
 ) -> tuple[Tensor, Tensor]:
-    """As `mach.decode.gpu.api.top_k_prefixes_device`, whose arguments are taken as checked, on the device of the
-    tensors.
+    """As `mach.decode.gpu.api.top_k_prefixes_device`, with arguments that were checked there, on the device
+    of the tensors.
 
     Each chunk is ranked together with the best k so far. Memory grows with ``cells`` and with N·k, not with labels.
     """
     n_points, n_labels = len(bucket_scores), lookup.shape[1]
     width = max(1, cells // max(1, n_points * (prefixes[-1] if combine == "median" else 1)))
     table = bucket_scores[:, : prefixes[-1]].permute(1, 2, 0).contiguous()  # points innermost: whole rows are gathered
-    best = [empty_places(k, bucket_scores.device).expand(n_points, k) for _ in prefixes]
+    best = [empty_entries(k, bucket_scores.device).expand(n_points, k) for _ in prefixes]
     for low in range(0, n_labels, width):
         buckets = bucket_ids(lookup[: prefixes[-1], low : low + width])
         labels = torch.arange(low, low + buckets.shape[1], device=bucket_scores.device)

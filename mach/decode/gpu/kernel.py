@@ -1,11 +1,11 @@
 """The Triton kernel behind `mach.decode.gpu.api`, and its launch. Importing this needs triton; the design is in
 docs/gpu.md.
 
-A program owns a block of POINTS points and a run of labels (a split). The block's bucket scores lie as [R, B, POINTS],
-so that the line gathered for a label and repetition is one aligned load for all the points. Running totals of a tile of
+A program owns a block of POINTS points and a run of labels (a split). The block's bucket scores are [R, B, POINTS] in
+memory, so that the line gathered for a label and repetition is one aligned load for all the points. Running totals of a tile of
 labels stay in registers while the repetitions of a prefix are added. Then the tile's scores are compared with the
 points' thresholds, their k-th best so far; only a tile that has a better label touches the lists of the best k, which
-lie in scratch memory, one for each split, prefix and point. The lists of the splits are ranked together afterwards.
+are in scratch memory, one for each split, prefix and point. The lists of the splits are ranked together afterwards.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mach.decode.gpu.keys import empty_places, unpack
+from mach.decode.gpu.keys import empty_entries, unpack
 from mach.kernels.triton_device import device_of
 
 POINTS = 32  # points side by side: their scores of one bucket fill a 128-byte cache line
 TILE = 128  # labels whose totals are held at once: 128 × 32 floats, 32 registers in each of 128 threads
 WARPS = 4
 PROGRAMS_PER_PROCESSOR = 8  # programs wanted for each multiprocessor
-LABELS_PER_SPLIT = 1024  # fewer and filling the lists would outweigh the gathers
+LABELS_PER_SPLIT = 1024  # with fewer, filling the lists would take longer than the gathers
 SCRATCH_BYTES = 2**30  # lists of all splits; fewer splits are made rather than more bytes
 
 
 def top_k_triton(
     bucket_scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine: str, *, splits: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `mach.decode.gpu.api.top_k_prefixes_device`, whose arguments are taken as checked; combine is ``sum`` or
-    ``min``.
+    """As `mach.decode.gpu.api.top_k_prefixes_device`, with arguments that were checked there; combine is ``sum``
+    or ``min``.
 
     ``splits`` is the number of runs that the labels are cut into, chosen to fill the device when not given. Raises
     ValueError for tensors that are not on a CUDA device, unless Triton's interpreter is on.
@@ -52,10 +52,10 @@ def top_k_triton(
     if lookup.dtype == torch.int16:
         lookup = lookup.view(torch.uint16)
     ends = torch.tensor(prefixes, dtype=torch.int32, device=device)
-    places = torch.full((k_padded,), torch.iinfo(torch.int64).max, device=device)
-    places[:k] = empty_places(k, device)  # the rest is never the worst of the list, so it is never replaced
+    entries = torch.full((k_padded,), torch.iinfo(torch.int64).max, device=device)
+    entries[:k] = empty_entries(k, device)  # the rest is never the worst of the list, so it is never replaced
     shape = (splits, len(prefixes), n_blocks)
-    keys = places[:, None].expand(*shape, k_padded, POINTS).contiguous()
+    keys = entries[:, None].expand(*shape, k_padded, POINTS).contiguous()
     thresholds = torch.full((*shape, POINTS), -torch.inf, device=device)
     thresholds.view(*shape[:2], -1)[:, :, n_points:] = torch.inf  # lanes without a point
 
@@ -151,11 +151,11 @@ def _feed(total, inside, tile, keys, thresholds, K: tl.constexpr, POINTS: tl.con
             replaced = (kept == worst[None, :]) & enters[None, :]
             kept = tl.where(replaced, _key(best, tile + at)[None, :], kept)
             threshold = tl.where(enters, _score(tl.min(kept, axis=0)), threshold)
-            taken = (tl.arange(0, TILE)[:, None] == at[None, :]) & enters[None, :]
-            scores = tl.where(taken, float("-inf"), scores)
+            inserted = (tl.arange(0, TILE)[:, None] == at[None, :]) & enters[None, :]
+            scores = tl.where(inserted, float("-inf"), scores)
             best, at = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
             enters = best > threshold
-        # What one thread wrote, another reads at the next tile: all have read before, all have written after.
+        # A thread reads what another wrote at the last tile: one barrier after all reads, one after all writes.
         tl.debug_barrier()
         tl.store(places, kept)
         tl.store(thresholds + q, threshold)
@@ -172,7 +172,7 @@ def _key(score, label):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _score(key):  # type: ignore[no-untyped-def]
-    """The score in a key, −inf of an empty place."""
+    """The score in a key, −inf of an empty entry."""
     ordered = (key >> 32).to(tl.int32)
     score = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
     return tl.where(ordered == -0x80000000, float("-inf"), score)

@@ -1,6 +1,6 @@
 """A score and its label as one int64 that sorts as the rankings do: best score first, ties by lowest label id.
 
-The upper half holds the bits of the float32 score, rearranged so that they compare as integers the way the floats do;
+The upper half holds the bits of the float32 score, rearranged so that as integers they have the order of the floats;
 the lower half holds 2³¹ − 1 − label. Keys of different labels differ, so that a top-k of keys has no ties, and any
 algorithm for it, stable or not, gives the same answer.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 LABEL_LIMIT = 2**31 - 1  # labels are below it, so that the lower half of a key is never negative
-EMPTY = -(2**63)  # EMPTY + j for j < 2³¹ is a place without a label; every real key is greater, even that of −inf
+EMPTY = -(2**63)  # EMPTY + j for j < 2³¹ is an entry without a label; every real key is greater, even that of −inf
 
 
 def pack(scores: Tensor, labels: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def pack(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """(scores float32, labels int32) of keys int64; an empty place is label −1 at score −inf."""
+    """(scores float32, labels int32) of keys int64; an empty entry is label −1 at score −inf."""
     ordered = keys >> 32
     empty = ordered == EMPTY >> 32
     bits = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(torch.int32)
@@ -31,6 +31,6 @@ def unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
     return scores, labels.to(torch.int32)
 
 
-def empty_places(k: int, device: torch.device) -> Tensor:
-    """k different keys int64 [k] of places without a label."""
+def empty_entries(k: int, device: torch.device) -> Tensor:
+    """k different keys int64 [k] of entries without a label."""
     return EMPTY + torch.arange(k, device=device)

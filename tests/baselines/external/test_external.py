@@ -1,4 +1,4 @@
-"""Peers in environments of their own: files in, rankings out, and every way it can go wrong; none is installed here."""
+"""External methods: files in, rankings out, and every failure in between; no library is installed here."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from baselines.external import environments, napkinxc_child, peer
+from baselines.external import environments, external_method, napkinxc_child
 from baselines.external.child import ranked
+from baselines.external.external_method import ExternalMethod, unit_rows, work_folder
 from baselines.external.napkinxc_plt import NapkinxcPLT
 from baselines.external.omikuji_trees import OmikujiTrees, xmc_lines
 from baselines.external.pecos_xrlinear import PecosXRLinear
-from baselines.external.peer import Peer, unit_rows, work_folder
 from bench.common import code_hash
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "method"
@@ -59,8 +59,8 @@ def parameters(folder):
 """
 
 
-class Toy(Peer):
-    """A peer of this interpreter, whose script the test writes."""
+class Toy(ExternalMethod):
+    """An external method in this interpreter, whose script the test writes."""
 
     library, requirements, reproducible = "numpy", (), True
 
@@ -80,7 +80,7 @@ class Toy(Peer):
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MACHBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(peer, "python_of", lambda *_: Path(sys.executable))
+    monkeypatch.setattr(external_method, "python_of", lambda *_: Path(sys.executable))
 
     def make(script: str, **chosen: Any) -> Toy:
         made = Toy(tmp_path, script, **chosen)
@@ -140,7 +140,7 @@ def test_rows_are_scaled_to_length_one_and_sorted() -> None:
     assert rows.data.tolist() == [3, 4, 2]
 
 
-def test_a_peer_reports_what_its_child_measured(toy: Any) -> None:
+def test_an_external_method_reports_what_its_child_measured(toy: Any) -> None:
     made = toy(FIRST_LABELS, n=3)
     made.fit(X, Y)
     scores, labels = made.topk(X[:2], 5)
@@ -156,7 +156,7 @@ def test_a_peer_reports_what_its_child_measured(toy: Any) -> None:
     assert facts["peak_host_bytes"] >= facts["baseline_host_bytes"] > 0
 
 
-def test_a_peer_cleans_up_after_itself(toy: Any, tmp_path: Path) -> None:
+def test_an_external_method_cleans_up_after_itself(toy: Any, tmp_path: Path) -> None:
     made = toy(FIRST_LABELS, n=3)
     made.fit(X, Y)
     assert len(list((tmp_path / "cache" / "peers").glob("run-*"))) == 2  # the folder and its lock
@@ -214,7 +214,7 @@ def test_labels_that_are_none_are_refused(toy: Any) -> None:
 
 
 @pytest.mark.parametrize("own_pip", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_without_an_index_in_reach_a_peer_is_unsupported(
+def test_without_a_reachable_index_an_external_method_is_unsupported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_pip: bool
 ) -> None:
     monkeypatch.setattr(environments, "has_pip", lambda: own_pip)
@@ -233,7 +233,7 @@ def test_without_an_index_in_reach_a_peer_is_unsupported(
 def test_the_last_error_is_quoted() -> None:
     assert environments._why("ERROR: first\nERROR: second\n\nnotice\n") == "second"
     assert environments._why("ensurepip is not available\n") == "ensurepip is not available"
-    assert environments._why("") == "no word from the tool"
+    assert environments._why("") == "no output"
 
 
 def test_an_environment_sees_only_its_own_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,13 +252,13 @@ def test_one_builds_while_others_wait(tmp_path: Path, monkeypatch: pytest.Monkey
     built: list[Path] = []
 
     def build(name: str, folder: Path, requirements: tuple[str, ...]) -> None:
-        assert (name, requirements) == ("peer", ("a==1",))
+        assert (name, requirements) == ("tool", ("a==1",))
         built.append(folder)
         (folder / "bin").mkdir(parents=True, exist_ok=True)
         (folder / "bin" / "python").symlink_to(sys.executable)
 
     monkeypatch.setattr(environments, "_build", build)
-    threads = [threading.Thread(target=environments.python_of, args=("peer", ("a==1",))) for _ in range(4)]
+    threads = [threading.Thread(target=environments.python_of, args=("tool", ("a==1",))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -267,14 +267,14 @@ def test_one_builds_while_others_wait(tmp_path: Path, monkeypatch: pytest.Monkey
     (built[0] / "bin" / "python").unlink()
     (built[0] / "bin" / "python").symlink_to(tmp_path / "an interpreter that has gone")
     monkeypatch.setattr(environments, "_build", lambda *_: built.append(_[1]))
-    environments.python_of("peer", ("a==1",))
+    environments.python_of("tool", ("a==1",))
     assert len(built) == 2  # its interpreter has gone: built again
 
 
 def test_other_requirements_are_another_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MACHBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(environments, "_build", lambda *_: None)
-    assert environments.python_of("peer", ("a==1",)) != environments.python_of("peer", ("a==2",))
+    assert environments.python_of("tool", ("a==1",)) != environments.python_of("tool", ("a==2",))
 
 
 @pytest.mark.parametrize("name", sorted(PEERS))

@@ -37,9 +37,9 @@ class Mine:
 SLEEPER = """
 import sys
 from pathlib import Path
-from baselines.external.peer import Peer, work_folder
+from baselines.external.external_method import ExternalMethod, work_folder
 
-class Sleeper(Peer):
+class Sleeper(ExternalMethod):
     library, requirements, reproducible = "numpy", (), True
     script = str(Path(__file__).with_name("asleep.py"))
 

@@ -100,13 +100,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from baselines.external import peer
+from baselines.external import external_method
 
-peer.python_of = lambda *_: Path(sys.executable)
+external_method.python_of = lambda *_: Path(sys.executable)
 
 
-class Toy(peer.Peer):
-    """A peer of this interpreter whose training never ends, and a process beside it that nobody looks after."""
+class Toy(external_method.ExternalMethod):
+    """An external method whose training never ends, with a process beside it that nobody looks after."""
 
     library, requirements, reproducible = "numpy", (), True
     script = str(Path("endless.py").resolve())

@@ -14,7 +14,7 @@ from bench.columns import QUALITY
 from bench.report.tables import build_tables
 from bench.results.table import load_results
 from mach.decode.estimators import ESTIMATORS
-from mach.decode.ranking import SLICE_BYTES, BucketRanker, bucket_scores
+from mach.decode.ranking import SLICE_BYTES, BucketRanker, Query, bucket_scores
 from mach.decode.reference import top_k_reference
 from mach.layer.output import MachOutput
 
@@ -102,7 +102,7 @@ def test_an_unknown_estimator_is_refused() -> None:
 def test_decoding_keeps_its_index_between_calls() -> None:
     lookup = np.zeros((2, 5), dtype=np.uint16)
     ranker = BucketRanker(lookup, 3)
-    arguments = ("bce", 4, 2, [2], range(2), ["logit_sum"])
+    arguments = ("bce", 4, Query(2, [2], range(2), ["logit_sum"]))
     ranker.rank(lambda *_: torch.zeros(4, 3), *arguments)
     (decoder,) = ranker._decoders.values()
     ranker.rank(lambda *_: torch.zeros(4, 3), *arguments)

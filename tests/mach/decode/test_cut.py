@@ -81,9 +81,9 @@ def test_cuts_of_halves_count_coarse_steps(monkeypatch: pytest.MonkeyPatch) -> N
     decoder = Decoder(hash_labels(4 * N_LABELS, FAR, 32), FAR)
     expected = decoder.top_k(scores, 5, method="reference")
     for _ in range(2):
-        decoder._dense.effort._seconds.clear()  # half bytes are tried first
+        decoder._dense.tuner._seconds.clear()  # half bytes are tried first
         assert_same(decoder.top_k(scores, 5, method="dense"), expected)
-    assert decoder._dense.effort._bytes_for == 0
+    assert decoder._dense.tuner._bytes_for == 0
 
 
 @pytest.mark.parametrize("R", [1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 18, 32])

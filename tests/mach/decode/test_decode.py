@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mach.decode.cpu.pruned import LONGEST_REST, REMEMBERED, _Experience
-from mach.decode.cpu.scan import KEPT, LEADERS, SAMPLE, taken_in_fours
+from mach.decode.cpu.scan import KEPT, LEADERS, SAMPLE, first_of_fours
 from mach.decode.cpu.simd.lanes import add_four
 from mach.decode.cpu.simd.quantise import MOST
 from mach.decode.cpu.simd.vectors import BLOCK, LINE
-from mach.decode.cpu.tuner import AGAIN, BYTES_AFTER, FEW, HALF, WHOLE, Effort
+from mach.decode.cpu.tuner import AGAIN, BYTES_AFTER, FEW, HALF, WHOLE, Tuner
 from mach.decode.decoder import METHODS, Decoder, top_k, top_k_prefixes
 from mach.decode.estimators import ESTIMATORS, estimator_names
 from mach.decode.reference import top_buckets_reference
@@ -284,11 +284,11 @@ def test_sums_that_lose_what_is_usual_equal_reference(kind: str) -> None:
         assert_same(decoder.top_k_prefixes(scores, 6, prefixes, method="dense"), plain)
 
 
-def test_repetitions_are_taken_in_fours_between_prefixes() -> None:
-    assert taken_in_fours(np.array([4])) == [0]
-    assert taken_in_fours(np.array([3, 12])) == [3, 7]
-    assert taken_in_fours(np.array([1, 2, 3])) == []
-    assert taken_in_fours(np.array([8, 14])) == [0, 4, 8]
+def test_repetitions_are_first_of_fours_between_prefixes() -> None:
+    assert first_of_fours(np.array([4])) == [0]
+    assert first_of_fours(np.array([3, 12])) == [3, 7]
+    assert first_of_fours(np.array([1, 2, 3])) == []
+    assert first_of_fours(np.array([8, 14])) == [0, 4, 8]
 
 
 def test_a_drained_sum_is_a_bound() -> None:
@@ -321,7 +321,7 @@ FAR = 9000  # buckets whose lines no core's own cache holds
 
 def halves_used(decoder: Decoder) -> int:
     """Groups of 128 points that were scanned with half a byte a score."""
-    return sum(seen.seen for (grain, *_), seen in decoder._dense.effort._seconds.items() if grain == HALF)
+    return sum(seen.seen for (grain, *_), seen in decoder._dense.tuner._seconds.items() if grain == HALF)
 
 
 @settings(max_examples=12, deadline=None)
@@ -358,7 +358,7 @@ def test_halves_of_bytes_are_used_and_given_up_where_scores_are_too_wide() -> No
     wide = Decoder(lookup, FAR)
     assert_same(wide.top_k(scores, 5, method="dense"), wide.top_k(scores, 5, method="reference"))
     assert halves_used(wide) == 0
-    assert wide._dense.effort._bytes_for == BYTES_AFTER - 2
+    assert wide._dense.tuner._bytes_for == BYTES_AFTER - 2
     scores[-1, -1, -1] = np.nan
     for broken in (decoder, wide):
         with pytest.raises(ValueError, match="NaN"):
@@ -392,7 +392,7 @@ def test_a_few_points_equal_reference(n_points: int, estimator: str) -> None:
 
 
 def test_effort_takes_what_was_measured_to_be_faster() -> None:
-    effort = Effort(n_labels=1000, B=FAR)
+    effort = Tuner(n_labels=1000, B=FAR)
 
     def chosen() -> object:
         return effort.choose(300, "sum", 16, 1)[0]
@@ -410,7 +410,7 @@ def test_effort_takes_what_was_measured_to_be_faster() -> None:
     assert HALF in tried
     assert effort.choose(LINE, "sum", 16, 1)[0] == WHOLE
     assert effort.choose(FEW, "sum", 16, 1)[0] is None
-    assert Effort(n_labels=1000, B=100).choose(300, "sum", 16, 1)[0] == WHOLE
+    assert Tuner(n_labels=1000, B=100).choose(300, "sum", 16, 1)[0] == WHOLE
 
 
 def test_pruning_that_does_not_pay_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,7 +456,7 @@ def test_where_pruning_paid_for_all_points_rounds_are_long(monkeypatch: pytest.M
     scores = simulated(5 * LINE, lookup, 2000, seed=4)
     decoder = Decoder(lookup, 2000)
     decoder.prepare()
-    monkeypatch.setattr(decoder._dense.effort, "expected_seconds", lambda n_points, _: 10.0 * n_points)
+    monkeypatch.setattr(decoder._dense.tuner, "expected_seconds", lambda n_points, _: 10.0 * n_points)
     rounds: list[int] = []
     search = decoder._pruned._prune
     monkeypatch.setattr(decoder._pruned, "_prune", lambda *some: rounds.append(len(some[2])) or search(*some))
@@ -473,7 +473,7 @@ def test_where_pruning_paid_it_is_not_given_up_for_what_timings_err_by(monkeypat
     decoder.prepare()
     search = decoder._pruned
     per_point = {"scan": 10.0}
-    monkeypatch.setattr(decoder._dense.effort, "expected_seconds", lambda n, _: n * per_point["scan"])
+    monkeypatch.setattr(decoder._dense.tuner, "expected_seconds", lambda n, _: n * per_point["scan"])
     decoder.top_k(scores, 5)
     experience = search._experience[16]
     assert experience.all_tried

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mach.decode.decoder import top_k_prefixes
 from mach.decode.gpu.api import top_k_prefixes_device
 from mach.decode.gpu.chunked import top_k_chunked
-from mach.decode.gpu.keys import empty_places, pack, unpack
+from mach.decode.gpu.keys import empty_entries, pack, unpack
 from mach.hashing.families import hash_labels
 from mach.speed.decode_gpu import K, decode_gpu, variants
 
@@ -150,10 +150,10 @@ def test_keys_sort_as_rankings_do(pairs: list[tuple[float, int]]) -> None:
     back = unpack(keys)
     assert torch.equal(back[0], scores)
     assert torch.equal(back[1], labels)
-    places = empty_places(3, torch.device("cpu"))
-    assert places.max() < keys.min()
-    assert len(set(places.tolist())) == 3
-    assert [t.tolist() for t in unpack(places)] == [[-np.inf] * 3, [-1] * 3]
+    entries = empty_entries(3, torch.device("cpu"))
+    assert entries.max() < keys.min()
+    assert len(set(entries.tolist())) == 3
+    assert [t.tolist() for t in unpack(entries)] == [[-np.inf] * 3, [-1] * 3]
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:

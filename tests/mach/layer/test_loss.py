@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mach.layer import loss as module
-from mach.layer.loss import LOSSES, Targets, bucket_loss_reference, bucket_losses
+from mach.layer.loss import LOSSES, LossSettings, Targets, bucket_loss_reference, bucket_losses
 
 
 def sparse_labels(n_points: int, n_labels: int, seed: int) -> sp.csr_matrix:
@@ -65,7 +65,7 @@ def test_loss_and_gradient_equal_autograd(G: int, N: int, H: int, B: int, kind: 
     lookup = np.random.default_rng(seed).integers(0, B, (G, 30))
     targets = Targets.of(sparse_labels(N, 30, seed), lookup, B)
     ours, theirs = tensors(G, N, H, B, torch.float32, seed, scale), tensors(G, N, H, B, torch.float32, seed, scale)
-    loss, expected = bucket_losses(*ours, targets, kind), reference(*theirs, targets, kind)
+    loss, expected = bucket_losses(*ours, targets, LossSettings(kind)), reference(*theirs, targets, kind)
     (3.0 * loss).backward()
     (3.0 * expected).backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
@@ -83,7 +83,7 @@ def test_batched_products_equal_autograd(kind: str, block: int, monkeypatch: pyt
     monkeypatch.setattr(module, "BLOCK_BYTES", block)
     targets = Targets.of(sparse_labels(16, 40, 1), np.random.default_rng(0).integers(0, 9, (3, 40)), 9)
     ours, theirs = tensors(3, 16, 6, 9, torch.float64), tensors(3, 16, 6, 9, torch.float64)
-    loss, expected = bucket_losses(*ours, targets, kind), reference(*theirs, targets, kind)
+    loss, expected = bucket_losses(*ours, targets, LossSettings(kind)), reference(*theirs, targets, kind)
     (3.0 * loss).backward()
     (3.0 * expected).backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
@@ -97,7 +97,7 @@ def test_large_logits_stay_finite(kind: str) -> None:
         hidden = torch.full((1, 2, 3), 200.0, dtype=dtype, requires_grad=True)
         kernel = torch.tensor([1.0, -1.0], dtype=dtype).expand(1, 3, 2).clone().requires_grad_()
         targets = Targets.of(sp.csr_matrix(np.array([[0, 1], [1, 0]])), np.array([[0, 1]]), 2)
-        loss = bucket_losses(hidden, kernel, torch.zeros(1, 2, dtype=dtype), targets, kind)
+        loss = bucket_losses(hidden, kernel, torch.zeros(1, 2, dtype=dtype), targets, LossSettings(kind))
         loss.backward()
         assert loss.item() == pytest.approx(600.0)
         assert kernel.grad is not None
@@ -112,7 +112,7 @@ def test_a_logit_that_is_no_number_shows_in_the_loss(kind: str) -> None:
         hidden, kernel, bias = tensors(1, 4, 3, 5, torch.float32)
         with torch.no_grad():
             bias[0, at] = torch.nan
-        assert bucket_losses(hidden, kernel, bias, targets, kind).isnan()
+        assert bucket_losses(hidden, kernel, bias, targets, LossSettings(kind)).isnan()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "batched"])
@@ -121,7 +121,10 @@ def test_bf16_is_near_single_precision(kind: str, dtype: torch.dtype) -> None:
     """On any CPU: without the instructions torch emulates them."""
     targets = Targets.of(sparse_labels(32, 40, 1), np.random.default_rng(0).integers(0, 9, (2, 40)), 9)
     ours, theirs = tensors(2, 32, 16, 9, dtype), tensors(2, 32, 16, 9, dtype)
-    loss, expected = bucket_losses(*ours, targets, kind, "bf16"), bucket_losses(*theirs, targets, kind)
+    loss, expected = (
+        bucket_losses(*ours, targets, LossSettings(kind, "bf16")),
+        bucket_losses(*theirs, targets, LossSettings(kind)),
+    )
     loss.backward()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=0.01)
@@ -143,7 +146,7 @@ def test_threads_do_not_change_the_result(kind: str, G: int) -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             mine = tensors(G, 33, 6, 9, torch.float32)
-            loss = bucket_losses(*mine, targets, kind)
+            loss = bucket_losses(*mine, targets, LossSettings(kind))
             loss.backward()
             assert torch.get_num_threads() == threads
             found.append([loss.detach(), *(t.grad for t in mine)])

@@ -29,15 +29,15 @@ from mach.decode.cpu.simd.vectors import (
 )
 
 AT_ONCE = 4  # repetitions that `add_four` and the like take in one pass over the labels
-AHEAD = 48  # labels ahead of the current one whose lines are asked for where the table is far
+AHEAD = 48  # labels between the prefetch of a line and its use, where the table is far
 
 
 def _gathering(operation: str, repetitions: int, ahead: int = 0) -> Any:
     """total[t] = total[t] ∘ table[r, lookup[r, label + t]] for ``repetitions`` rows r from ``r0``, for t < width.
 
     total uint8 [width · 64]; table uint8 [R · B · 64]; lookup [R · n_labels], rows ``stride`` apart; total and table
-    start at a cache line. Sums saturate at 255; with r0 = 0 totals start anew. With ``ahead``, lines are asked for that
-    many labels before their turn.
+    start at a cache line. Sums saturate at 255; with r0 = 0 totals start anew. With ``ahead``, lines are prefetched
+    that many labels before their turn.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -58,9 +58,9 @@ def _gathering(operation: str, repetitions: int, ahead: int = 0) -> Any:
 
 
 def _gathering_drained(repetitions: int, ahead: int = 0) -> Any:
-    """The sums of `_gathering` from which drain[drain_at : drain_at + 64] is then taken, down to 0 at least.
+    """The sums of `_gathering` less drain[drain_at : drain_at + 64], and at least 0.
 
-    What has reached 255 stays there, as nobody knows by how much it was above.
+    A sum of 255 stays, because it is not known by how much it was above.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -83,8 +83,8 @@ def _gathering_drained(repetitions: int, ahead: int = 0) -> Any:
 def _finding(repetitions: int, ahead: int = 0) -> Any:
     """The sums of `_gathering`, drained where it takes four, written only for labels that may still reach the bar.
 
-    These have some total, among the points in the bits of ``present``, that is at least need[0 : 64]. Their places go
-    to found int32 [width]; returns how many there are.
+    A label may when its total of some point in the bits of ``present`` is at least need[0 : 64]. The columns of these
+    labels go to found int32 [width]; returns how many there are.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -156,7 +156,7 @@ class _Search:
 
 
 def _adding(builder: Any) -> tuple[Callable[[list[Any], Any], list[Any]], Any]:
-    """How `_gather` takes one more line into a sum, and what it starts from."""
+    """How `_gather` adds one more line to a sum, and the sum that it starts from."""
     add = declare(builder, f"llvm.uadd.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
 
     def take(sofar: list[Any], line: Any) -> list[Any]:
@@ -166,7 +166,7 @@ def _adding(builder: Any) -> tuple[Callable[[list[Any], Any], list[Any]], Any]:
 
 
 def _drained(builder: Any, total: Any, drain: Any) -> Any:
-    """What is left of a total after ``drain``; 255 stays."""
+    """A total less ``drain``; 255 stays."""
     less = declare(builder, f"llvm.usub.sat.v{LINE}i8", BYTES, [BYTES, BYTES])
     full = ir.Constant(BYTES, [255] * LINE)
     return builder.select(builder.icmp_unsigned("==", total, full), full, builder.call(less, [total, drain]))
@@ -201,7 +201,7 @@ def _adding_halves(builder: Any) -> tuple[Callable[[list[Any], Any], list[Any]],
         return half
 
     def take(sofar: list[Any], line: Any) -> list[Any]:
-        # There is no shift of bytes; what comes over from the neighbour is masked out.
+        # There is no shift of bytes; the bits that come from the next byte are masked out.
         pairs = builder.bitcast(line, PAIRS)
         upper = builder.bitcast(builder.lshr(pairs, ir.Constant(PAIRS, [4] * (LINE // 2))), BYTES)
         halves = (builder.and_(line, low), builder.and_(upper, low))
@@ -223,8 +223,8 @@ def _gather(
     finish: Callable[[list[Any]], list[Any]] = list,
     keep: Callable[[Any, list[Any], Any], None] | None = None,
 ) -> None:
-    """The loop over labels: ``take`` brings a label's totals and one more of its lines together; ``keep``, called with
-    the label's place, its totals and what writes them, decides whether they are written."""
+    """The loop over labels: ``take`` adds one more line to a label's totals; ``keep``, called with the label's column,
+    its totals and the function that writes them, decides whether they are written."""
     *totals, table, lookup = (data_of(context, builder, signature, arguments, at) for at in range(n_totals + 2))
     rest = range(n_totals + 2, n_totals + 7)
     label, width, stride, r0, B = (index_of(context, builder, signature, arguments, at) for at in rest)
@@ -248,7 +248,7 @@ def _gather(
                 later = builder.add(loop.index, I64(ahead))
                 later = builder.select(builder.icmp_signed("<", later, last), later, last)
                 for u in range(repetitions):
-                    _ask_for(builder, line(u, later))
+                    _prefetch(builder, line(u, later))
             for u in range(repetitions):
                 here = builder.bitcast(line(u, loop.index), BYTES.as_pointer())
                 sofar = take(sofar, builder.load(here, align=LINE))
@@ -324,8 +324,8 @@ def add_line_halves(typingctx, total, upper, at, table, line):  # type: ignore[n
 
 @vector
 def next_reaching(typingctx, total, label, width, limit, limit_at):  # type: ignore[no-untyped-def]
-    """The first label from ``label`` on, before ``width``, of whose 64 bytes in total any is at least that in
-    limit[limit_at : ]; ``width`` where there is none."""
+    """The first label in label..width with any of its 64 bytes in total at least that in limit[limit_at : ]; ``width``
+    where there is none."""
     del typingctx
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -379,19 +379,19 @@ def first_bit(typingctx, bits):  # type: ignore[no-untyped-def]
 
 
 @vector
-def ask_for(typingctx, array, at):  # type: ignore[no-untyped-def]
-    """Ask the cache for array[at], which will be read soon."""
+def prefetch(typingctx, array, at):  # type: ignore[no-untyped-def]
+    """Prefetch array[at], which will be read soon."""
     del typingctx
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = data_of(context, builder, signature, arguments, 0)
         place = builder.gep(data, [index_of(context, builder, signature, arguments, 1)])
-        _ask_for(builder, builder.bitcast(place, I8.as_pointer()))
+        _prefetch(builder, builder.bitcast(place, I8.as_pointer()))
         return context.get_dummy_value()
 
     return types.void(array, at), codegen
 
 
-def _ask_for(builder: Any, place: Any) -> None:
-    prefetch = declare(builder, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    builder.call(prefetch, [place, I32(0), I32(3), I32(1)])  # to read, to the nearest cache, data
+def _prefetch(builder: Any, place: Any) -> None:
+    intrinsic = declare(builder, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    builder.call(intrinsic, [place, I32(0), I32(3), I32(1)])  # to read, to the nearest cache, data

@@ -26,8 +26,8 @@ from mach.decode.cpu.simd.vectors import (
     vector,
 )
 
-FINE, COARSE = 8, 3  # half a byte counts units up to FINE one by one, and from there on COARSE at a time
-MOST = FINE + COARSE * (15 - FINE)  # units that half a byte can tell
+FINE, COARSE = 8, 3  # half a byte counts units up to FINE one by one, and beyond it COARSE at a time
+MOST = FINE + COARSE * (15 - FINE)  # units that half a byte can count
 ABSOLUTE = 0x7FFFFFFF  # the bits of a float without its sign; as integers they order as the magnitudes do
 NOT_FINITE = 0x7F800000  # these bits and above: infinite or NaN
 
@@ -138,7 +138,7 @@ class _Rows:
         return self.builder.select(positive, counted, ir.Constant(WORDS, [0] * BLOCK))
 
     def store(self, rows: list[Any]) -> list[Any]:
-        """Turn 16 points' bytes around and write them to the lines of 16 buckets; returns what was written."""
+        """Transpose the bytes of 16 points and write them to the lines of 16 buckets; returns the written vectors."""
         columns = _transposed(self.builder, rows)
         for j, column in enumerate(columns):
             to = self.builder.gep(self.target, [self.builder.add(self.place, I64(LINE * j))])
@@ -148,7 +148,7 @@ class _Rows:
     def raise_highest(
         self, context: Any, signature: Any, arguments: Any, columns: list[Any], sides: int, side: int
     ) -> None:
-        """Note in the arguments ``highest`` and ``row`` the highest byte of each lane."""
+        """Raise ``highest``, at ``row``, to the highest byte of each lane."""
         builder = self.builder
         row = index_of(context, builder, signature, arguments, 9)
         at = builder.add(builder.mul(row, I64(sides * LINE)), builder.add(self.first, I64(side * LINE)))
@@ -195,7 +195,7 @@ def survey(typingctx, scores, at, blocks, cut, masks):  # type: ignore[no-untype
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """16 vectors of 16 bytes turned around: riffle the first half with the second, four times."""
+    """16 vectors of 16 bytes transposed: riffle the first half with the second, four times."""
     half = BLOCK // 2
     riffled = [side * half + pair // 2 + BLOCK * (pair % 2) for side in (0, 1) for pair in range(BLOCK)]
     masks = [ir.Constant(ir.VectorType(I32, BLOCK), riffled[side * BLOCK :][:BLOCK]) for side in (0, 1)]

@@ -1,5 +1,4 @@
-"""What `mach.decode.cpu.simd.lanes` and `mach.decode.cpu.simd.quantise` are written with: vector types, and the values
-that compiled code hands over.
+"""Vector types, and access to the arguments of compiled code, for the intrinsics of this room.
 
 A *line* is 64 bytes, one cache line: the quantised scores of 64 points for one bucket of one repetition, or of 128
 points with half a byte each.
@@ -15,7 +14,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 LINE = 64  # points whose bytes fill one cache line
-BLOCK = 16  # buckets, and points, that `quantise` turns around at a time
+BLOCK = 16  # buckets, and points, that `quantise` transposes at a time
 
 I1, I8, I16, I32, I64, F32 = (
     ir.IntType(1),

@@ -1,4 +1,4 @@
-"""What all peers share: an environment, a folder for the files that go in and come out, and a child for every call."""
+"""The base class of external methods: an environment, a folder of input and output files, a child for every call."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ SHOWN = 4000  # characters of a failed child's output that the run's log gets
 OUT_OF_MEMORY = ("MemoryError", "std::bad_alloc", "memory allocation of")  # Python's words, C++'s and Rust's
 
 
-class Peer(ABC):
-    """A classifier of another library; subclasses say which, and write the library's kind of files.
+class ExternalMethod(ABC):
+    """A classifier of another library; subclasses name the library and write its input files.
 
-    ``fit`` and ``topk`` each start a child in the peer's environment. The model stays on disk in between, in a folder
-    that is removed with this object; what a killed run left behind is removed by the next peer.
+    ``fit`` and ``topk`` each start a child in the library's environment. The model is kept in a folder on disk
+    that is removed with this object; the folder of a killed run is removed by the next external method.
     """
 
     library: str  # name of the distribution that is measured
     requirements: tuple[str, ...]  # package==version, complete; the library first, so that a failure names it
-    script: str  # path of the peer's child script
+    script: str  # path of the method's child script
     reproducible: bool  # the same settings and seed give the same predictions
-    batched = False  # topk wants all points in one call: each call loads the model
+    batched = False  # topk is to be called once with all points, because each call loads the model
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        """``settings`` go to the peer's child script as they are."""
+        """``settings`` go to the child script unchanged."""
         self._settings = dict(settings)
         self._facts: dict[str, Any] = {}
         self._seed, self._threads = 0, len(os.sched_getaffinity(0))
@@ -57,40 +57,40 @@ class Peer(ABC):
 
     def fit(self, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
         """X CSR [N, n_features], Y CSR [N, n_labels]. Raises RuntimeError when the child fails, MemoryError when it
-        says that memory ran out."""
+        reports that memory ran out."""
         # Out of order, indices are read wrongly by some libraries and end napkinXC with a segmentation fault.
         X, Y = X.sorted_indices(), Y.sorted_indices()
         self.write_points(self._folder, "train", X)
         self.write_labels(self._folder, X, Y)
-        told = self._call("fit")
+        found = self._call("fit")
         self._n_labels = Y.shape[1]
         self._facts = {
-            "library": f"{self.library} {told['version']}",
+            "library": f"{self.library} {found['version']}",
             "reproducible": "yes" if self.reproducible else "no",
             "device": "cpu",
-            "params_output": told["params_output"],
-            "params_total": told["params_output"],
-            "model_bytes": told["model_bytes"],
-            "baseline_host_bytes": told["baseline_host_bytes"],
-            "peak_host_bytes": told["peak_host_bytes"],
-            "fit_s": told["seconds"],
+            "params_output": found["params_output"],
+            "params_total": found["params_output"],
+            "model_bytes": found["model_bytes"],
+            "baseline_host_bytes": found["baseline_host_bytes"],
+            "peak_host_bytes": found["peak_host_bytes"],
+            "fit_s": found["seconds"],
             "predict_s": 0.0,
         }
 
     def topk(self, X: sp.csr_matrix, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """(scores [N, k], labels [N, k]), best first, −1 where the peer has no more; errors as in ``fit``."""
+        """(scores [N, k], labels [N, k]), best first, −1 where the library returns fewer; errors as in ``fit``."""
         self.write_points(self._folder, "test", X.sorted_indices())
-        told = self._call("predict", k=k)
-        peaks = [told["peak_host_bytes"], self._facts["peak_host_bytes"]]
+        found = self._call("predict", k=k)
+        peaks = [found["peak_host_bytes"], self._facts["peak_host_bytes"]]
         self._facts["peak_host_bytes"] = max(peaks) if None not in peaks else None
-        self._facts["predict_s"] += told["seconds"]
+        self._facts["predict_s"] += found["seconds"]
         with np.load(self._folder / "topk.npz", allow_pickle=False) as kept:
             scores, labels = kept["scores"], kept["labels"]
         if scores.shape != (X.shape[0], k) or labels.shape != scores.shape:
             raise RuntimeError(f"{self.library}: found rankings {labels.shape}; expected {(X.shape[0], k)}")
         if labels.size and not -1 <= labels.min() <= labels.max() < self._n_labels:
-            found = f"{labels.min()} to {labels.max()}"
-            raise RuntimeError(f"{self.library}: found label ids from {found}; expected 0 to {self._n_labels - 1}")
+            ids = f"{labels.min()} to {labels.max()}"
+            raise RuntimeError(f"{self.library}: found label ids from {ids}; expected 0 to {self._n_labels - 1}")
         return scores, labels
 
     def facts(self) -> dict[str, Any]:
@@ -100,14 +100,14 @@ class Peer(ABC):
 
     @abstractmethod
     def write_points(self, folder: Path, split: str, X: sp.csr_matrix) -> None:
-        """Put the features of ``split`` (train or test) where the child script looks for them."""
+        """Write the features of ``split`` (train or test) for the child script."""
 
     @abstractmethod
     def write_labels(self, folder: Path, X: sp.csr_matrix, Y: sp.csr_matrix) -> None:
-        """Put the labels of the train points where the child script looks for them."""
+        """Write the labels of the train points for the child script."""
 
     def _call(self, action: str, **more: Any) -> dict[str, Any]:
-        """One child: its facts. It is in this process's group, and is killed with it."""
+        """Run one child and return its facts. It is in this process's group, and is killed with it."""
         script, main = Path(self.script).resolve(), Path(child.__file__).resolve()
         job = {"action": action, "script": str(script), "library": self.library, "parent": os.getpid(), **more}
         job |= {"settings": self._settings, "seed": self._seed, "threads": self._threads}
@@ -131,7 +131,7 @@ class Peer(ABC):
     def _failure(self, action: str, code: int, output: str) -> Exception:
         print(output[-SHOWN:], file=sys.stderr)
         what = f"{self.library}, {action}"
-        last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it said nothing")
+        last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it printed nothing")
         if any(words in output[-SHOWN:] for words in OUT_OF_MEMORY):
             return MemoryError(f"{what}: {last}")
         if code == -9:
@@ -143,11 +143,11 @@ class Peer(ABC):
 def work_folder(owner: object) -> Path:
     """A new folder in the cache that is removed with its owner, or at the latest when this process ends.
 
-    A process killed by its limits cannot clean up; its folder is known by a lock that nobody holds any more.
+    A process killed by its limits cannot clean up; its folder is recognised by a lock that no process holds.
     """
     root = (cache_root() / "peers").absolute()
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root / ".sweeping"):  # nobody meets a folder whose lock is not held yet
+    with locked(root / ".sweeping"):  # no other process sees a folder before its lock is held
         for lock in root.glob("*.lock"):
             with contextlib.suppress(OSError), lock.open("a") as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
