@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +30,6 @@ from bench.columns import PARTS
 from bench.data import load_dataset
 from bench.metrics.ranking import evaluate
 from bench.results.ledger import Ledger
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("ran")
-    done = machbench("run", write_experiment(folder), cwd=folder)
-    assert "4 runs: 0 done before, 4 to do" in done.stdout
-    return folder
 
 
 @pytest.mark.slow
@@ -181,6 +172,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_sigkill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     """The whole command is killed in the second run: its child dies with it, the next command goes on from there."""
     slow = EXPERIMENT.replace("epochs: 2", "epochs: 2000")
@@ -293,11 +285,16 @@ GOOD_FILE = "4 5 3\n0,1 0:1 2:0.5\n2 4:1\n 1:2\n1 0:0.25 3:1\n"
     [
         ("4 5\n0 0:1\n", "line 1"),
         (GOOD_FILE.replace("4:1", "5:1"), "line 3"),
-        (GOOD_FILE.replace("2 4", "3 4"), "line 3"),
-        (GOOD_FILE.replace("2:0.5", "2:half"), "line 2"),
-        (GOOD_FILE.replace("2:0.5", "2:nan"), "line 2"),
-        (GOOD_FILE + "0 0:1\n", "line 6"),
-        (GOOD_FILE.rsplit("\n", 2)[0] + "\n", "train.txt"),
+        *(
+            pytest.param(*rest, marks=pytest.mark.soak)
+            for rest in [
+                (GOOD_FILE.replace("2 4", "3 4"), "line 3"),
+                (GOOD_FILE.replace("2:0.5", "2:half"), "line 2"),
+                (GOOD_FILE.replace("2:0.5", "2:nan"), "line 2"),
+                (GOOD_FILE + "0 0:1\n", "line 6"),
+                (GOOD_FILE.rsplit("\n", 2)[0] + "\n", "train.txt"),
+            ]
+        ),
     ],
 )
 def test_a_malformed_data_file_is_named_and_leaves_no_cache(tmp_path: Path, bad: str, message: str) -> None:
