@@ -144,7 +144,8 @@ def test_same_spec_and_seed_give_identical_predictions(ran: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_second_run_does_nothing_and_force_repeats(ran: Path) -> None:
+def test_a_second_run_does_nothing_and_force_repeats(ran: Path, tmp_path: Path) -> None:
+    ran = shutil.copytree(ran, tmp_path / "ran")
     root = ran / "results" / "small"
     before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/record.json")}
     done = machbench("run", "small.yaml", cwd=ran)
@@ -157,7 +158,8 @@ def test_a_second_run_does_nothing_and_force_repeats(ran: Path) -> None:
 
 
 @pytest.mark.slow
-def test_status_table_figure_and_report_read_the_results(ran: Path) -> None:
+def test_status_table_figure_and_report_read_the_results(ran: Path, tmp_path: Path) -> None:
+    ran = shutil.copytree(ran, tmp_path / "ran")
     assert "4 ok" in machbench("status", "small", cwd=ran).stdout
     assert "full_softmax" in machbench("table", "small", "--format", "csv", cwd=ran).stdout
     assert "p1_against_r" in machbench("figure", "small", cwd=ran).stdout
