@@ -32,6 +32,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_method_of_the_documentation_runs(tmp_path: Path) -> None:
     layer, _ = blocks("add_a_method.md", "python")
     settings, experiment = blocks("add_a_method.md", "yaml")

@@ -46,6 +46,7 @@ TYPES = [torch.float32, torch.bfloat16]
 NUMBERS = AdamNumbers(0.01, 0.9, 0.9, 0.999, 0.1, 0.001, 1e-8)  # rate, correction, both decays and what is left, ε
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not TRITON or GPU or INTERPRETED, reason="needs triton, and no GPU, where the tests run themselves")
 def test_the_kernels_in_the_interpreter() -> None:
     options = ["-x", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist"]

@@ -27,6 +27,7 @@ def test_the_text_and_the_notebook_say_the_same(path: Path) -> None:
     assert not any(output.output_type == "error" for output in outputs)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = pytest.importorskip("nbclient", reason="needs the extra dev: nbconvert")

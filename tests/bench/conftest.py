@@ -1,13 +1,20 @@
-"""A synthetic experiment folder for the readers' tests. Its numbers are formulae: nobody measured them."""
+"""What tests of several rooms share: runs of the tiny twin, and a synthetic experiment folder for readers of results.
+
+The numbers of the synthetic folder are formulae: nobody measured them.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import machbench
+from command_line import write_experiment as write_small
 
 from bench.results.table import rows_to_frame, write_table
 
@@ -147,3 +154,20 @@ def experiment(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.fixture(scope="session")
 def write() -> Callable[[Path, list[dict[str, Any]]], Path]:
     return write_experiment
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the small experiment was run, once for all processes of tests: to be read, or copied."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "ran"
+    with (shared / "ran.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "finished").exists():
+            folder.mkdir()
+            done = machbench("run", write_small(folder), cwd=folder)
+            assert "4 runs: 0 done before, 4 to do" in done.stdout
+            (folder / "finished").touch()
+    return folder

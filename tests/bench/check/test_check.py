@@ -19,6 +19,7 @@ from bench.common.paths import config_root
 
 ROOT = Path(__file__).resolve().parents[3]
 METHODS = sorted(path.stem for path in (config_root() / "method").glob("*.yaml"))
+QUICK = {"label_frequency", "mach"}  # of every method the check takes minutes
 
 LAYER = """
 import numpy as np
@@ -129,7 +130,9 @@ def check(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str, name: str, u
     return outcomes
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in METHODS]
+)
 def test_every_method_passes(method: str) -> None:
     outcomes = list(check_method(method))
     unsupported = [outcome.detail for outcome in outcomes if outcome.status == UNSUPPORTED]

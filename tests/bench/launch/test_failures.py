@@ -157,6 +157,7 @@ def test_the_sweep_continues_after_each_failure(failed: Path) -> None:
     assert row["peak_host_fit_bytes"] > 0
 
 
+@pytest.mark.soak
 def test_failures_are_repeated_by_their_kind_and_a_higher_limit_lets_a_run_pass(failed: Path, tmp_path: Path) -> None:
     """The limit is no part of a run's identity: the run that was killed is the one that is repeated."""
     failed = shutil.copytree(failed, tmp_path / "again")

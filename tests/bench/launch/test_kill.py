@@ -20,6 +20,7 @@ SHARE_AT_AN_EVENT = 0.6  # of the kills; the others come after a random time
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_survives_kills(tmp_path: Path) -> None:
     """Parent, child or both are killed until KILLS were; every sweep is completed and then compared."""
     draw = random.Random(SEED)

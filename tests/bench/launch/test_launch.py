@@ -103,6 +103,7 @@ def test_skip_unfit_starts_runs_that_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_failed_run_is_repeated_with_retry(tmp_path: Path) -> None:
     write_sweep(tmp_path / "e", "dataset: tiny\nmethods:\n  quick: {method: quick.yaml, which: [0, 1], fail: bad}\n")
     folder = tmp_path / "e"

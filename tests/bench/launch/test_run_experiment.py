@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +30,6 @@ from bench.columns import PARTS
 from bench.data import load_dataset
 from bench.metrics.ranking import evaluate
 from bench.results.ledger import Ledger
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("ran")
-    done = machbench("run", write_experiment(folder), cwd=folder)
-    assert "4 runs: 0 done before, 4 to do" in done.stdout
-    return folder
 
 
 @pytest.mark.slow
@@ -153,7 +144,8 @@ def test_same_spec_and_seed_give_identical_predictions(ran: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_second_run_does_nothing_and_force_repeats(ran: Path) -> None:
+def test_a_second_run_does_nothing_and_force_repeats(ran: Path, tmp_path: Path) -> None:
+    ran = shutil.copytree(ran, tmp_path / "ran")
     root = ran / "results" / "small"
     before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/record.json")}
     done = machbench("run", "small.yaml", cwd=ran)
@@ -166,7 +158,8 @@ def test_a_second_run_does_nothing_and_force_repeats(ran: Path) -> None:
 
 
 @pytest.mark.slow
-def test_status_table_figure_and_report_read_the_results(ran: Path) -> None:
+def test_status_table_figure_and_report_read_the_results(ran: Path, tmp_path: Path) -> None:
+    ran = shutil.copytree(ran, tmp_path / "ran")
     assert "4 ok" in machbench("status", "small", cwd=ran).stdout
     assert "full_softmax" in machbench("table", "small", "--format", "csv", cwd=ran).stdout
     assert "p1_against_r" in machbench("figure", "small", cwd=ran).stdout
@@ -181,6 +174,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_sigkill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     """The whole command is killed in the second run: its child dies too, and the next command continues."""
     slow = EXPERIMENT.replace("epochs: 2", "epochs: 2000")
@@ -293,11 +287,16 @@ GOOD_FILE = "4 5 3\n0,1 0:1 2:0.5\n2 4:1\n 1:2\n1 0:0.25 3:1\n"
     [
         ("4 5\n0 0:1\n", "line 1"),
         (GOOD_FILE.replace("4:1", "5:1"), "line 3"),
-        (GOOD_FILE.replace("2 4", "3 4"), "line 3"),
-        (GOOD_FILE.replace("2:0.5", "2:half"), "line 2"),
-        (GOOD_FILE.replace("2:0.5", "2:nan"), "line 2"),
-        (GOOD_FILE + "0 0:1\n", "line 6"),
-        (GOOD_FILE.rsplit("\n", 2)[0] + "\n", "train.txt"),
+        *(
+            pytest.param(*rest, marks=pytest.mark.soak)
+            for rest in [
+                (GOOD_FILE.replace("2 4", "3 4"), "line 3"),
+                (GOOD_FILE.replace("2:0.5", "2:half"), "line 2"),
+                (GOOD_FILE.replace("2:0.5", "2:nan"), "line 2"),
+                (GOOD_FILE + "0 0:1\n", "line 6"),
+                (GOOD_FILE.rsplit("\n", 2)[0] + "\n", "train.txt"),
+            ]
+        ),
     ],
 )
 def test_a_malformed_data_file_is_named_and_leaves_no_cache(tmp_path: Path, bad: str, message: str) -> None:

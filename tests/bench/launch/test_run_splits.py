@@ -24,6 +24,7 @@ results:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_splits_from_import_to_verdict(tmp_path: Path) -> None:
     """Label 0 is the most frequent in train, and half of the test points of each split have it."""
     lines = [f"0{',1' * (i % 4 == 0)} 0:1" if i % 4 < 2 or i < 20 else f"{2 + i % 3} 1:1" for i in range(40)]

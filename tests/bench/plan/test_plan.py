@@ -215,6 +215,7 @@ def test_parameters_equal_the_built_network(method: str, no_data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_predictions_against_runs(tmp_path: Path) -> None:
     """Parameters exactly, peak bytes within the tolerance; then the plan calls the runs cached and measured."""
     methods = "".join(f"  {name}: {{}}\n" for name in LAYERS if name != "mach")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import machbench, write_experiment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -202,20 +201,10 @@ def test_a_broken_curve_is_named(rows: Rows, tmp_path: Path) -> None:
         tables(rows, tmp_path)
 
 
-EXPERIMENT = """
-dataset: tiny
-train: {hidden: 16, epochs: 2, batch_size: 64, lr: 0.02}
-methods:
-  full_softmax: {}
-  mach: {B: 32, R: 4, repetitions_at_a_time: 2}
-"""
-
-
 @pytest.mark.slow
-def test_three_numbers_of_the_tables_by_hand_from_the_predictions(tmp_path: Path) -> None:
+def test_three_numbers_of_the_tables_by_hand_from_the_predictions(ran: Path) -> None:
     """A real run: topk.npz and the data, in plain loops, against the files that a paper would be given."""
-    machbench("run", write_experiment(tmp_path, EXPERIMENT), cwd=tmp_path)
-    root = tmp_path / "results" / "small"
+    root = ran / "results" / "small"
     frame = load_results(root).set_index("run_id")
     data = load_dataset("tiny")
     truth = [set(data.test.Y[n].indices.tolist()) for n in range(data.test.Y.shape[0])]

@@ -17,7 +17,10 @@ from bench.report.html import write_report
 Rows = list[dict[str, Any]]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on the PATH")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on the PATH"),
+    pytest.mark.soak,
+]
 
 FIRST = "<script>window.errors = []; addEventListener('error', e => errors.push(String(e.message)));</script>"
 

@@ -28,6 +28,7 @@ methods:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_with_several_estimators_has_a_row_for_each(tmp_path: Path) -> None:
     names = list(ESTIMATORS)
     machbench("run", write_experiment(tmp_path, EXPERIMENT.replace("ESTIMATORS", "+".join(names))), cwd=tmp_path)

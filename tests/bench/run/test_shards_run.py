@@ -99,6 +99,7 @@ def epochs_kept(folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_follower_that_is_killed_fails_the_run_and_it_goes_on_to_the_same(ran: Path, tmp_path: Path) -> None:
     """Status and reason are the follower's; then the results equal those of a run that was never killed in every byte.
 

@@ -25,6 +25,7 @@ for prefix in (1, 2, 3, 6):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_pruned_search_of_fewer_repetitions_than_the_table_has(tmp_path: Path) -> None:
     env = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True)

@@ -44,7 +44,13 @@ assert not more, more
 
 
 @pytest.mark.parametrize(
-    ("B", "estimator"), [(64, "logit_sum+min"), (6000, "logit_sum"), (6000, "min+median"), (70_000, "log_prob_sum")]
+    ("B", "estimator"),
+    [
+        (64, "logit_sum+min"),
+        (6000, "logit_sum"),
+        pytest.param(6000, "min+median", marks=pytest.mark.soak),
+        pytest.param(70_000, "log_prob_sum", marks=pytest.mark.soak),
+    ],
 )
 def test_nothing_is_compiled_afterwards(B: int, estimator: str) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(B), estimator], capture_output=True, text=True)

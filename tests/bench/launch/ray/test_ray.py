@@ -10,7 +10,6 @@ import sys
 import time
 import types
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +87,6 @@ def test_a_cluster_of_its_own_gives_the_table_of_one_machine(tmp_path: Path) -> 
     assert ", 0 to do" in again.stdout
     many = machbench("run", "small.yaml", "train.threads=999", "--launcher", "ray", cwd=tmp_path / "ray", check=2)
     assert "train.threads: found 999; expected at most " in many.stderr
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head without cores and two nodes with one each, as processes of this machine."""
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        yield made
-    finally:
-        made.shutdown()
 
 
 def entries(folder: Path, event: str) -> list[str]:

@@ -95,6 +95,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.soak
 def test_nodes_that_connect_by_the_network_give_the_table_of_one_machine(tmp_path: Path, address: str) -> None:
     """Repetitions here and there; and a run in two processes, one on each node."""
     done = []

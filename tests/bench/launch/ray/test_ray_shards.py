@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from command_line import results
 from rich.console import Console
-from test_ray import assert_same_models, beside_one_machine, cluster, entries, needs_ray  # noqa: F401 - a fixture
+from test_ray import assert_same_models, beside_one_machine, entries, needs_ray
 
 from bench.config.experiment import load_experiment
 from bench.config.spec import Shard
@@ -61,7 +61,7 @@ def assert_joined(folder: Path, expected: Path, processes: int) -> None:
 @pytest.mark.parametrize(("batch", "shards"), [(150, "points 0 to 299"), (1000, "labels 0 to 249")])
 def test_workers_predict_shards(
     tmp_path: Path,
-    cluster: Any,  # noqa: F811
+    cluster: Any,
     monkeypatch: pytest.MonkeyPatch,
     batch: int,
     shards: str,
@@ -81,7 +81,7 @@ def test_workers_predict_shards(
 @pytest.mark.slow
 def test_shards_come_by_an_exchange(
     tmp_path: Path,
-    cluster: Any,  # noqa: F811
+    cluster: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = beside_one_machine(tmp_path, "methods:\n  mach: {B: 16, R: 4, predict_batch: 150}\n")
@@ -96,7 +96,7 @@ def test_shards_come_by_an_exchange(
 @pytest.mark.slow
 def test_a_shard_that_fails_leaves_all_to_the_run(
     tmp_path: Path,
-    cluster: Any,  # noqa: F811
+    cluster: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one_too_many = [Shard(POINTS, 0, 500), Shard(POINTS, 500, 600)]
