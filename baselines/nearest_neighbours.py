@@ -17,9 +17,9 @@ BLOCK_BYTES = 64 * 2**20  # of similarities that exist at a time, in all threads
 class NearestNeighbours:
     """Exact k nearest neighbours by the cosine of sparse features (Cover and Hart 1967; weighted by Dudani 1976).
 
-    A label's score is the sum of similarity^power over the neighbours that have it, not normalised, because
-    that would change no ranking within a point. Neighbours are the ``neighbours`` train points of largest positive
-    cosine, fewer where fewer share a feature; of equals those that come first in train, and of labels with equal scores those of
+    A label's score is the sum of similarity^power over the neighbours that have it, not normalised, because that would
+    change no ranking within a point. Neighbours are the ``neighbours`` train points of largest positive cosine, fewer
+    where fewer share a feature; of equals those that come first in train, and of labels with equal scores those of
     lowest id. A point without features that occur in train gets no label: −1 at −inf.
 
     Features are only scaled to length 1 per point; the datasets built here are tf-idf already.
