@@ -225,7 +225,7 @@ def test_runs_out_of_memory_at_an_unknown_size_are_named(rows: Rows) -> None:
     bare = [row | {"predicted_peak_bytes": None} if row["status"] != "ok" else row for row in rows]
     picture = drawing(bare, "p1_against_peak_memory")
     assert not [row for row in picture.rows if row["kind"] == "out of memory"]
-    assert "at a size that is not known: mach B = 16,384, R = 16." in picture.caption
+    assert "at an unknown size: mach B = 16,384, R = 16." in picture.caption
 
 
 def test_equal_rb_by_brute_force(drawn: tuple[Path, Rows]) -> None:
