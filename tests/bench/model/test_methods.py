@@ -234,7 +234,7 @@ def test_a_layer_without_repetitions_may_call_its_parts_as_it_likes() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "says"),
     [
-        ("mach", {"BB": 3}, "unknown setting 'BB' in method mach.layer.output.MachOutput; did you mean 'B'"),
+        ("mach", {"BB": 3}, "unknown setting 'BB' in method mach.layer.MachOutput; did you mean 'B'"),
         ("mach", {"B": 0}, "setting B: found 0; expected a whole number of at least 1"),
         ("mach", {"hash": "md5"}, "setting hash: found 'md5'; expected one of universal, murmur3, balanced"),
         ("mach", {"seeds": {}}, "setting seeds: found {}; expected none: the harness supplies it"),

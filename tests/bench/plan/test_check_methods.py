@@ -49,7 +49,7 @@ def test_every_error_is_a_line_and_one_process_finds_them(tmp_path: Path, monkey
     with pytest.raises(InputError) as error:
         checked(wrong, Store(tmp_path / "results" / "small"))
     mach, adaptive = str(error.value).splitlines()
-    assert mach == ("method mach.layer.output.MachOutput, setting B: found 16.5; expected a whole number of at least 1")
+    assert mach == ("method mach.layer.MachOutput, setting B: found 16.5; expected a whole number of at least 1")
     assert adaptive.endswith("AdaptiveSoftmax, setting bias: found 'piror'; expected one of prior, zero")
     assert [len(pairs) for pairs in calls] == [3]  # seeds ask nothing new
     assert not (tmp_path / "results").exists()
@@ -112,7 +112,7 @@ def test_a_run_with_a_bad_setting_starts_nothing_and_writes_nothing(tmp_path: Pa
     name, cache = write_experiment(tmp_path, TEXT), tmp_path / "cache"
     done = machbench("run", name, override, cwd=tmp_path, check=2, MACHBENCH_CACHE=str(cache))
     (line,) = done.stderr.strip().splitlines()
-    assert line.endswith(f"method mach.layer.output.MachOutput, {says}")
+    assert line.endswith(f"method mach.layer.MachOutput, {says}")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
