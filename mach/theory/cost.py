@@ -30,7 +30,7 @@ def parameters(n_features: int, hidden: int | Sequence[int], B: int, R: int, n_l
     Raises:
         ValueError: a size is below 1.
     """
-    widths = list(hidden) if isinstance(hidden, Sequence) else [hidden]
+    widths = _widths(hidden)
     if not widths or min(n_features, B, R, n_labels, *widths) < 1:
         raise ValueError(
             f"found n_features={n_features}, hidden={hidden}, B={B}, R={R}, n_labels={n_labels}; "
@@ -72,7 +72,8 @@ def cost(
         ValueError: a size is below 1, or nnz is not in 0 … n_features.
     """
     counted = parameters(n_features, hidden, B, R, n_labels)
-    return _with_bytes_and_flops(counted, n_features, hidden, B, R, n_labels * R, batch, nnz)
+    _check_batch(batch, nnz, n_features)
+    return _with_bytes_and_flops(counted, [*_widths(hidden), B], R, n_labels * R, batch, nnz)
 
 
 def full_softmax_cost(
@@ -80,7 +81,8 @@ def full_softmax_cost(
 ) -> dict[str, float]:
     """As `cost`, for one network n_features → hidden → n_labels: no index, no scan, an output for every label."""
     counted = parameters(n_features, hidden, n_labels, 1, n_labels) | {"index_bytes": 0}
-    return _with_bytes_and_flops(counted, n_features, hidden, n_labels, 1, 0, batch, nnz)
+    _check_batch(batch, nnz, n_features)
+    return _with_bytes_and_flops(counted, [*_widths(hidden), n_labels], 1, 0, batch, nnz)
 
 
 def cost_ratios(
@@ -92,19 +94,19 @@ def cost_ratios(
     return {name: ours[name] / full[name] for name in ours if full[name]}
 
 
-def _with_bytes_and_flops(
-    counted: dict[str, int],
-    n_features: int,
-    hidden: int | Sequence[int],
-    outputs: int,
-    networks: int,
-    scan: int,
-    batch: int,
-    nnz: float,
-) -> dict[str, float]:
+def _widths(hidden: int | Sequence[int]) -> list[int]:
+    return list(hidden) if isinstance(hidden, Sequence) else [hidden]
+
+
+def _check_batch(batch: int, nnz: float, n_features: int) -> None:
     if batch < 1 or not 0 <= nnz <= n_features:
         raise ValueError(f"found batch={batch}, nnz={nnz}; expected batch >= 1, 0 <= nnz <= n_features={n_features}")
-    widths = [*(hidden if isinstance(hidden, Sequence) else [hidden]), outputs]
+
+
+def _with_bytes_and_flops(
+    counted: dict[str, int], widths: list[int], networks: int, scan: int, batch: int, nnz: float
+) -> dict[str, float]:
+    """``counted`` and the cost of ``networks`` networks with layers of these widths; scan: additions per query."""
     entering = networks * nnz * widths[0]  # multiply-adds of a point, forward
     after = networks * sum(a * b for a, b in itertools.pairwise(widths))
     weights = FLOAT_BYTES * counted["params_total"]

@@ -210,7 +210,7 @@ def test_loss_of_a_cluster_equals_the_plain_one(n: int, m: int, targets: int, ch
 
 
 @pytest.mark.parametrize("chunk", [3, 7, 100])
-def test_all_chunks_of_logits_have_one_place(chunk: int) -> None:
+def test_all_chunks_of_logits_share_one_buffer(chunk: int) -> None:
     """With a new block a chunk, and small ones between them, the allocator kept 1.2 GB at 600,000 labels."""
     inputs, weight, bias = torch.randn(5, 4), torch.randn(20, 4), torch.randn(20)
     places, parts = set(), []

@@ -6,7 +6,8 @@ memory, so that the line gathered for a label and repetition is one aligned load
 tile of labels stay in registers while the repetitions of a prefix are added. Then the tile's scores are compared with
 the points' thresholds, their k-th best so far; only a tile that has a better label touches the lists of the best k,
 which are in scratch memory, one for each split, prefix and point. The lists of the splits are ranked together
-afterwards."""
+afterwards.
+"""
 
 from __future__ import annotations
 

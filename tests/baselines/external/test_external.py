@@ -124,8 +124,8 @@ def test_text_holds_every_value_and_leaves_out_empty_points() -> None:
     for n, line in zip(kept, lines, strict=True):
         assert line.endswith("\n")
         assert not line.endswith(" \n")  # omikuji's reader refuses it
-        told, _, rest = line.rstrip("\n").partition(" ")
-        assert [int(label) for label in told.split(",") if label] == labels[n].indices.tolist()
+        ids, _, rest = line.rstrip("\n").partition(" ")
+        assert [int(label) for label in ids.split(",") if label] == labels[n].indices.tolist()
         pairs = [pair.split(":") for pair in rest.split()]
         assert [int(feature) for feature, _ in pairs] == features[n].indices.tolist()
         assert [np.float32(value) for _, value in pairs] == features[n].data.tolist()

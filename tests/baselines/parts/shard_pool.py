@@ -1,4 +1,4 @@
-"""Processes that stay for all tests of a module, because starting one takes seconds, and what they can be asked."""
+"""Processes that are kept for all tests of a module, because starting one takes seconds, and the work that they do."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Arrays = list[npt.NDArray[Any]]
 
 
 class Pool:
-    """Processes 0, 1, ..., of which the first ``world_size`` are asked at a time, as a fresh process group."""
+    """Processes 0, 1, ...; the first ``world_size`` of them do each piece of work, as a fresh process group."""
 
     def __init__(self, size: int, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
-        self._asked = 0
+        self._number = 0
         pairs = [context.Pipe() for _ in range(size)]
         self._pipes = [mine for mine, _ in pairs]
         self._processes = [
@@ -51,9 +51,9 @@ class Pool:
 
     def ask(self, world_size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What each process makes of it, in the order of ranks. AssertionError with the traceback of one that fails."""
-        self._asked += 1
+        self._number += 1
         for pipe in self._pipes[:world_size]:
-            pipe.send((self._asked, world_size, work, arguments))
+            pipe.send((self._number, world_size, work, arguments))
         answers = [pipe.recv() for pipe in self._pipes[:world_size]]
         failures = [text for ok, text in answers if not ok]
         assert not failures, failures[0]
@@ -67,9 +67,9 @@ class Pool:
 def serve(rank: int, pipe: Connection, folder: str) -> None:
     torch.set_num_threads(1)
     while True:
-        asked, world_size, work, arguments = pipe.recv()
+        number, world_size, work, arguments = pipe.recv()
         try:
-            store = dist.FileStore(os.path.join(folder, str(asked)), world_size)  # noqa: PTH118 - it takes a string
+            store = dist.FileStore(os.path.join(folder, str(number)), world_size)  # noqa: PTH118 - it takes a string
             ranks = ProcessGroup(rank, world_size, store)
             ranks.join(torch.device("cpu"))
             pipe.send((True, work(*arguments)))

@@ -68,7 +68,7 @@ def test_a_batch_of_one_point_has_nothing_to_correct() -> None:
     assert InBatch(np.array([3, 0]), 10).log_inclusion(np.array([0, 1]), 1).tolist() == [0.0, 0.0]
 
 
-def test_log_uniform_follows_the_order_it_is_told() -> None:
+def test_log_uniform_follows_the_order_of_its_setting() -> None:
     labels = labels_of(50)
     counts = np.bincount(labels.indices, minlength=N_LABELS)
     by_frequency = sampler_of("log_uniform", labels, n_samples=1).log_inclusion(np.arange(N_LABELS), 1)

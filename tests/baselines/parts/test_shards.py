@@ -186,10 +186,10 @@ def test_merged_lists_are_the_best_of_all(n_lists: int, k: int, seed: int) -> No
 
 
 def test_more_shards_than_labels_or_processes_are_refused(pool: Pool) -> None:
-    for told in pool.ask(3, shard_pool.refused, labels_of(4, 2, 0.5, 0), 3):
-        assert told == "shards: found 3; expected at most 2, the number of labels"
-    for told in pool.ask(3, shard_pool.refused, labels_of(4, 9, 0.5, 0), 2):
-        assert told == "shards 2: found a process group of 3; expected one process for each shard"
+    for message in pool.ask(3, shard_pool.refused, labels_of(4, 2, 0.5, 0), 3):
+        assert message == "shards: found 3; expected at most 2, the number of labels"
+    for message in pool.ask(3, shard_pool.refused, labels_of(4, 9, 0.5, 0), 2):
+        assert message == "shards 2: found a process group of 3; expected one process for each shard"
     assert "found a process group of 1" in shard_pool.refused(labels_of(4, 9, 0.5, 0), 2)
 
 

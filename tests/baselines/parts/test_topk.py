@@ -55,10 +55,10 @@ def test_tiles_rank_as_a_stable_sort_does(
 
 def test_ties_at_the_end_of_the_list_are_found_whatever_topk_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tied rows than are sorted at a time, and a top-k that prefers high labels."""
-    taken = torch.Tensor.topk
+    plain = torch.Tensor.topk
 
     def highest_labels(tile: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor]:
-        scores, places = taken(tile.flip(1), k, dim=dim)
+        scores, places = plain(tile.flip(1), k, dim=dim)
         ties = torch.argsort(tile.flip(1), dim=1, descending=True, stable=True)[:, :k]
         del places
         return scores, tile.shape[1] - 1 - ties

@@ -51,8 +51,8 @@ def test_every_cut_equals_reference(B: int, n_points: int, R: int, late: int, k:
 
 
 @pytest.mark.parametrize("R", [1, 2, 3])
-def test_fewer_repetitions_than_are_taken_at_once_are_not_tried(R: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four at once would read what lies behind the lookup, and name buckets that there are not."""
+def test_fewer_repetitions_than_are_added_at_once_are_not_tried(R: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four at once would read beyond the lookup, and give buckets that do not exist."""
     plain, untouched = mach.decode.cpu.scan.choose_cut, []
 
     def noted(*arguments: object) -> object:
@@ -88,7 +88,7 @@ def test_cuts_of_halves_count_coarse_steps(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("R", [1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 18, 32])
 def test_any_number_of_repetitions_has_a_cut(R: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After fours, two before the last, or all; what the loops that look for labels can take."""
+    """After fours, two before the last, or all; the cuts that the loops can use."""
     cuts = chosen_cuts(monkeypatch)
     lookup = hash_labels(N_LABELS, 300, R)
     scores = simulated(LINE, lookup, 300, seed=R)
@@ -102,7 +102,7 @@ def test_any_number_of_repetitions_has_a_cut(R: int, monkeypatch: pytest.MonkeyP
 
 
 def chosen_cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What `choose_cut` answers from now on."""
+    """The results of `choose_cut` from now on."""
     cuts: list[int] = []
     plain = mach.decode.cpu.scan.choose_cut
     monkeypatch.setattr(mach.decode.cpu.scan, "choose_cut", lambda *some: cuts.append(plain(*some)) or cuts[-1])

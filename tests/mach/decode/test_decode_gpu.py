@@ -141,7 +141,7 @@ def test_no_points_and_no_labels() -> None:
     )
 )
 def test_keys_sort_as_rankings_do(pairs: list[tuple[float, int]]) -> None:
-    """By score downwards, then by label upwards, −0 equal to +0; packing loses nothing; empty places come last."""
+    """By score downwards, then by label upwards, −0 equal to +0; packing loses nothing; empty entries come last."""
     scores = torch.tensor([score for score, _ in pairs], dtype=torch.float32)
     labels = torch.tensor([label for _, label in pairs], dtype=torch.int32)
     keys = pack(scores, labels)

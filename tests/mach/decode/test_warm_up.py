@@ -1,4 +1,4 @@
-"""After `MachOutput.warm_up` ranking compiles nothing more, whichever way it chooses."""
+"""After `MachOutput.warm_up` ranking compiles nothing more, whichever method it chooses."""
 
 from __future__ import annotations
 

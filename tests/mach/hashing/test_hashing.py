@@ -206,7 +206,7 @@ def test_pairs_collide_with_chance_one_in_B(family: str) -> None:
 
 
 def pairs_over_draws(family: str, K: int, B: int, R: int, draws: int) -> np.ndarray:
-    """Label pairs not told apart after 1 … R repetitions, for each of ``draws`` tables: [draws, R]."""
+    """Label pairs not separated after 1 … R repetitions, for each of ``draws`` tables: [draws, R]."""
     return np.array([unresolved_pairs(hash_labels(K, B, R, family=family, seed=seed)) for seed in range(draws)])
 
 

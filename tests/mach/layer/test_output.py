@@ -85,7 +85,7 @@ def test_unknown_settings_are_refused(wrong: dict[str, str]) -> None:
         layer(**wrong)
 
 
-def test_one_repetition_can_be_taken_out() -> None:
+def test_one_repetition_can_be_used_alone() -> None:
     whole, alone = layer(R=3), layer(R=1)
     state = {name: value[:1] for name, value in whole.state_dict().items()}
     assert {name: value.shape for name, value in state.items()} == {"kernel": (1, 4, 8), "biases": (1, 8)}
@@ -129,15 +129,15 @@ def test_feature_hashing_is_each_repetitions_own_and_off_by_default() -> None:
         layer(feature_hash=7, share_encoder=True)
 
 
-def test_a_shared_encoder_is_told_in_every_row() -> None:
+def test_a_shared_encoder_is_in_the_facts_of_every_row() -> None:
     facts = layer(R=3, share_encoder=True).facts()
     assert [fact["encoder_trained_by"] for fact in facts] == [3, 3, 3]
     assert all("encoder_trained_by" not in fact for fact in layer(R=3).facts())
 
 
-def test_the_loss_tells_the_time_of_its_parts() -> None:
-    whole, told = layer(R=2), []
-    whole.timing_hook = lambda part, seconds: told.append(part) if seconds > 0 else None
+def test_the_loss_reports_the_time_of_its_parts() -> None:
+    whole, parts = layer(R=2), []
+    whole.timing_hook = lambda part, seconds: parts.append(part) if seconds > 0 else None
     labels = sp.random(6, 30, density=0.2, format="csr", random_state=2, dtype=np.float32)
     whole.loss(torch.randn(2, 6, 4), labels)
-    assert told == ["output forward", "loss and gradient", "output backward"] * 2
+    assert parts == ["output forward", "loss and gradient", "output backward"] * 2

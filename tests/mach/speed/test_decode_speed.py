@@ -12,8 +12,8 @@ from mach.hashing.families import hash_labels
 from mach.speed import decode, trained_scores
 
 
-def test_ways_of_decoding_agree_on_made_up_scores() -> None:
-    """Every way is compared with the official algorithm before it is timed; unequal labels would raise."""
+def test_decoders_agree_on_synthetic_scores() -> None:
+    """Every decoder is compared with the official algorithm before it is timed; unequal labels would raise."""
     lookup = hash_labels(5000, 300, 8)
     rows = compare("decode", decode.variants(decode.peaked(lookup, 300, 9), lookup), repeats=1)
     names = ["official algorithm, plain numba", "torch embedding_bag", "dense", "pruned", "auto"]

@@ -109,13 +109,13 @@ def test_expectation_over_all_hash_functions() -> None:
     np.testing.assert_allclose(mean, [expected_unresolved_pairs(4, 2, r) for r in (1, 2)], rtol=1e-12)
 
 
-@pytest.mark.parametrize("worlds", [2, 3, 4])
-def test_linear_cost_exponential_resolution(worlds: int) -> None:
-    """Three buckets and 2, 3, 4 worlds: 6, 9, 12 outputs give 9, 27, 81 labels their own codes."""
-    B, codes = 3, 3**worlds
-    outputs = parameters(1, 1, B, worlds, codes)["params_output"] // 2  # a weight and a bias for each output
-    assert (outputs, codes) == {2: (6, 9), 3: (9, 27), 4: (12, 81)}[worlds]
-    digits = np.array([[label // B**world % B for label in range(codes)] for world in range(worlds)])
+@pytest.mark.parametrize("R", [2, 3, 4])
+def test_linear_cost_exponential_resolution(R: int) -> None:
+    """Three buckets and 2, 3, 4 repetitions: 6, 9, 12 outputs give 9, 27, 81 labels their own codes."""
+    B, codes = 3, 3**R
+    outputs = parameters(1, 1, B, R, codes)["params_output"] // 2  # a weight and a bias for each output
+    assert (outputs, codes) == {2: (6, 9), 3: (9, 27), 4: (12, 81)}[R]
+    digits = np.array([[label // B**r % B for label in range(codes)] for r in range(R)])
     left = unresolved_pairs(digits)
     assert left[-1] == 0
     assert (left[:-1] > 0).all()
