@@ -12,8 +12,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from cluster_runs import ROOM, assert_same_models, beside_one_machine, kept, needs_ray, wait_until
 from command_line import machbench
-from test_ray import ROOM, assert_same_models, beside_one_machine, kept, needs_ray, wait_until
 
 HEAD, NODES = "10.213.87.1", ("10.213.87.2", "10.213.87.3")
 AUTH = {"RAY_AUTH_MODE": "disabled"}  # the network is this test's own

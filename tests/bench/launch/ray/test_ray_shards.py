@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from cluster_runs import assert_same_models, beside_one_machine, entries, needs_ray
 from command_line import results
 from rich.console import Console
-from test_ray import assert_same_models, beside_one_machine, entries, needs_ray
 
 from bench.config.experiment import load_experiment
 from bench.config.spec import Shard
