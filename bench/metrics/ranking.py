@@ -53,7 +53,6 @@ def evaluate(
     A: float = 0.55,
     B: float = 1.5,
     ks: Sequence[int] = (1, 3, 5),
-    best_sums: Floats | None = None,
 ) -> dict[str, float]:
     """Every metric at every k, as fractions averaged over all points: ``{"P@1": ..., "P@3": ..., ...}``.
 
@@ -68,20 +67,37 @@ def evaluate(
             themselves, float [n_labels]. Without it there is no PSP@k in the result.
         A, B: constants of the propensity model for a train label matrix; see `inverse_propensity`.
         ks: the cut-offs; predictions missing up to the largest are wrong.
-        best_sums: the denominators of PSP@k, from `best_weight_sums` with max(ks), where they are known.
 
     Raises:
         InputError: shapes, types or label ids do not fit, or a row names a label twice.
     """
-    counted = _count(labels, true, ks)
+    truth = _truth(true)
+    if train_or_inverse_propensity is None:
+        return evaluate_prepared(labels, truth, None, None, ks)
+    weights = _weights(train_or_inverse_propensity, truth.shape[1], A, B)
+    return evaluate_prepared(labels, truth, weights, None, ks)
+
+
+def evaluate_prepared(
+    labels: npt.NDArray[np.integer[Any]],
+    truth: Truth,
+    weights: Floats | None,
+    best_sums: Floats | None = None,
+    ks: Sequence[int] = (1, 3, 5),
+) -> dict[str, float]:
+    """As `evaluate`, from what is the same for all rankings of some points.
+
+    ``weights``: 1/p of the labels, float64 [n_labels], positive and finite; None: no PSP@k. ``best_sums``: from
+    `best_weight_sums` with max(ks); None: they are worked out.
+    """
+    counted = _count(labels, truth, ks)
     correct, gain, sizes = counted.correct, counted.gain, counted.at_least_one
     values: dict[str, float] = {}
     for k in ks:
         values[f"P@{k}"] = float(correct[:, k - 1].mean() / k)
     for k in ks:
         values[f"nDCG@{k}"] = float((gain[:, k - 1] / counted.ideal_gain[np.minimum(sizes, k) - 1]).mean())
-    if train_or_inverse_propensity is not None:
-        weights = _weights(train_or_inverse_propensity, counted.truth.shape[1], A, B)
+    if weights is not None:
         # Id -1 is never found, so that it reads the last label's weight does not matter.
         reached = np.cumsum((counted.found * weights[counted.ranked]).sum(axis=0))
         best = _best_sums(counted.truth, weights, max(ks)) if best_sums is None else best_sums

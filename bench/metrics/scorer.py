@@ -16,7 +16,14 @@ from bench.data import Dataset, Split
 from bench.data.passport import group_of_labels, label_counts
 from bench.interface import Ranking
 from bench.metrics.by_frequency import decile_columns, decile_of_labels, group_columns
-from bench.metrics.ranking import Floats, Truth, best_weight_sums, evaluate, evaluate_points, inverse_propensity
+from bench.metrics.ranking import (
+    Floats,
+    Truth,
+    best_weight_sums,
+    evaluate_points,
+    evaluate_prepared,
+    inverse_propensity,
+)
 
 KS = (1, 3, 5)
 Labels = npt.NDArray[np.integer[Any]]  # [N, k], ranked ids, best first, −1 where there is none
@@ -61,14 +68,14 @@ class Scorer:
 
     def score(self, labels: Labels) -> Score:
         """All metrics of ranked labels [N, k]. InputError as `bench.metrics.evaluate`."""
-        found = evaluate(labels, self.truth, self.inverse_propensity, ks=KS, best_sums=self._best_sums)
+        found = evaluate_prepared(labels, self.truth, self.inverse_propensity, self._best_sums, KS)
         quality: dict[str, float | None] = {name: found[name] for name in QUALITY}
         by_group = group_columns(labels, self.truth, self._group_of_label)
         return Score(quality | by_group, decile_columns(labels, self.truth, self._decile_of_label))
 
     def precision(self, labels: Labels) -> dict[str, float]:
         """P@1, P@3 and P@5 of ranked labels [N, k]; needs no train labels."""
-        found = evaluate(labels, self.truth, ks=KS)
+        found = evaluate_prepared(labels, self.truth, None, ks=KS)
         return {f"P@{k}": found[f"P@{k}"] for k in KS}
 
     def score_points(self, labels: Labels) -> dict[str, Floats]:

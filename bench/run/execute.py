@@ -66,9 +66,9 @@ def execute(
 
     phases.emit(PhaseStarted("load"))
     with processes(folder.path, method.processes, on_failure, rendezvous) as (ranks, usage_of_others):
-        with Clock(device).running() as load:
+        with Clock(device).running() as load_clock:
             data = load_dataset(spec.dataset, **spec.dataset_overrides)
-        phases.took(Times(load_s=load.seconds))
+        phases.took(Times(load_s=load_clock.seconds))
         run = RunContext(spec, method, data, device, folder, phases.emit, ranks)
         if options.retrain:
             forget_repetitions(run)

@@ -21,21 +21,21 @@ def fit_classifier(run: RunContext) -> Fitted:
     built = BuiltClassifier(classifier)
     build_s = prepare(run, built)
     run.begin("fit")
-    with Clock(run.device).running() as fit:
+    with Clock(run.device).running() as fit_clock:
         classifier.fit(run.split.X, run.split.Y)
     run.begin("predict")
     batch = None if built.batched else len(run.scorer)
     points = points_to_rank(run.scorer, run.spec, batch)
-    with Clock(run.device).running() as ranking:
+    with Clock(run.device).running() as predict_clock:
         rankings = predict(lambda X, k: [classifier.topk(X, k)], points, [(None, None)])
     own = built.facts()
-    times = Times(build_s=build_s, predict_s=ranking.seconds)
+    times = Times(build_s=build_s, predict_s=predict_clock.seconds)
     if own is None:
-        return Fitted(rankings, [_evaluation({}, fit.seconds)], times)
-    evaluation = _evaluation(own, fit.seconds)
+        return Fitted(rankings, [_evaluation({}, fit_clock.seconds)], times)
+    evaluation = _evaluation(own, fit_clock.seconds)
     assert evaluation.fit_s is not None
     # Where a method works in another process and measures there, what is left of its ``fit`` was not fitting.
-    rest = fit.seconds - evaluation.fit_s
+    rest = fit_clock.seconds - evaluation.fit_s
     times = times.with_known(Times.from_json(own))
     times = replace(times, build_s=(times.build_s or 0.0) + rest)
     return Fitted(rankings, [evaluation], times, own_memory=Memory.from_json(own))
@@ -46,9 +46,9 @@ def prepare(run: RunContext, built: BuiltClassifier) -> float | None:
     if not built.prepares:
         return None
     run.begin("build")
-    with Clock(run.device).running() as build:
+    with Clock(run.device).running() as build_clock:
         built.prepare(seed=derive_seed(run.spec.seed, "initialisation"), threads=run.settings.threads)
-    return build.seconds
+    return build_clock.seconds
 
 
 def _evaluation(own: Mapping[str, Any], fit_s: float) -> Evaluation:

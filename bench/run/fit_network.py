@@ -44,10 +44,10 @@ def attempt(run: RunContext, checkpoints: Checkpoints, shards: Sequence[str]) ->
     kept = kept_repetitions(run)
     with trained_before(kept, checkpoints.done) as before:
         run.begin("build")
-        with Clock(run.device).running() as build:
+        with Clock(run.device).running() as build_clock:
             ensemble = build_ensemble(run, checkpoints.done.group_size, before)
         run.begin("warm up")
-        with Clock(run.device).running() as warmup:
+        with Clock(run.device).running() as warmup_clock:
             ensemble.warm_up(run.split.X, run.split.Y)
         checkpoints.restore(ensemble, before)
         load_repetitions(run, ensemble, kept, before)
@@ -63,7 +63,7 @@ def attempt(run: RunContext, checkpoints: Checkpoints, shards: Sequence[str]) ->
     return Fitted(
         rankings=ranked.rankings,
         evaluations=evaluations_of(run, ensemble, ranked.rankings, fit_s),
-        times=times_of(run, build, warmup, ranked, fit_s[ensemble.prefixes[-1]]),
+        times=times_of(run, build_clock, warmup_clock, ranked, fit_s[ensemble.prefixes[-1]]),
         training=training_of(run, ensemble, clock, ranked, checkpoints.done).with_repetitions(repetitions),
         others=(checkpoints.earlier_memory, *ranked.others, *memory_of_trainers(repetitions)),
         earlier_s=checkpoints.earlier_s,

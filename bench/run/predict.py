@@ -67,15 +67,15 @@ def rank_points(run: RunContext, ensemble: Ensemble, shards: Sequence[str] = ())
     wanted = wanted_of(ensemble)
     own = [wanted[-1]]
     with torch.no_grad():
-        with Clock(run.device).running() as clock:
+        with Clock(run.device).running() as predict_clock:
             last = predict(lambda X, k: ensemble.topk(X, ensemble.prefixes[-1:], k), points, own)
         # Off the clock: the smaller R, and other decoders, come from the same model in one more pass.
         if len(wanted) == 1:
-            return Ranked(last, clock.seconds)
+            return Ranked(last, predict_clock.seconds)
         order = [(R, decoder) for decoder in ensemble.decoders for R in ensemble.prefixes]
         every = predict(lambda X, k: ensemble.topk_decoders(X, ensemble.prefixes, k), points, order)
     first = len(ensemble.prefixes)
-    return Ranked([*every[first:], *every[: first - 1], *last], clock.seconds)
+    return Ranked([*every[first:], *every[: first - 1], *last], predict_clock.seconds)
 
 
 def wanted_of(ensemble: Ensemble) -> list[RankingKey]:
