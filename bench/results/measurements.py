@@ -230,7 +230,6 @@ class Training:
         resumed: how often the run went on from a checkpoint.
         step_p50_s, step_p95_s: median and 95th percentile of the seconds of a step; None without steps.
         processes: that trained it, None for one; ``predicting_processes``: that ranked, None for the run's own.
-        repetitions_together: trained at the same time, at most; None for a method without repetitions.
         repetitions_trained_before, slowest_repetition_s: of a run whose repetitions are kept.
     """
 
@@ -239,7 +238,6 @@ class Training:
     step_p95_s: float | None = None
     processes: int | None = None
     predicting_processes: int | None = None
-    repetitions_together: int | None = None
     repetitions_trained_before: int | None = None
     slowest_repetition_s: float | None = None
 
@@ -264,7 +262,6 @@ class Training:
         return replace(
             self,
             processes=len({repetition.process for repetition in trained}),
-            repetitions_together=max(repetition.together for repetition in trained),
             repetitions_trained_before=sum(repetition.trained_before for repetition in trained),
             slowest_repetition_s=max(repetition.seconds for repetition in trained),
         )

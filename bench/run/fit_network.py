@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from bench.config.spec import NOTHING
 from bench.model.ensemble import Ensemble, Grouping
-from bench.results.measurements import Times, Training, memory_of_trainers
+from bench.results.measurements import Times, TrainedRepetition, Training, memory_of_trainers
 from bench.results.predictions import RankedLabels
 from bench.results.record import Evaluation
 from bench.run.checkpoint.checkpoint import Checkpoints, Done, Refused, refusing
@@ -60,9 +61,10 @@ def attempt(run: RunContext, checkpoints: Checkpoints, shards: Sequence[str]) ->
         run.begin("predict")
         ranked = rank_points(run, ensemble, shards)
     repetitions = tuple(kept.trained[r] for r in sorted(kept.trained)) if kept else ()
+    *derived, own = evaluations_of(run, ensemble, ranked.rankings, fit_s)
     return Fitted(
         rankings=ranked.rankings,
-        evaluations=evaluations_of(run, ensemble, ranked.rankings, fit_s),
+        evaluations=[*derived, with_together(own, ensemble, repetitions)],
         times=times_of(run, build_clock, warmup_clock, ranked, fit_s[ensemble.prefixes[-1]]),
         training=training_of(run, ensemble, clock, ranked, checkpoints.done).with_repetitions(repetitions),
         others=(checkpoints.earlier_memory, *ranked.others, *memory_of_trainers(repetitions)),
@@ -130,6 +132,13 @@ def evaluations_of(
     return found
 
 
+def with_together(own: Evaluation, ensemble: Ensemble, repetitions: Sequence[TrainedRepetition]) -> Evaluation:
+    """The run's own evaluation with how many repetitions were trained together, by whichever process; None for none."""
+    together = None if ensemble.prefixes == [None] else ensemble.group_size
+    together = max((repetition.together for repetition in repetitions), default=together)
+    return replace(own, size={**own.size, "repetitions_together": together})
+
+
 def times_of(run: RunContext, build: Clock, warmup: Clock, ranked: Ranked, fit_s: float) -> Times:
     """``fit_s``: of all repetitions."""
     return Times(
@@ -149,5 +158,4 @@ def training_of(run: RunContext, ensemble: Ensemble, clock: Clock, ranked: Ranke
         step_p95_s=clock.steps.quantile(0.95),
         processes=world_size if world_size > 1 else None,
         predicting_processes=ranked.processes,
-        repetitions_together=ensemble.group_size if ensemble.prefixes != [None] else None,
     )

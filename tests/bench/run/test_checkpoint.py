@@ -251,8 +251,7 @@ def test_grouping_stays_when_memory_changes(tmp_path: Path, data: Dataset, monke
     stopped(tmp_path, spec, data, 5)
     monkeypatch.setattr(bench.model.ensemble, "group_size", lambda *_: 1)
     found = attempt(tmp_path, spec, data)
-    assert found.fitted.training is not None
-    assert found.fitted.training.repetitions_together == 2
+    assert found.fitted.evaluations[-1].size["repetitions_together"] == 2
     assert_same(tmp_path, found, tmp_path / "whole", expected)
 
 
