@@ -6,7 +6,7 @@ end: all that the readers of results know about methods.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -207,25 +207,6 @@ COLUMNS: tuple[Column, ...] = (
 
 
 BY_NAME = {column.name: column for column in COLUMNS}
-
-
-def above_baseline(row: Mapping[str, Any]) -> dict[str, int]:
-    """Peaks of a row minus the memory of the process before the run started, where both are known."""
-    found = {}
-    for kind in ("host", "gpu_process"):
-        peak, baseline = row.get(f"peak_{kind}_bytes"), row.get(f"baseline_{kind}_bytes")
-        if peak is not None and baseline is not None:
-            found[f"peak_{kind}_above_baseline_bytes"] = max(0, peak - baseline)
-    return found
-
-
-def with_highest(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A run's own row with the highest peaks over all its processes: the memory that each machine must have."""
-    derived = above_baseline(row)
-    found = {name: value for name, value in row.items() if name not in derived}
-    for name in [name for name in found if name.startswith("peak_")]:
-        found[name] = max((v for v in (found[name], *(o.get(name) for o in others)) if v is not None), default=None)
-    return found | above_baseline(found)
 
 
 # All that the readers of results know about methods.

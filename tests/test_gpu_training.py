@@ -24,6 +24,7 @@ from baselines.chunked import kernels
 from baselines.full_softmax import FullSoftmax
 from baselines.one_vs_all import OneVsAll
 from bench.config.spec import TrainSettings
+from bench.data import Split
 from bench.model import inplace_adam, optim
 from bench.model.ensemble import Ensemble
 from bench.model.inplace_adam import AdamNumbers, RandomBits
@@ -301,7 +302,7 @@ def test_training_on_a_gpu_gives_the_same_bits_again(method: str, optimiser: str
         seeds = {"hashing": 1, "initialisation": 2, "sampling": 3}
         layer = method_class(target)(n_labels=900, hidden=24, train_labels=Y, seeds=seeds, **own)
         ensemble = Ensemble(layer, 200, settings, 5, device)
-        train_groups(ensemble, X, Y, Clock(DEVICE), lambda *_: None)
+        train_groups(ensemble, Split(X, Y), Clock(DEVICE))
         with torch.no_grad():
             (ranking,) = ensemble.topk(X, ensemble.prefixes[-1:], 10)
         parameters = [p.detach().cpu() for group in ensemble.groups for p in group.network.parameters()]

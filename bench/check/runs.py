@@ -22,6 +22,8 @@ from bench.check.subject import DATASET, N_POINTS, TOP_K, Check, Subject
 from bench.metrics.ranking import evaluate
 from bench.model.built_method import reproducible
 from bench.model.ensemble import Ensemble
+from bench.process.events import EpochDone, Event, Note
+from bench.results.record import RunRecord
 from bench.results.run_folder import RunFolder
 from bench.run.execute import execute
 
@@ -37,7 +39,7 @@ def beats_the_floor(subject: Subject) -> str:
     floor = np.tile(np.argsort(-counts, kind="stable")[:TOP_K].astype(np.int32), (len(data.test), 1))
     if subject.is_classifier and np.array_equal(kept["labels"][-1], floor):
         raise DoesNotApply("it ranks labels by train frequency, and so is the floor")
-    ours, theirs = record["rows"][-1]["P@1"], evaluate(floor, data.test.Y)["P@1"]
+    ours, theirs = record.own.metric("P@1"), evaluate(floor, data.test.Y)["P@1"]
     found = f"P@1 of {100 * ours:.2f} % on {DATASET}"
     expect(ours > theirs, found, f"more than the {100 * theirs:.2f} % of label frequencies")
     return f"{found}; label frequencies reach {100 * theirs:.2f} %"
@@ -61,7 +63,8 @@ def resumes(subject: Subject) -> str:
     if not reproducible(subject.build()):
         raise DoesNotApply("declared not to be reproducible")
     (_, whole), (record, kept, notes) = subject.run, _stopped_run(subject)
-    expect(record["rows"][-1]["resumed"] == 1, f"a run that started over ({'; '.join(notes)})", "one that resumes")
+    resumed = record.training.resumed if record.training else 0
+    expect(resumed == 1, f"a run that started over ({'; '.join(notes)})", "one that resumes")
     for name in ("labels", "scores"):
         differ = int((whole[name] != kept[name]).sum())
         found = f"{differ:,} of {kept[name].size:,} {name} differ after a stop"
@@ -107,24 +110,25 @@ class _Stopped(Exception):
     """Ends a run as a kill would."""
 
 
-def _stopped_run(subject: Subject) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]], list[str]]:
+def _stopped_run(subject: Subject) -> tuple[RunRecord, dict[str, npt.NDArray[Any]], list[str]]:
     """Record and kept predictions of a run that was stopped once, and the notes of the harness."""
     spec = replace(subject.spec, train=replace(subject.spec.train, checkpoint_every_s=0.0))
     notes: list[str] = []
 
-    def report(event: dict[str, Any]) -> None:
-        notes.extend([event["note"]] if "note" in event else [])
+    def emit(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
 
-    def report_and_stop(event: dict[str, Any]) -> None:
-        report(event)
-        if event.get("epoch") == STOP_IN:
+    def emit_and_stop(event: Event) -> None:
+        emit(event)
+        if isinstance(event, EpochDone) and event.epoch == STOP_IN:
             raise _Stopped
 
     with tempfile.TemporaryDirectory() as results:
         folder = RunFolder.create(Path(results) / "check" / "runs", "check", spec)
         with suppress(_Stopped):
-            execute(spec, folder, report_and_stop)
-        record = execute(spec, folder, report)
+            execute(spec, folder, emit_and_stop)
+        record = execute(spec, folder, emit)
         with np.load(folder.path / "topk.npz", allow_pickle=False) as kept:
             return record, dict(kept), notes
 

@@ -21,6 +21,7 @@ from bench.config.spec import RunSpec, derive_seed
 from bench.data import Dataset, load_dataset
 from bench.model.built_method import BuiltClassifier, BuiltLayer
 from bench.model.methods import Method, method_class
+from bench.results.record import RunRecord
 from bench.results.run_folder import RunFolder
 from bench.run.execute import execute
 
@@ -107,7 +108,7 @@ class Subject:
         return classifier
 
     @cached_property
-    def run(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    def run(self) -> tuple[RunRecord, dict[str, npt.NDArray[Any]]]:
         """Record and kept predictions of a run, made as `bench.run.execute` makes them but in this process."""
         with tempfile.TemporaryDirectory() as results:
             folder = RunFolder.create(Path(results) / "check" / "runs", "check", self.spec)

@@ -171,8 +171,8 @@ def run_unless_locked(
         store.close_books(run.run_id)
         record = store.record(run.run_id)
         if record is not None and store.ledger.times_done()[run.run_id] > done:
-            progress.elsewhere(run.run_id, record["status"])
-            return RunResult(record["status"])
+            progress.elsewhere(run.run_id, record.status)
+            return RunResult(record.status)
         if _edited(run):
             progress.note(f"{run.run_id}: its code was edited since the plan was made; left for the next call")
             return RunResult(None)

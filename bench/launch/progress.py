@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+from bench.process.events import EpochDone, Event, Note, PhaseStarted
+from bench.results.record import RunRecord
 
 
 class Progress:
@@ -58,23 +60,33 @@ class Progress:
         else:
             self.note(f"[{self._done + 1}/{self._todo}] {run_id}")
 
-    def event(self, run_id: str, event: dict[str, Any]) -> None:
-        """An event of the executing process: ``phase``, and while fitting ``done`` in [0, 1]; or a ``note``."""
-        if "note" in event:
-            self.note(f"    {run_id}: {event['note']}")
+    def event(self, run_id: str, event: Event) -> None:
+        """An event of the process that executes the run."""
+        match event:
+            case Note(text):
+                self.note(f"    {run_id}: {text}")
+            case EpochDone():
+                self._epoch(run_id, event)
+            case PhaseStarted(phase, done):
+                self._show(run_id, phase, done)
+
+    def _epoch(self, run_id: str, event: EpochDone) -> None:
+        if self._bars or not event.done:
+            self._show(run_id, "fit", event.done)
             return
-        phase, done = event.get("phase", ""), event.get("done")
+        self._phase = "fit"
+        elapsed = time.monotonic() - self._started
+        quality = f", validation P@1 {100 * event.quality['P@1']:.2f} %" if "P@1" in event.quality else ""
+        repetitions = f", repetitions {event.repetitions}" if event.repetitions else ""
+        self.note(
+            f"    epoch {event.epoch}{repetitions}: loss {event.train_loss:.4f}{quality}, "
+            f"fit {event.fit_s:.1f} s, ETA {elapsed * (1 - event.done) / event.done:.0f} s"
+        )
+
+    def _show(self, run_id: str, phase: str, done: float | None) -> None:
         if self._bars:
             self._bars.update(self._bar, description=f"{escape(run_id)} · {phase}", completed=done)
-        elif done and "train_loss" in event:
-            elapsed = time.monotonic() - self._started
-            quality = f", validation P@1 {100 * event['P@1']:.2f} %" if "P@1" in event else ""
-            world = f", repetitions {event['repetitions']}" if event.get("repetitions") else ""
-            self.note(
-                f"    epoch {event['epoch']}{world}: loss {event['train_loss']:.4f}{quality}, "
-                f"fit {event['fit_s']:.1f} s, ETA {elapsed * (1 - done) / done:.0f} s"
-            )
-        elif not self._bars and phase != self._phase:
+        elif phase != self._phase:
             self.note(f"    {phase}")
         self._phase = phase
 
@@ -90,17 +102,24 @@ class Progress:
         self._done += 1
         if self._bars:
             self._bars.advance(self._all)
-        place = f" on {host}" if host else ""
-        self.note(f"[{self._done}/{self._todo}] {run_id}: {status or 'left'}, {outcome}, {seconds:.1f} s{place}")
+        where = f" on {host}" if host else ""
+        self.note(f"[{self._done}/{self._todo}] {run_id}: {status or 'left'}, {outcome}, {seconds:.1f} s{where}")
 
-    def end(self, run_id: str, status: str, reason: str | None, row: dict[str, Any]) -> None:
+    def end(self, run_id: str, record: RunRecord) -> None:
+        """A run has ended with this record."""
         elapsed = time.monotonic() - self._started
         self._spent += elapsed
         self._done += 1
         left = self._spent / self._done * (self._todo - self._done)
-        outcome = f"P@1 {100 * row['P@1']:.2f} %" if "P@1" in row else (reason or "")
         if self._bars:
             self._bars.remove_task(self._bar)
             self._bars.advance(self._all)
         rest = f", about {left:.0f} s left" if self._done < self._todo else ""
-        self.note(f"[{self._done}/{self._todo}] {run_id}: {status}, {outcome}, {elapsed:.1f} s{rest}")
+        ended = f"{run_id}: {record.status}, {outcome_of(record)}, {elapsed:.1f} s"
+        self.note(f"[{self._done}/{self._todo}] {ended}{rest}")
+
+
+def outcome_of(record: RunRecord) -> str:
+    """The P@1 of a run, or why it has none, in a few words."""
+    p1 = record.own.quality.get("P@1")
+    return (record.reason or "") if p1 is None else f"P@1 {100 * p1:.2f} %"

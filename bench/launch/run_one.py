@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import signal
@@ -13,9 +12,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from bench.common.child_processes import DISK_FULL, python
 from bench.common.files import is_full
@@ -23,11 +21,11 @@ from bench.config.experiment import Experiment
 from bench.launch.memory_watch import MemoryWatch
 from bench.launch.progress import Progress
 from bench.plan.plan import PlannedRun
-from bench.process.events import RunTrace
+from bench.process.events import Emit, Event, RunTrace, parse
 from bench.process.failure import death, failure_record
 from bench.process.options import RunOptions
 from bench.results.ledger import end_of
-from bench.results.record import described
+from bench.results.record import described, read_record
 from bench.results.run_folder import RunFolder
 from bench.results.store import OVER, Store
 
@@ -43,54 +41,77 @@ def run_one(
     The child holds the lock too, so that no other process executes the run while either lives. KeyboardInterrupt and
     OSError for a full disk end the run as ``interrupted`` and are raised again; the latter names the run's folder.
     """
-    attempt, started = uuid.uuid4().hex, time.monotonic()
-    folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked)
+    started = time.monotonic()
+    start = _Attempt(RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked), uuid.uuid4().hex)
+    folder, child = start.folder, None
     progress.start(run.run_id)
-    told = RunTrace()
-    child: subprocess.Popen[str] | None = None
-    expired = threading.Event()
     try:
-        child = _start(folder, replace(options, attempt=attempt).to_env(), lock)
+        child = _spawn(folder, replace(options, attempt=start.attempt).to_env(), lock)
         started_with = {"shared": described(run.spec), "asked": run.asked}
-        store.ledger.append("started", run.run_id, pid=child.pid, attempt=attempt, **started_with)
-        memory = MemoryWatch(child.pid, experiment.memory_limit_bytes, partial(_kill_group, child))
-        with _limit(child, experiment.time_limit_s, expired), memory:
-            for event in _events(child):
-                told.note(event)
-                memory.check(told.row.get("peak_host_bytes"))
-                progress.event(run.run_id, event)
-            code = _end(child)
+        store.ledger.append("started", run.run_id, pid=child.pid, attempt=start.attempt, **started_with)
+        code = _watch(child, start, experiment, partial(progress.event, run.run_id))
         if code == DISK_FULL:
             raise OSError(errno.ENOSPC, FULL, str(folder.path))
-        short = memory.reason(code)
-        if memory.over or not (folder.path / "record.json").is_file():
-            if short:
-                failure = ("oom_host", short)
-            elif expired.is_set():
-                failure = ("timeout", f"killed at the limit of {experiment.time_limit_s:g} s")
-            else:
-                failure = ("crashed", death(code))
-            _write_failure(folder, run, *failure, told, memory.peak, attempt)
-        record = json.loads((folder.path / "record.json").read_text())
-        status, reason = str(record["status"]), record.get("reason")
+        record = read_record(folder.path / "record.json")
         folder.complete()
-        if status in OVER:
+        if record.status in OVER:
             store.drop_checkpoint(run.run_id)
-        ended = {"status": status, "reason": reason, "seconds": round(time.monotonic() - started, 3)}
-        store.ledger.append(end_of(status), run.run_id, **ended)
+        ended = {"status": record.status, "reason": record.reason, "seconds": round(time.monotonic() - started, 3)}
+        store.ledger.append(end_of(record.status), run.run_id, **ended)
     except (KeyboardInterrupt, OSError) as error:
         if isinstance(error, OSError) and not is_full(error):
             raise
         if child is not None:
             _kill_group(child)
             child.wait()
-        _write_down(folder, run, store, FULL if isinstance(error, OSError) else STOPPED, told, attempt)
+        _write_down(start, run, store, FULL if isinstance(error, OSError) else STOPPED)
         raise
-    progress.end(run.run_id, status, reason, record["rows"][-1])
-    return status
+    progress.end(run.run_id, record)
+    return record.status
 
 
-def _start(folder: RunFolder, given: Mapping[str, str], lock: int) -> subprocess.Popen[str]:
+@dataclass(frozen=True)
+class _Attempt:
+    """One start of a run: its folder, its name in the ledger, and what its events have reported."""
+
+    folder: RunFolder
+    attempt: str
+    trace: RunTrace = field(default_factory=RunTrace)
+
+    def write_failure(self, status: str, reason: str, peak_host_bytes: int | None = None) -> None:
+        """Its record, where its process has left none that holds."""
+        self.folder.write_record(failure_record(self.folder, status, reason, self.trace, peak_host_bytes, self.attempt))
+
+    @property
+    def is_recorded(self) -> bool:
+        return (self.folder.path / "record.json").is_file()
+
+
+def _watch(child: subprocess.Popen[str], start: _Attempt, experiment: Experiment, emit: Emit) -> int:
+    """Follow the process of a run to its end, within its limits; its exit status. A record is left unless DISK_FULL."""
+    expired = threading.Event()
+    memory = MemoryWatch(child.pid, experiment.memory_limit_bytes, partial(_kill_group, child))
+    with _limit(child, experiment.time_limit_s, expired), memory:
+        for event in _events(child):
+            start.trace.add(event)
+            memory.check(start.trace.measured.memory.peaks.get("host"))
+            emit(event)
+        code = _end(child)
+    if code == DISK_FULL:
+        return code
+    short = memory.reason(code)
+    if memory.over or not start.is_recorded:
+        if short:
+            failure = ("oom_host", short)
+        elif expired.is_set():
+            failure = ("timeout", f"killed at the limit of {experiment.time_limit_s:g} s")
+        else:
+            failure = ("crashed", death(code))
+        start.write_failure(*failure, memory.peak)
+    return code
+
+
+def _spawn(folder: RunFolder, given: Mapping[str, str], lock: int) -> subprocess.Popen[str]:
     command, env = python("bench.run", **given)
     with (folder.path / "log.txt").open("w") as log:
         return subprocess.Popen(
@@ -105,15 +126,12 @@ def _start(folder: RunFolder, given: Mapping[str, str], lock: int) -> subprocess
         )
 
 
-def _events(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    """JSON lines that the child prints; a line torn by its death is passed over."""
+def _events(child: subprocess.Popen[str]) -> Iterator[Event]:
+    """Events that the child writes; a line torn by its death is passed over. ValueError for an unknown event."""
     assert child.stdout is not None
     for line in child.stdout:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        yield event
+        if line.endswith("\n"):
+            yield parse(line)
 
 
 @contextlib.contextmanager
@@ -147,23 +165,16 @@ def _kill_group(child: subprocess.Popen[str]) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-def _write_down(folder: RunFolder, run: PlannedRun, store: Store, reason: str, told: RunTrace, attempt: str) -> None:
+def _write_down(start: _Attempt, run: PlannedRun, store: Store, reason: str) -> None:
     """Record and ledger an interruption as far as the disk lets us; without, the open start says the same.
 
     A run that was complete when it was interrupted is finished.
     """
     try:
-        if folder.path.is_dir() and not (folder.path / "record.json").is_file():
-            _write_failure(folder, run, "interrupted", reason, told, None, attempt)
+        if start.folder.path.is_dir() and not start.is_recorded:
+            start.write_failure("interrupted", reason)
         store.close_books(run.run_id, reason)
     except OSError as error:
         if not is_full(error):
             raise
-        shutil.rmtree(folder.path, ignore_errors=True)
-
-
-def _write_failure(
-    folder: RunFolder, run: PlannedRun, status: str, reason: str, told: RunTrace, peak: int | None, attempt: str
-) -> None:
-    record = failure_record(run.spec, status, reason, told, peak, folder.path / "log.txt")
-    folder.write_record(record | {"attempt": attempt})
+        shutil.rmtree(start.folder.path, ignore_errors=True)

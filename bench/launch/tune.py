@@ -85,23 +85,22 @@ def _trials(runs: Iterable[PlannedRun], store: Store, metric: str) -> Iterator[T
         numbered.setdefault(run.spec.swept[TRIAL], []).append(run)
     for number, members in sorted(numbered.items()):
         records = [store.record(run.run_id) for run in members if store.quarantined(run.run_id) is None]
-        # The last row is the run's own: all repetitions, decoded in the first way.
-        rows = [record["rows"][-1] for record in records if record is not None and record["status"] == "ok"]
+        rows = [record.own for record in records if record is not None and record.status == "ok"]
         names = dict.fromkeys((*SHOWN, metric))
-        mean = {name: sum(row[name] for row in rows) / len(rows) for name in names if rows}
+        mean = {name: sum(row.metric(name) for row in rows) / len(rows) for name in names if rows}
         yield Trial(number, tuple(members), mean if len(rows) == len(members) else None)
 
 
 def _provenance(trials: Sequence[Trial], best: Trial | None, store: Store) -> dict[str, Any]:
     """Where the settings of one method on one dataset come from; without a best trial they are the defaults."""
     chosen, default = best or trials[0], trials[0]
-    record = store.record(chosen.runs[0].run_id) or {}
+    record = store.record(chosen.runs[0].run_id)
     spec, searched = chosen.spec, _searched([trial.spec for trial in trials])
     return {
         "dataset": spec.dataset_name,
         **({"parameters": dict(spec.dataset_overrides)} if spec.dataset_overrides else {}),
         "method": spec.method,
-        "data_fingerprint": record.get("shared", {}).get("data_fingerprint"),
+        "data_fingerprint": record.shared.get("data_fingerprint") if record else None,
         "run_ids": [run.run_id for run in chosen.runs],
         "trial": chosen.number,
         "trials": len(trials),

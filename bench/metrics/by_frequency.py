@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from bench.columns import BY_GROUP
 from bench.data.passport import GROUPS, group_of_labels
-from bench.metrics.ranking import Floats, LabelMatrix, hits, label_sets
+from bench.metrics.ranking import Floats, LabelMatrix, Truth, hits
 
 DECILES = 10
 SHOWN = ("P@1", "P@3", "P@5", "R@5")  # kept for each decile
 
 
 def quality_by_group(
-    labels: npt.NDArray[np.integer[Any]], true: LabelMatrix, counts: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.integer[Any]], true: LabelMatrix | Truth, counts: npt.NDArray[np.int64]
 ) -> dict[str, float | None]:
     """The columns `BY_GROUP` of rankings [N, k]; ``counts`` [n_labels] are the labels' train points.
 
@@ -29,22 +29,36 @@ def quality_by_group(
 
     Raises InputError as `bench.metrics.evaluate`.
     """
-    found = by_label(labels, true, group_of_labels(counts), len(GROUPS), ks=(1, 5))
-    place = {name: at for at, (name, _) in enumerate(GROUPS)}
+    return group_columns(labels, true, group_of_labels(counts))
+
+
+def group_columns(
+    labels: npt.NDArray[np.integer[Any]], true: LabelMatrix | Truth, group_of: npt.NDArray[np.int64]
+) -> dict[str, float | None]:
+    """As `quality_by_group`, where the group of each label [n_labels] is known."""
+    found = by_label(labels, true, group_of, len(GROUPS), ks=(1, 5))
+    index = {name: at for at, (name, _) in enumerate(GROUPS)}
     values: dict[str, float | None] = {}
     for column in BY_GROUP:
         metric, group = column.split("_")
-        value = float(found[metric][place[group]])
+        value = float(found[metric][index[group]])
         values[column] = None if np.isnan(value) else value
     return values
 
 
 def deciles(
-    labels: npt.NDArray[np.integer[Any]], true: LabelMatrix, counts: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.integer[Any]], true: LabelMatrix | Truth, counts: npt.NDArray[np.int64]
 ) -> dict[str, list[float | None]]:
     """`SHOWN` by frequency decile: bin 0 holds the labels without a train point, bin 1 the rarest, bin 10 the most
     frequent. None where the points have no label of a bin. Arguments and errors as `quality_by_group`."""
-    found = by_label(labels, true, decile_of_labels(counts), DECILES + 1)
+    return decile_columns(labels, true, decile_of_labels(counts))
+
+
+def decile_columns(
+    labels: npt.NDArray[np.integer[Any]], true: LabelMatrix | Truth, decile_of: npt.NDArray[np.int64]
+) -> dict[str, list[float | None]]:
+    """As `deciles`, where the bin of each label [n_labels] is known."""
+    found = by_label(labels, true, decile_of, DECILES + 1)
     return {name: [None if np.isnan(value) else float(value) for value in found[name]] for name in SHOWN}
 
 
@@ -64,7 +78,7 @@ def decile_of_labels(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def by_label(
     labels: npt.NDArray[np.integer[Any]],
-    true: LabelMatrix,
+    true: LabelMatrix | Truth,
     bin_of: npt.NDArray[np.int64],
     n_bins: int,
     ks: Sequence[int] = (1, 3, 5),
@@ -74,9 +88,9 @@ def by_label(
     P@k of a bin is the part of P@k that its labels bring; the parts add up to P@k. R@k of a bin is a ratio of sums
     over all points, right predictions of the bin's labels to (point, label) pairs of the bin; NaN without a pair.
     """
-    truth = label_sets(true, "true labels")
+    truth = true if isinstance(true, Truth) else Truth(true)
     right = hits(labels, truth)
-    pairs = np.bincount(bin_of[truth.indices], minlength=n_bins)
+    pairs = np.bincount(bin_of[truth.sets.indices], minlength=n_bins)
     values: dict[str, Floats] = {}
     for k in ks:
         found = np.bincount(bin_of[labels[:, :k][right[:, :k]]], minlength=n_bins)

@@ -21,9 +21,33 @@ LabelMatrix = sparse.csr_matrix | sparse.csr_array
 Floats = npt.NDArray[np.float64]
 
 
+class Truth:
+    """The labels of points, checked and sorted once for any number of rankings.
+
+    ``sets``: CSR [N, n_labels], ids sorted and unique in each row; ``shape``: its shape.
+    """
+
+    def __init__(self, true: LabelMatrix) -> None:
+        """InputError where the matrix is none of labels, or is empty."""
+        self.sets = label_sets(true, "true labels")
+        self.shape: tuple[int, int] = self.sets.shape
+        self.n_labels_of_point = np.diff(self.sets.indptr).astype(np.int64)
+        rows = np.arange(self.shape[0], dtype=np.int64)
+        self._first_keys = rows * self.shape[1]
+        self._keys = np.repeat(self._first_keys, np.diff(self.sets.indptr)) + self.sets.indices
+
+    def hits(self, ranked: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """bool [N, k]: is the label one of the point's? Looked up among sorted keys row·n_labels + id."""
+        if self._keys.size == 0:
+            return np.zeros(ranked.shape, dtype=np.bool_)
+        wanted = self._first_keys[:, None] + ranked
+        found = np.minimum(np.searchsorted(self._keys, wanted), self._keys.size - 1)
+        return np.asarray((self._keys[found] == wanted) & (ranked >= 0))
+
+
 def evaluate(
     labels: npt.NDArray[np.integer[Any]],
-    true: LabelMatrix,
+    true: LabelMatrix | Truth,
     train_or_inverse_propensity: LabelMatrix | Floats | None = None,
     *,
     A: float = 0.55,
@@ -37,7 +61,8 @@ def evaluate(
 
     Args:
         labels: int [N, k], ranked label ids, best first; -1 where there is no prediction.
-        true: [N, n_labels], the labels of the points; explicit zeros are no labels, duplicates count once.
+        true: [N, n_labels], the labels of the points; explicit zeros are no labels, duplicates count once. Where many
+            rankings of the same points are evaluated, a `Truth` of it.
         train_or_inverse_propensity: label matrix of the train points [n_train, n_labels], or the weights 1/p
             themselves, float [n_labels]. Without it there is no PSP@k in the result.
         A, B: constants of the propensity model for a train label matrix; see `inverse_propensity`.
@@ -46,18 +71,36 @@ def evaluate(
     Raises:
         InputError: shapes, types or label ids do not fit, or a row names a label twice.
     """
-    counted = _count(labels, true, ks)
+    truth = _truth(true)
+    if train_or_inverse_propensity is None:
+        return evaluate_prepared(labels, truth, None, None, ks)
+    weights = _weights(train_or_inverse_propensity, truth.shape[1], A, B)
+    return evaluate_prepared(labels, truth, weights, None, ks)
+
+
+def evaluate_prepared(
+    labels: npt.NDArray[np.integer[Any]],
+    truth: Truth,
+    weights: Floats | None,
+    best_sums: Floats | None = None,
+    ks: Sequence[int] = (1, 3, 5),
+) -> dict[str, float]:
+    """As `evaluate`, from what is the same for all rankings of some points.
+
+    ``weights``: 1/p of the labels, float64 [n_labels], positive and finite; None: no PSP@k. ``best_sums``: from
+    `best_weight_sums` with max(ks); None: they are worked out.
+    """
+    counted = _count(labels, truth, ks)
     correct, gain, sizes = counted.correct, counted.gain, counted.at_least_one
     values: dict[str, float] = {}
     for k in ks:
         values[f"P@{k}"] = float(correct[:, k - 1].mean() / k)
     for k in ks:
         values[f"nDCG@{k}"] = float((gain[:, k - 1] / counted.ideal_gain[np.minimum(sizes, k) - 1]).mean())
-    if train_or_inverse_propensity is not None:
-        weights = _weights(train_or_inverse_propensity, counted.truth.shape[1], A, B)
+    if weights is not None:
         # Id -1 is never found, so that it reads the last label's weight does not matter.
         reached = np.cumsum((counted.found * weights[counted.ranked]).sum(axis=0))
-        best = _best_sums(counted.truth, weights, max(ks))
+        best = _best_sums(counted.truth, weights, max(ks)) if best_sums is None else best_sums
         for k in ks:
             values[f"PSP@{k}"] = float(reached[k - 1] / best[k - 1]) if best[k - 1] > 0 else 0.0
     for k in ks:
@@ -69,7 +112,7 @@ def evaluate(
 
 def evaluate_points(
     labels: npt.NDArray[np.integer[Any]],
-    true: LabelMatrix,
+    true: LabelMatrix | Truth,
     train_or_inverse_propensity: LabelMatrix | Floats | None = None,
     *,
     A: float = 0.55,
@@ -103,24 +146,28 @@ def evaluate_points(
     return values
 
 
-def best_weight_sums(true: LabelMatrix, weights: Floats, depth: int) -> Floats:
+def best_weight_sums(true: LabelMatrix | Truth, weights: Floats, depth: int) -> Floats:
     """float64 [depth]: Σ 1/p over all points of the 1, 2, … heaviest labels that each has; weights 1/p [n_labels].
 
     Raises:
         InputError: as `evaluate`.
     """
-    truth = label_sets(true, "true labels")
+    truth = _truth(true)
     return _best_sums(truth, _weights(weights, truth.shape[1], 1.0, 1.0), depth)
 
 
-def hits(labels: npt.NDArray[np.integer[Any]], true: LabelMatrix) -> npt.NDArray[np.bool_]:
+def hits(labels: npt.NDArray[np.integer[Any]], true: LabelMatrix | Truth) -> npt.NDArray[np.bool_]:
     """Whether each prediction is right: bool [N, k] for ranked ids [N, k], as `evaluate` takes them.
 
     Raises:
         InputError: as `evaluate`.
     """
-    truth = label_sets(true, "true labels")
-    return _lookup(_ranked_ids(labels, truth.shape), truth)
+    truth = _truth(true)
+    return truth.hits(_ranked_ids(labels, truth.shape))
+
+
+def _truth(true: LabelMatrix | Truth) -> Truth:
+    return true if isinstance(true, Truth) else Truth(true)
 
 
 def inverse_propensity(train: LabelMatrix, A: float = 0.55, B: float = 1.5) -> Floats:
@@ -150,7 +197,7 @@ def inverse_propensity(train: LabelMatrix, A: float = 0.55, B: float = 1.5) -> F
 class _Counted:
     """What the metrics count from, for N points and rankings cut or padded to ``depth``, the largest k."""
 
-    truth: sparse.csr_array  # [N, n_labels]
+    truth: Truth
     ranked: npt.NDArray[np.int64]  # [N, depth]
     found: npt.NDArray[np.bool_]  # [N, depth], is the prediction right?
     correct: npt.NDArray[np.int64]  # [N, depth], right ones up to a rank
@@ -159,15 +206,15 @@ class _Counted:
     at_least_one: npt.NDArray[np.int64]  # [N], labels of a point; one without has no hit, so it counts 0 / 1 = 0
 
 
-def _count(labels: npt.NDArray[np.integer[Any]], true: LabelMatrix, ks: Sequence[int]) -> _Counted:
+def _count(labels: npt.NDArray[np.integer[Any]], true: LabelMatrix | Truth, ks: Sequence[int]) -> _Counted:
     """Check the inputs of `evaluate` and count."""
     if not ks or any(isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1 for k in ks):
         raise InputError(f"cut-offs: found {list(ks)!r}; expected positive integers")
-    truth = label_sets(true, "true labels")
+    truth = _truth(true)
     depth = max(ks)
     given = _ranked_ids(labels, truth.shape)[:, :depth]
     ranked = np.pad(given, ((0, 0), (0, depth - given.shape[1])), constant_values=-1)
-    found = _lookup(ranked, truth)
+    found = truth.hits(ranked)
     discount = 1.0 / np.log2(np.arange(depth) + 2.0)
     return _Counted(
         truth,
@@ -176,7 +223,7 @@ def _count(labels: npt.NDArray[np.integer[Any]], true: LabelMatrix, ks: Sequence
         correct=np.cumsum(found, axis=1),
         gain=np.cumsum(found * discount, axis=1),
         ideal_gain=np.cumsum(discount),
-        at_least_one=np.maximum(np.diff(truth.indptr).astype(np.int64), 1),
+        at_least_one=np.maximum(truth.n_labels_of_point, 1),
     )
 
 
@@ -225,18 +272,6 @@ def _ranked_ids(labels: npt.NDArray[np.integer[Any]], shape: tuple[int, int]) ->
     return ranked
 
 
-def _lookup(ranked: npt.NDArray[np.int64], truth: sparse.csr_array) -> npt.NDArray[np.bool_]:
-    """bool [N, k]: is the label one of the point's? Asked of sorted keys row·n_labels + id."""
-    n_points, n_labels = truth.shape
-    rows = np.arange(n_points, dtype=np.int64)
-    keys = np.repeat(rows * n_labels, np.diff(truth.indptr)) + truth.indices
-    if keys.size == 0:
-        return np.zeros(ranked.shape, dtype=np.bool_)
-    wanted = rows[:, None] * n_labels + ranked
-    place = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
-    return np.asarray((keys[place] == wanted) & (ranked >= 0))
-
-
 def _weights(given: LabelMatrix | Floats, n_labels: int, A: float, B: float) -> Floats:
     """The labels' weights 1/p, float64 [n_labels], from train labels or as given."""
     if sparse.issparse(given):
@@ -257,8 +292,8 @@ def _weights(given: LabelMatrix | Floats, n_labels: int, A: float, B: float) -> 
     return weights.astype(np.float64)
 
 
-def _best_sums(truth: sparse.csr_array, weights: Floats, depth: int) -> Floats:
-    sums: Floats = np.cumsum(_best_weights(truth, weights, depth).sum(axis=0))
+def _best_sums(truth: Truth, weights: Floats, depth: int) -> Floats:
+    sums: Floats = np.cumsum(_best_weights(truth.sets, weights, depth).sum(axis=0))
     return sums
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from bench.model.methods import Method
 from bench.plan.forecast import EMPTY, Forecast, predict_run, process_bytes
 from bench.plan.plan import answered
 from bench.plan.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
+from bench.results.record import RunRecord
 from bench.results.store import UNSETTLED, Store
 
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ class Planner:
         except ValueError:
             return None
 
-    def plan(self, spec: RunSpec, record: Mapping[str, Any] | None) -> PlanRow:
+    def plan(self, spec: RunSpec, record: RunRecord | None) -> PlanRow:
         """One run of the grid."""
         try:
             reason = self.unsupported(spec)
@@ -116,11 +116,11 @@ class Planner:
         fits, why = self.fits(predicted, seconds)
         state = "unsupported" if reason else "to do"
         if record is not None:
-            state = "cached" if record["status"] == "ok" else f"failed: {record['status']}"
-            state = "to do" if record["status"] in UNSETTLED else state
-            measured = record["rows"][-1].get("fit_s")
+            state = "cached" if record.status == "ok" else f"failed: {record.status}"
+            state = "to do" if record.status in UNSETTLED else state
+            measured = record.own.fit_s
             seconds, origin = (measured, "measured") if measured else (seconds, origin)
-            reason = record.get("reason") or ""
+            reason = record.reason or ""
         return PlanRow(spec, state, reason or why, predicted, seconds, origin, fits)
 
     def fits(self, predicted: Forecast, seconds: float | None) -> tuple[bool | None, str]:

@@ -40,7 +40,7 @@ def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) 
         run_id, asked = spec.run_id(code, data.identity), spec.asked(data.fingerprint)
         record = store.record(run_id)
         others = tuple(other for other in answers.get(asked, ()) if other != run_id)
-        planned[run_id] = PlannedRun(run_id, spec, record["status"] if record else None, code, asked, others)
+        planned[run_id] = PlannedRun(run_id, spec, record.status if record else None, code, asked, others)
     return list(planned.values())
 
 
@@ -49,8 +49,8 @@ def answered(store: Store) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for record in store.records():
         asked = store.asked(record)[0]
-        if record["status"] == "ok" and asked is not None:
-            found.setdefault(asked, []).append(record["run_id"])
+        if record.status == "ok" and asked is not None:
+            found.setdefault(asked, []).append(record.run_id)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
@@ -14,8 +13,10 @@ from typing import Any
 import torch
 
 from bench.common import environment
+from bench.common.errors import InputError
 from bench.config.spec import RunSpec
 from bench.plan.forecast import Forecast
+from bench.results.record import read_record
 
 SIDE, POINTS = 1024, 256  # of the product that is timed, and points in it
 STREAM = 2**24  # numbers that are read and written
@@ -67,11 +68,10 @@ def earlier_runs(results: Path) -> Iterator[EarlierRun]:
     here = environment.env_id()
     for path in sorted(results.glob("*/runs/[!.]*/record.json")):
         try:
-            record = json.loads(path.read_text())
-            fit_s = record["rows"][-1].get("fit_s")
-            if record["status"] == "ok" and record["shared"].get("env_id") == here and fit_s:
-                yield EarlierRun(RunSpec.from_json((path.parent / "spec.json").read_text()), float(fit_s))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            record = read_record(path)
+            if record.status == "ok" and record.shared.get("env_id") == here and record.own.fit_s:
+                yield EarlierRun(RunSpec.from_json((path.parent / "spec.json").read_text()), record.own.fit_s)
+        except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError):
             continue
 
 

@@ -1,39 +1,41 @@
-"""What is kept of a run that failed, whether it tells itself or was killed. Imports no torch."""
+"""What is kept of a run that failed, whether it reports that itself or was killed. Imports no torch."""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from bench.columns import above_baseline
-from bench.config.spec import RunSpec
 from bench.process.events import RunTrace
-from bench.results.record import described
+from bench.results.record import RunRecord, described
+from bench.results.run_folder import RunFolder
 
 LAST_LINES, TAIL_BYTES = 20, 16_384
 
 
 def failure_record(
-    spec: RunSpec, status: str, reason: str, told: RunTrace, peak_host_bytes: int | None, log: Path
-) -> dict[str, Any]:
-    """The record of a run that ended in phase ``told.phase`` with a status of the results contract.
+    folder: RunFolder, status: str, reason: str, trace: RunTrace, peak_host_bytes: int | None, attempt: str | None
+) -> RunRecord:
+    """The record of a run that ended in phase ``trace.phase`` with a status of the results contract.
 
-    ``peak_host_bytes``: the memory it was last seen to hold at most, in this phase or before; None is not known. What
-    was measured in earlier phases stays, and the last lines of the log go with it.
+    ``peak_host_bytes``: the most that it was last seen to hold, in this phase or before; None is not known. What was
+    measured in earlier phases stays, and the last lines of the log go with it.
     """
-    row = dict(told.row)
-    peaks = [n for n in (row.get("peak_host_bytes"), peak_host_bytes) if n is not None]
-    row["peak_host_bytes"] = max(peaks, default=None)
-    return {
-        "status": status,
-        "reason": f"{told.phase}: {reason}",
-        "phase": told.phase,
-        "shared": described(spec),
-        "rows": [row | above_baseline(row)],
-        "phases": told.phases,
-        "log_tail": last_lines(log),
-    }
+    measured = trace.measured
+    seen = [peak for peak in (measured.memory.peaks.get("host"), peak_host_bytes) if peak is not None]
+    memory = replace(measured.memory, peaks={**measured.memory.peaks, "host": max(seen, default=None)})
+    return RunRecord(
+        run_id=folder.run_id,
+        status=status,
+        shared=described(folder.spec()),
+        times=measured.times,
+        memory=memory,
+        reason=f"{trace.phase}: {reason}",
+        phase=trace.phase,
+        phases=measured.phases,
+        log_tail=tuple(last_lines(folder.path / "log.txt")),
+        attempt=attempt,
+    )
 
 
 def death(code: int, short: bool = False) -> str:

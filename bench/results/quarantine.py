@@ -37,7 +37,7 @@ def lift(store: Store, run_id: str, reason: str) -> None:
 
 
 def _check(store: Store, run_id: str) -> None:
-    known = [record["run_id"] for record in store.records()]
+    known = [record.run_id for record in store.records()]
     if run_id.partition("@")[0] != run_id and run_id.partition("@")[0] in known:
         raise InputError(f"run {run_id!r}: found a derived row; expected its run, {run_id.partition('@')[0]}")
     if run_id not in known:

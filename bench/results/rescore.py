@@ -16,9 +16,9 @@ from bench.common.files import write_atomic
 from bench.config.spec import RunSpec
 from bench.data import Dataset, load_dataset
 from bench.data.formats.scores import read_scores
-from bench.metrics.scorer import deciles_of, evaluated_points, quality_of
-from bench.results.predictions import RankedLabels, kept, without
-from bench.results.record import ranked_rows
+from bench.metrics.scorer import Scorer, without
+from bench.results.predictions import RankedLabels, kept
+from bench.results.record import Evaluation, RunRecord, Scalar
 from bench.results.run_folder import RunFolder
 from bench.results.store import Store
 
@@ -30,32 +30,39 @@ def score_experiment(store: Store) -> dict[str, float]:
     predictions cannot be read or the dataset on disk is not the one that was predicted.
     """
     datasets: dict[str, Dataset] = {}
+    scorers: dict[tuple[str, str], Scorer] = {}
     changes = {}
     for record in store.records():
-        folder = store.runs / record["run_id"]
-        rows = ranked_rows(record)
-        if not rows:
+        if not record.ranked:
             continue
+        folder = store.runs / record.run_id
         name, overrides, on = predicted(folder)
         key = json.dumps([name, overrides], sort_keys=True)
         if key not in datasets:
             datasets[key] = load_dataset(name, **overrides)
         data = datasets[key]
-        found = record["shared"]["data_fingerprint"]
+        found = record.shared["data_fingerprint"]
         if found != data.fingerprint:
             raise InputError(f"{folder}: predictions are for data {found}; {name} on disk is {data.fingerprint}")
-        points = evaluated_points(data, on)
-        rankings = kept(folder / "topk.npz", len(rows), len(points))
-        before, moved = json.dumps(record), 0.0
-        for row, labels in zip(rows, rankings, strict=True):
-            quality = quality_of(labels, data, points)
-            moved = max([moved, *(abs((quality[name] or 0.0) - row.get(name, 0.0)) for name in QUALITY)])
-            row.update(quality)
-        record["deciles"] = [deciles_of(labels, data, points) for labels in rankings]
-        if json.dumps(record) != before:  # also where an older record lacks a metric
-            write_atomic(folder / "record.json", json.dumps(record, indent=1) + "\n")
-        changes[record["run_id"]] = moved
+        if (key, on) not in scorers:
+            scorers[key, on] = Scorer(data, on)
+        changes[record.run_id] = _score_again(record, folder, scorers[key, on])
     return changes
+
+
+def _score_again(record: RunRecord, folder: Path, scorer: Scorer) -> float:
+    """Rewrite a record where a metric has moved, or where an older record lacks one; the largest absolute change."""
+    rankings = kept(folder / "topk.npz", len(record.ranked), len(scorer))
+    scores = [scorer.score(labels) for labels in rankings]
+    scored = record.scored(scores)
+    if scored != record:
+        write_atomic(folder / "record.json", json.dumps(scored.to_json(), indent=1) + "\n")
+    changes = [
+        abs((score.quality[name] or 0.0) - (before.quality.get(name) or 0.0))
+        for before, score in zip(record.ranked, scores, strict=True)
+        for name in QUALITY
+    ]
+    return max(changes, default=0.0)
 
 
 def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
@@ -65,15 +72,16 @@ def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
     `bench.data.formats.scores.read_scores` for its checks.
     """
     data = load_dataset(dataset)
+    scorer = Scorer(data)
     read = read_scores(path, len(data.test), data.test.Y.shape[1])
     scores, labels = read[0].astype(np.float32), read[1].astype(np.int32)
-    if data.test_filter is not None:
-        scores, labels = without((scores, labels), data.test_filter, labels.shape[1])
+    if scorer.left_out is not None:
+        scores, labels = without((scores, labels), scorer.left_out, labels.shape[1])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:6]
     run_id = f"{method}-{data.name}-{digest}"
     folder = RunFolder.create_foreign(store.runs, run_id, {"method": method, "dataset": dataset, "file": path.name})
     folder.write_predictions([RankedLabels(None, scores, labels)])
-    shared = {
+    shared: dict[str, Scalar] = {
         "method": method,
         "dataset": data.name,
         "data_fingerprint": data.fingerprint,
@@ -83,8 +91,8 @@ def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
         "n_features": data.train.X.shape[1],
         "n_labels": data.train.Y.shape[1],
     }
-    row, by_decile = quality_of(labels, data, data.test), deciles_of(labels, data, data.test)
-    folder.write_record({"status": "ok", "shared": shared, "rows": [row], "deciles": [by_decile]})
+    own = Evaluation().scored(scorer.score(labels))
+    folder.write_record(RunRecord(run_id, "ok", shared, own))
     folder.complete()
     store.ledger.append("finished", run_id, status="ok", reason=f"scored from {path.name}")
     return run_id

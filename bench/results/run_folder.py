@@ -13,23 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.common.errors import DataError
 from bench.common.files import sync, write_atomic
 from bench.config.spec import RunSpec
+from bench.results.record import RunRecord
 
 if TYPE_CHECKING:  # the launching process makes folders, but no predictions
     from bench.results.predictions import RankedLabels
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the launching process makes folders, but no predictions
-    from bench.results.predictions import RankedLabels
-from bench.common.errors import DataError
-
-RECORD_VERSION = 1
 CHECKPOINTS = ".checkpoints"  # in an experiment's folder: a folder for each run that can be gone on with
 
 
 class RunFolder:
-    """The folder of one run while it is written: a hidden sibling of its final place."""
+    """The folder of one run while it is written: a hidden sibling of the folder that it becomes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,7 +62,17 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """Where the run's checkpoint is kept: outside of this folder, which goes when the run is killed."""
-        return self.path.parents[1] / CHECKPOINTS / self.run_id
+        return self.experiment / CHECKPOINTS / self.run_id
+
+    @property
+    def experiment(self) -> Path:
+        """The folder of the experiment that the run is of."""
+        return self.path.parents[1]
+
+    @property
+    def results(self) -> Path:
+        """The folder of all experiments."""
+        return self.path.parents[2]
 
     def spec(self) -> RunSpec:
         return RunSpec.from_json((self.path / "spec.json").read_text())
@@ -98,10 +104,9 @@ class RunFolder:
         )
         write_atomic(self.path / "topk.npz", packed.getvalue())
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
+    def write_record(self, record: RunRecord) -> None:
         """record.json, written last: a folder with a record is complete."""
-        content = {"version": RECORD_VERSION, "run_id": self.run_id, **record}
-        write_atomic(self.path / "record.json", json.dumps(content, indent=1) + "\n")
+        write_atomic(self.path / "record.json", json.dumps(record.to_json(), indent=1) + "\n")
 
     def complete(self) -> Path:
         """Move the folder to its final name.

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bench.common.code_hash import code_hash
 from bench.common.errors import InputError
+from bench.results.record import RunRecord
 from bench.results.run_folder import RunFolder
 from bench.results.store import UNSETTLED, Store
 
@@ -37,11 +38,11 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
         elif withdrawn is not None:
             states[run_id] = {"state": "quarantined", "reason": withdrawn}
         elif record is not None:
-            reason = record.get("reason") or ""
-            states[run_id] = {"state": record["status"], "reason": reason}
+            reason = record.reason or ""
+            states[run_id] = {"state": record.status, "reason": reason}
             if _is_stale(store, record, code_now):
-                told = f"{record['status']}, made by other code"
-                states[run_id] = {"state": "stale", "reason": f"{told}; {reason}" if reason else told}
+                stale = f"{record.status}, made by other code"
+                states[run_id] = {"state": "stale", "reason": f"{stale}; {reason}" if reason else stale}
         else:
             states[run_id] = {"state": "planned", "reason": ""}
     for entry in store.ledger.events():
@@ -50,13 +51,13 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
     return states
 
 
-def _is_stale(store: Store, record: dict[str, Any], code_now: Callable[[str], str | None]) -> bool:
+def _is_stale(store: Store, record: RunRecord, code_now: Callable[[str], str | None]) -> bool:
     """Runs that were interrupted or skipped have no result that could be; what was predicted elsewhere, and by methods
     whose code is not at hand, cannot be told."""
     asked, code = store.asked(record)
-    if asked is None or record["status"] in UNSETTLED:
+    if asked is None or record.status in UNSETTLED:
         return False
-    now = code_now(RunFolder(store.runs / record["run_id"]).spec().target)
+    now = code_now(RunFolder(store.runs / record.run_id).spec().target)
     return now is not None and now != code
 
 

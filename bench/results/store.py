@@ -16,8 +16,8 @@ from bench.common.errors import InputError
 from bench.common.locks import held, hold
 from bench.config.spec import RunSpec
 from bench.results.ledger import ENDS, Ledger, end_of
-from bench.results.record import record_rows
-from bench.results.run_folder import CHECKPOINTS, RECORD_VERSION, run_id_of, settle, status_of
+from bench.results.record import RunRecord, read_record
+from bench.results.run_folder import CHECKPOINTS, run_id_of, settle, status_of
 
 REPETITIONS, WEIGHTS = ".repetitions", "weights"  # beside the experiments: trained repetitions that are kept
 QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
@@ -34,21 +34,19 @@ class Store:
         self.runs = root / "runs"
         self.ledger = Ledger(root / "ledger.jsonl")
 
-    def record(self, run_id: str) -> dict[str, Any] | None:
+    @property
+    def results(self) -> Path:
+        """The folder of all experiments."""
+        return self.root.parent
+
+    def record(self, run_id: str) -> RunRecord | None:
         """A run's record; None when there is none. InputError when it cannot be read."""
-        path = self.runs / run_id / "record.json"
         try:
-            record = json.loads(path.read_text())
+            return read_record(self.runs / run_id / "record.json")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not a readable record: {error}") from error
-        if not isinstance(record, dict) or record.get("version") != RECORD_VERSION or "status" not in record:
-            found = record.get("version") if isinstance(record, dict) else type(record).__name__
-            raise InputError(f"{path}, key version: found {found!r}; expected {RECORD_VERSION}")
-        return record
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[RunRecord]:
         """Records of all complete runs, by run id."""
         for folder in sorted(self.runs.glob("[!.]*")):
             record = self.record(folder.name)
@@ -128,24 +126,24 @@ class Store:
         if start is None:
             return False
         record = self.record(run_id)
-        if record is not None and record.get("attempt") == attempt and record["status"] != "interrupted":
-            self.ledger.append(end_of(record["status"]), run_id, status=record["status"])
+        if record is not None and record.attempt == attempt and record.status != "interrupted":
+            self.ledger.append(end_of(record.status), run_id, status=record.status)
             return False
         kept = {name: start[name] for name in ("shared", "asked") if name in start}
         self.ledger.append("interrupted", run_id, reason=reason, **kept)
         return True
 
-    def asked(self, record: Mapping[str, Any]) -> tuple[str | None, str]:
+    def asked(self, record: RunRecord) -> tuple[str | None, str]:
         """What a run was asked, whatever code answered it, and the hash of that code.
 
         None for predictions made elsewhere, for what cannot be told, and as the code of results that do not say it.
         """
         try:
-            text = (self.runs / record["run_id"] / "spec.json").read_text()
+            text = (self.runs / record.run_id / "spec.json").read_text()
             content = json.loads(text)
             if content.get("asked"):
                 return str(content["asked"]), str(content["code"])
-            return RunSpec.from_json(text).asked(record["shared"]["data_fingerprint"]), ""
+            return RunSpec.from_json(text).asked(str(record.shared["data_fingerprint"])), ""
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None, ""
 
@@ -156,20 +154,20 @@ class Store:
         """
         events = list(self.ledger.events())
         place = {run_id: at for at, run_id in enumerate(dict.fromkeys(entry["run_id"] for entry in events))}
-        records = sorted(self.records(), key=lambda record: place.get(record["run_id"], len(place)))
-        answers = {record["run_id"]: self.asked(record) for record in records}
+        records = sorted(self.records(), key=lambda record: place.get(record.run_id, len(place)))
+        answers = {record.run_id: self.asked(record) for record in records}
         gone = _replaced(records, answers, events)
-        gone |= {r["run_id"] for r in records if self.quarantined(r["run_id"]) is not None}
+        gone |= {r.run_id for r in records if self.quarantined(r.run_id) is not None}
         rows = []
         for record in records:
-            code = answers[record["run_id"]][1][:SHOWN_CODE] or None
-            own = record_rows(self.root.name, record) if record["run_id"] not in gone else []
+            code = answers[record.run_id][1][:SHOWN_CODE] or None
+            own = record.rows(self.root.name) if record.run_id not in gone else []
             rows += [row | {"code": code} for row in own]
         return rows + list(_open_rows(self.root.name, events, records, answers))
 
 
 def _replaced(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[RunRecord],
     answers: Mapping[str, tuple[str | None, str]],
     events: Sequence[Mapping[str, Any]],
 ) -> set[str]:
@@ -177,10 +175,10 @@ def _replaced(
     last = {entry["run_id"]: at for at, entry in enumerate(events) if entry["event"] in ("planned", "started", *ENDS)}
     latest: dict[str | None, int] = {}
     for record in records:
-        if record["status"] != "interrupted":
-            asked = answers[record["run_id"]][0]
-            latest[asked] = max(latest.get(asked, -1), last.get(record["run_id"], -1))
-    asked_of = {record["run_id"]: answers[record["run_id"]][0] for record in records}
+        if record.status != "interrupted":
+            asked = answers[record.run_id][0]
+            latest[asked] = max(latest.get(asked, -1), last.get(record.run_id, -1))
+    asked_of = {record.run_id: answers[record.run_id][0] for record in records}
     return {
         run_id
         for run_id, asked in asked_of.items()
@@ -191,12 +189,12 @@ def _replaced(
 def _open_rows(
     experiment: str,
     events: Sequence[Mapping[str, Any]],
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[RunRecord],
     answers: Mapping[str, tuple[str | None, str]],
 ) -> Iterator[dict[str, Any]]:
     """Rows for runs that have no record because they were killed, unless another answers what they were asked."""
-    recorded = {record["run_id"] for record in records}
-    answered = {answers[record["run_id"]][0] for record in records if record["status"] != "interrupted"} - {None}
+    recorded = {record.run_id for record in records}
+    answered = {answers[record.run_id][0] for record in records if record.status != "interrupted"} - {None}
     last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started")}
     for run_id, entry in last.items():
         if run_id not in recorded and entry["event"] == "interrupted" and entry.get("asked") not in answered:

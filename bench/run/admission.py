@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -12,7 +11,9 @@ from bench.data.sizes import dataset_sizes
 from bench.model.group_size import available_bytes
 from bench.model.methods import Method
 from bench.plan.forecast import EMPTY, Forecast, predict_run, process_bytes
-from bench.results.record import described
+from bench.results.measurements import Memory
+from bench.results.record import Evaluation, RunRecord, described
+from bench.results.run_folder import RunFolder
 
 
 def predict_here(method: Method, spec: RunSpec, device: torch.device) -> Forecast:
@@ -28,14 +29,20 @@ def predict_here(method: Method, spec: RunSpec, device: torch.device) -> Forecas
     return predicted if device.type == "cpu" else replace(predicted, peak_bytes=None)
 
 
-def predicted_columns(predicted: Forecast) -> dict[str, int | None]:
-    """Predicted peak and its parts as columns."""
-    parts = {f"predicted_{part}_bytes": count for part, count in (predicted.bytes or {}).items()}
-    return parts | {"predicted_peak_bytes": predicted.peak_bytes}
+def predicted_bytes(predicted: Forecast) -> dict[str, int]:
+    """Predicted bytes by part of the peak, and the peak itself; nothing where none are known."""
+    peak = {} if predicted.peak_bytes is None else {"peak": predicted.peak_bytes}
+    return {**(predicted.bytes or {}), **peak}
 
 
-def skipped_record(spec: RunSpec, predicted: Forecast, why: str) -> dict[str, Any]:
+def skipped_record(folder: RunFolder, spec: RunSpec, predicted: Forecast, why: str) -> RunRecord:
     """The record of a run that was not started: what is predicted of it, and nothing measured."""
-    rows = [(predicted.parameters or {}) | predicted_columns(predicted)]
-    outcome = {"status": "skipped_by_plan", "reason": f"plan: {why}", "phase": "plan"}
-    return {**outcome, "shared": described(spec), "rows": rows}
+    return RunRecord(
+        run_id=folder.run_id,
+        status="skipped_by_plan",
+        shared=described(spec),
+        own=Evaluation(size=predicted.parameters or {}),
+        memory=Memory(predicted=predicted_bytes(predicted)),
+        reason=f"plan: {why}",
+        phase="plan",
+    )

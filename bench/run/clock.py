@@ -1,14 +1,17 @@
-"""Clocks and memories of the process that runs one spec. Units are in the names: seconds and bytes."""
+"""The clocks of a run, and the time of each training step: counts in bins, so that millions of steps take no memory."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from bench.run.steps import StepTimes
+BIN = math.log(1.01)  # width of a bin, in logarithms of seconds
+SHORTEST = 1e-9  # a clock that does not tick between two readings
 
 
 class Clock:
@@ -51,3 +54,28 @@ class Clock:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+class StepTimes:
+    """Durations as a histogram with bins of 1 %: quantiles are within half a per cent, and every step counts.
+
+    Adding costs about a microsecond, and the bins that are in use are a few hundred at most.
+    """
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[int, int] = defaultdict(int)
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def add(self, seconds: float) -> None:
+        self._counts[round(math.log(max(seconds, SHORTEST)) / BIN)] += 1
+
+    def quantile(self, share: float) -> float | None:
+        """Seconds that at least ``share`` of the steps did not exceed (the inverted CDF); None without steps."""
+        wanted = math.ceil(share * len(self))
+        for at in sorted(self._counts):
+            wanted -= self._counts[at]
+            if wanted <= 0:
+                return math.exp(at * BIN)
+        return None

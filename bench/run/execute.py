@@ -1,4 +1,4 @@
-"""One run, one process: data → network → train → top-k → metrics → record. Started by `bench.process`.
+"""One run, one process: load, fit, rank, score, write. Started by `bench.launch.run_one`.
 
     python -m bench.run RUN_DIR     (RUN_DIR holds spec.json; results are written beside it)
 
@@ -12,31 +12,31 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.columns import COLUMNS, above_baseline, with_highest
 from bench.common import environment
 from bench.common.files import is_full, write_atomic
 from bench.config.spec import RunSpec
 from bench.data import Dataset, load_dataset
-from bench.metrics.scorer import deciles_of, evaluated_points, quality_of
 from bench.model.device import take_share
 from bench.model.group_size import available_bytes
 from bench.model.methods import Method
-from bench.process.events import RunTrace, take_output
+from bench.process.events import Emit, Event, PhaseStarted, RunTrace, shown, take_output
 from bench.process.failure import failure_record
 from bench.process.options import FailedRepetitions, RunOptions
-from bench.results.record import described
+from bench.results.measurements import ProcessUsage, Times
+from bench.results.record import Evaluation, RunRecord, Scalar, described
 from bench.results.run_folder import RunFolder
 from bench.run import memory
-from bench.run.admission import predict_here, predicted_columns, skipped_record
-from bench.run.checkpoint.checkpoint import with_earlier
-from bench.run.checkpoint.trained_repetitions import with_peaks_of
+from bench.run.admission import predict_here, predicted_bytes, skipped_record
+from bench.run.checkpoint.keeping import kept_repetitions
 from bench.run.clock import Clock
-from bench.run.fit_network import Report, fit_classifier, fit_network, kept_repetitions
+from bench.run.context import Fitted, RunContext
+from bench.run.fit_classifier import fit_classifier
+from bench.run.fit_network import fit_network
 from bench.run.outcome import classify
 from bench.run.phases import Phases
 from bench.run.ranks.group import ProcessGroup
@@ -44,106 +44,111 @@ from bench.run.ranks.leader import Fail, processes
 
 
 def execute(
-    spec: RunSpec, folder: RunFolder, report: Report, options: RunOptions | None = None, fail: Fail | None = None
-) -> dict[str, Any]:
+    spec: RunSpec, folder: RunFolder, emit: Emit, options: RunOptions | None = None, on_failure: Fail | None = None
+) -> RunRecord:
     """Run a spec, write its curve and predictions, and return its record. Exceptions are the caller's to classify.
 
-    Where the orders say so and more host memory is predicted than is allowed or free, nothing is loaded, and the record
-    says so. ``fail``: see `bench.run.ranks.leader.processes`.
+    Where the options say so and more host memory is predicted than is allowed or free, nothing is loaded, and the
+    record says so. ``on_failure``: see `bench.run.ranks.leader.processes`.
     """
     options = options or RunOptions()
     if options.failed_repetitions:
-        return shortened(spec, folder, report, options, options.failed_repetitions)
+        return shortened(spec, folder, emit, options, options.failed_repetitions)
     started = time.perf_counter() - (0.0 if options.started_at is None else max(0.0, time.time() - options.started_at))
-    settings = spec.train
-    method = Method.load(spec.target, spec.settings)
-    world_size = method.processes
-    device = take_share(settings, 0, world_size, options.rendezvous.threads if options.rendezvous else 0)
-    phases = Phases(device, report)
-    report = phases.report  # from here on: peaks of each phase
+    method, rendezvous = Method.load(spec.target, spec.settings), options.rendezvous
+    device = take_share(spec.train, 0, method.processes, rendezvous.threads if rendezvous else 0)
+    phases = Phases(device, emit)
     predicted = predict_here(method, spec, device)
-    phases.note(**predicted_columns(predicted))
-    here = replace(predicted, processes=1) if options.rendezvous else predicted  # the others have room of their own
+    phases.predicted(predicted_bytes(predicted))
+    here = replace(predicted, processes=1) if rendezvous else predicted  # the others have room of their own
     if options.skip_above is not None and (why := here.unfit(available_bytes(device), options.skip_above)):
-        return skipped_record(spec, predicted, why)
+        return skipped_record(folder, spec, predicted, why)
 
-    report({"phase": "load"})
-    with processes(folder.path, world_size, fail, options.rendezvous) as (ranks, rows_of_others):
+    phases.emit(PhaseStarted("load"))
+    with processes(folder.path, method.processes, on_failure, rendezvous) as (ranks, usage_of_others):
         with Clock(device).running() as load_clock:
             data = load_dataset(spec.dataset, **spec.dataset_overrides)
-        phases.note(load_s=load_clock.seconds)
-        if options.retrain and (kept := kept_repetitions(method, spec, data, device, lambda _: None, folder)):
-            kept.drop()
+        phases.took(Times(load_s=load_clock.seconds))
+        run = RunContext(spec, method, data, device, folder, phases.emit, ranks)
+        if options.retrain:
+            forget_repetitions(run)
         ranks.join(device)
-        fit = fit_classifier if method.is_classifier else partial(fit_network, shards=options.shards, ranks=ranks)
-        predictions, rows, whole = fit(method, spec, data, device, report, folder)
+        fitted = fit_classifier(run) if method.is_classifier else fit_network(run, options.shards)
         ranks.leave()
-        others = rows_of_others()
-    processes_placed = [environment.placed(), *(other.pop("placed") for other in others)]
+        others = [ProcessUsage.from_json(usage) for usage in usage_of_others()]
 
-    report({"phase": "metrics"})
-    by_decile: list[Any] = []
-    if predictions and spec.shard is None:
-        points = evaluated_points(data, settings.evaluate_on)
-        for prediction, row in zip(predictions, rows, strict=True):
-            row.update(quality_of(prediction.labels, data, points))
-        by_decile = [deciles_of(prediction.labels, data, points) for prediction in predictions]
-    if predictions:
-        folder.write_predictions(predictions)
-    write_passport(folder.path.parents[2], data)
-    elapsed = time.perf_counter() - started
-    report({"phase": "write"})
+    run.begin("metrics")
+    evaluations = scored(run, fitted)
+    if fitted.rankings:
+        folder.write_predictions(fitted.rankings)
+    write_passport(folder.results, data)
+    elapsed_s = time.perf_counter() - started
+    run.begin("write")
     phases.stop()
-    # What was measured on the whole run belongs to the row of the largest R alone; a method's own numbers go first.
-    earlier, trained = whole.pop("earlier", {}), whole.pop("repetitions", [])
-    of_shards = whole.pop("peaks_of_shards", {})
-    rows[-1] = with_earlier(rows[-1] | with_own(phases.row(), whole) | {"elapsed_s": elapsed}, earlier)
-    rows[-1] = with_highest(rows[-1], [*others, of_shards])
-    rows[-1] = with_peaks_of(trained, rows[-1])
-    fitted_on = data.fit if settings.holdout else data.train
-    sizes = {
+    return record_of(run, phases, replace(fitted, evaluations=evaluations), others, elapsed_s)
+
+
+def forget_repetitions(run: RunContext) -> None:
+    """Drop the kept repetitions of the run, so that they are trained again."""
+    if kept := kept_repetitions(replace(run, emit=lambda _: None)):
+        kept.drop()
+
+
+def scored(run: RunContext, fitted: Fitted) -> list[Evaluation]:
+    """The evaluations with their quality; without, where only a shard of the points or labels was ranked."""
+    if not fitted.rankings or run.spec.shard is not None:
+        return list(fitted.evaluations)
+    pairs = zip(fitted.evaluations, fitted.rankings, strict=True)
+    return [evaluation.scored(run.scorer.score(ranking.labels)) for evaluation, ranking in pairs]
+
+
+def record_of(
+    run: RunContext, phases: Phases, fitted: Fitted, others: Sequence[ProcessUsage], elapsed_s: float
+) -> RunRecord:
+    """The record of a run that is done. ``others``: its processes beside this one."""
+    measured = phases.measured
+    times = measured.times.with_known(fitted.times)
+    own = measured.memory.with_measured_elsewhere(fitted.own_memory)
+    placed = [environment.placed(), *(other.placed for other in others)] if others else []
+    *derived, last = fitted.evaluations
+    return RunRecord(
+        run_id=run.folder.run_id,
+        status="ok",
+        shared={**described(run.spec, run.device.type), **described_data(run)},
+        own=last,
+        derived=tuple(derived),
+        times=replace(times, elapsed_s=elapsed_s + fitted.earlier_s),
+        memory=own.highest([*fitted.others, *(other.memory for other in others)]),
+        training=fitted.training,
+        phases=measured.phases,
+        processes=tuple(placed),
+        repetitions=fitted.repetitions,
+    )
+
+
+def described_data(run: RunContext) -> dict[str, Scalar]:
+    """Identity and sizes of the data as columns."""
+    data = run.data
+    return {
         "data_fingerprint": data.fingerprint,
-        "n_train": data.train.X.shape[0],
-        "n_fit": fitted_on.X.shape[0],
-        "n_test": data.test.X.shape[0],
+        "n_train": len(data.train),
+        "n_fit": len(run.split),
+        "n_test": len(data.test),
         "n_features": data.train.X.shape[1],
         "n_labels": data.train.Y.shape[1],
     }
-    shared = described(spec, device.type) | sizes
-    found = {"status": "ok", "shared": shared, "rows": rows, "deciles": by_decile, "phases": phases.ended}
-    found |= {"processes": processes_placed} if others else {}
-    return found | ({"repetitions": [asdict(repetition) for repetition in trained]} if trained else {})
 
 
-def shortened(
-    spec: RunSpec, folder: RunFolder, report: Report, options: RunOptions, missing: FailedRepetitions
-) -> dict[str, Any]:
+def shortened(spec: RunSpec, folder: RunFolder, emit: Emit, options: RunOptions, gap: FailedRepetitions) -> RunRecord:
     """The record of a run of which repetitions failed elsewhere: its own row fails, the smaller R are evaluated."""
-    failed = {"status": missing.status, "reason": missing.reason}
-    if missing.first == 0:
-        return {**failed, "phase": "fit", "shared": described(spec), "rows": [{}]}
-    fewer = Method.load(spec.target, spec.settings).part(range(missing.first))
+    failed = (gap.status, gap.reason, "fit")
+    if gap.first == 0:
+        return RunRecord(folder.run_id, status=failed[0], shared=described(spec), reason=failed[1], phase=failed[2])
+    fewer = Method.load(spec.target, spec.settings).part(range(gap.first))
     assert fewer is not None
     smaller = replace(spec, settings={**spec.settings, **fewer})
-    record = execute(smaller, folder, report, replace(options, failed_repetitions=None))
-    rows = [{**derived(row), "status": "ok", "reason": None} for row in record["rows"]]
-    own = described(spec, record["shared"]["device"])
-    last = {"decoder": rows[-1]["decoder"]} if "decoder" in rows[-1] else {}
-    return {**record, **failed, "phase": "fit", "shared": record["shared"] | own, "rows": [*rows, last]}
-
-
-def derived(row: dict[str, Any]) -> dict[str, Any]:
-    """A run's own row as one derived from a larger R: without what was measured on the run as a whole."""
-    whole = {c.name for c in COLUMNS if c.group in ("memory", "time")} - {"fit_s", "device_seconds"}
-    return {name: value for name, value in row.items() if name not in whole}
-
-
-def with_own(row: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """The row with a method's own numbers; memory that it measured in another process goes in place of this one's."""
-    if own.get("peak_host_bytes") is not None:
-        of_this = [name for name in row if "_host_" in name]
-        row = {name: value for name, value in row.items() if name not in of_this}
-    return row | own | above_baseline(row | own)
+    record = execute(smaller, folder, emit, replace(options, failed_repetitions=None))
+    return record.failed(*failed, described(spec, str(record.shared["device"])))
 
 
 def write_passport(results: Path, data: Dataset) -> None:
@@ -167,22 +172,18 @@ def main(path: str) -> int:
     folder = RunFolder(Path(path))
     spec = folder.spec()
     options = RunOptions.from_env(os.environ)
-    told = RunTrace()
+    trace = RunTrace()
 
-    def report(event: dict[str, Any]) -> None:
-        told.note(event)
-        print(json.dumps(event), file=pipe, flush=True)
-        shown = {name: value for name, value in event.items() if name != "measured"}  # the record has that
-        print(json.dumps(shown), file=sys.stderr, flush=True)
+    def emit(event: Event) -> None:
+        trace.add(event)
+        print(json.dumps(event.to_json()), file=pipe, flush=True)
+        print(shown(event), file=sys.stderr, flush=True)
 
-    def failed(status: str, reason: str) -> dict[str, Any]:
-        return failure_record(spec, status, reason, told, memory.peak_host_bytes(), folder.path / "log.txt")
-
-    def fail(status: str, reason: str) -> None:
-        folder.write_record(failed(status, reason) | {"attempt": options.attempt})
+    def failed(status: str, reason: str) -> RunRecord:
+        return failure_record(folder, status, reason, trace, memory.peak_host_bytes(), options.attempt)
 
     try:
-        record = execute(spec, folder, report, options, fail)
+        record = execute(spec, folder, emit, options, lambda *failure: folder.write_record(failed(*failure)))
     except BaseException as error:  # a failure is a result, whatever it is
         traceback.print_exc()
         if is_full(error):  # no result of this run: it is to go on once there is room
@@ -192,7 +193,7 @@ def main(path: str) -> int:
         if isinstance(error, KeyboardInterrupt):
             status, reason = "interrupted", "stopped by the user"
         record = failed(status, reason)
-    folder.write_record(record | {"attempt": options.attempt})
+    folder.write_record(replace(record, attempt=options.attempt))
     ProcessGroup.end_process(0)
     return 0
 

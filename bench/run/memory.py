@@ -19,7 +19,7 @@ INTERVAL_S = 0.1
 class GpuSampler:
     """The most that this process was seen to hold on its GPUs, context and libraries included.
 
-    The driver keeps no high-water mark, so it is asked ten times a second by a thread of this process, and at every
+    The driver keeps no high-water mark, so it is read ten times a second by a thread of this process, and at every
     reading; a peak that is shorter may be missed.
     """
 
@@ -42,7 +42,7 @@ class GpuSampler:
         return cls(nvml)
 
     def read(self) -> int | None:
-        """Peak bytes since the last reading, of which this one starts anew; None where the driver does not tell."""
+        """Peak bytes since the last reading, of which this one starts anew; None where the driver has none."""
         now = process_bytes(self._nvml)
         found = [n for n in (self._peak, now) if n is not None]
         self._peak = now
@@ -72,7 +72,7 @@ def process_bytes(nvml: Any) -> int | None:
 def peak_host_bytes() -> int | None:
     """High-water mark of this process's resident memory (VmHWM) since the process started or `reset_host_peak`.
 
-    None where the kernel does not tell. Not ru_maxrss: that one is inherited from the parent through fork and exec.
+    None where the kernel does not report it. Not ru_maxrss: that is inherited from the parent through fork and exec.
     """
     return status_bytes("self").get("VmHWM")
 
@@ -84,6 +84,12 @@ def reset_host_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+def peaks(device: torch.device) -> dict[str, int]:
+    """Peak bytes of this process by kind of memory (`bench.columns.MEMORIES`), those that are known."""
+    found = {"peak_host_bytes": peak_host_bytes(), **gpu_peaks(device)}
+    return {name.removeprefix("peak_").removesuffix("_bytes"): n for name, n in found.items() if n is not None}
 
 
 def gpu_peaks(device: torch.device) -> dict[str, int | None]:

@@ -6,7 +6,6 @@ whose repetitions are kept (`bench.run.checkpoint.trained_repetitions`). See doc
 from __future__ import annotations
 
 import itertools
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.columns import MEMORIES, PHASES
+from bench.common.errors import InputError
 from bench.config.spec import RunSpec, Shard
+from bench.results.measurements import Memory
 from bench.results.predictions import RankedLabels
+from bench.results.record import read_record
 
 POINTS, LABELS = "points", "labels"
 RankingKey = tuple[int | None, str | None]  # R and decoder of a ranking
@@ -74,12 +75,11 @@ def points_of(shard: Shard | None) -> slice:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Predictions joined from shards, the run's own last."""
+    """Predictions joined from shards, the run's own last; seconds of all shards, and what each took."""
 
-    predictions: list[RankedLabels]
-    predict_s: float  # sum over all shards
-    peaks: dict[str, int]  # bytes: of each column of memory, the highest of all shards
-    processes: int
+    rankings: list[RankedLabels]
+    predict_s: float
+    memory: tuple[Memory, ...]
 
 
 def gather(
@@ -89,33 +89,48 @@ def gather(
     n_points: int,
     note: Callable[[str], None],
 ) -> Gathered | None:
-    """The joined predictions of the runs in the folder ``runs``; ``expected``: R and decoder of each ranking, in order.
+    """What runs in the folder ``runs`` predicted, joined; None, with a note, where a file is missing or does not fit.
 
-    None, with a note, where a file is missing or does not fit.
+    expected: R and decoder of each ranking, in order.
     """
     try:
-        shards, labels, scores, rows = [], [], [], []
-        for run_id in run_ids:
-            spec = RunSpec.from_json((runs / run_id / "spec.json").read_text())
-            rows.append(json.loads((runs / run_id / "record.json").read_text())["rows"][-1])
-            with np.load(runs / run_id / "topk.npz", allow_pickle=False) as arrays:
-                found = [
-                    (R or None, str(name) or None)
-                    for R, name in zip(arrays["R"].tolist(), arrays["decoder"], strict=True)
-                ]
-                labels.append(arrays["labels"])
-                scores.append(arrays["scores"])
-            if spec.shard is None or found != list(expected):
-                raise ValueError(f"{run_id}: found rankings by {found}; expected a shard of {list(expected)}")
-            shards.append(spec.shard)
-        joined = join(shards, scores, labels, n_points)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        shards = [_read_shard(runs / run_id, expected) for run_id in run_ids]
+        scores, labels = join(
+            [found.shard for found in shards], [found.scores for found in shards], [found.labels for found in shards],
+            n_points,
+        )  # fmt: skip
+        seconds = sum(found.predict_s for found in shards)
+    except (InputError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         note(f"shards of the predictions not used, all is predicted here: {error}")
         return None
-    predictions = [RankedLabels(R, joined[0][at], joined[1][at], decoder) for at, (R, decoder) in enumerate(expected)]
-    columns = [f"peak_{kind}{phase}_bytes" for kind in MEMORIES for phase in ("", *(f"_{name}" for name in PHASES))]
-    peaks = {name: max(of) for name in columns if (of := [row[name] for row in rows if row.get(name) is not None])}
-    return Gathered(predictions, sum(row["predict_s"] for row in rows), peaks, len(rows))
+    rankings = [RankedLabels(R, scores[at], labels[at], decoder) for at, (R, decoder) in enumerate(expected)]
+    return Gathered(rankings, seconds, tuple(found.memory for found in shards))
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One shard of the predictions, as its run left it: scores and labels [P, N, k]."""
+
+    shard: Shard
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+    predict_s: float
+    memory: Memory
+
+
+def _read_shard(folder: Path, expected: Sequence[RankingKey]) -> _Shard:
+    spec = RunSpec.from_json((folder / "spec.json").read_text())
+    record = read_record(folder / "record.json")
+    with np.load(folder / "topk.npz", allow_pickle=False) as arrays:
+        found = [
+            (R or None, str(name) or None) for R, name in zip(arrays["R"].tolist(), arrays["decoder"], strict=True)
+        ]
+        labels, scores = arrays["labels"], arrays["scores"]
+    if spec.shard is None or found != list(expected):
+        raise ValueError(f"{folder.name}: found rankings by {found}; expected a shard of {list(expected)}")
+    if record.times.predict_s is None:
+        raise ValueError(f"{folder.name}: found no predict_s; expected the seconds of its predictions")
+    return _Shard(spec.shard, scores, labels, record.times.predict_s, record.memory)
 
 
 def join(

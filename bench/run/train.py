@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from bench.config.spec import TrainSettings, derive_seed
+from bench.data import Split
 from bench.model.ensemble import Ensemble, RepetitionGroup
 from bench.model.network import Network
 from bench.model.optim import Optimiser
@@ -21,61 +20,63 @@ class Diverged(RuntimeError):
     """The loss became NaN or infinite; says at which epoch and what the last finite mean loss was."""
 
 
-class Keeper(Protocol):
-    """Where the training of a network stands, kept so that another process can go on from there."""
+class EpochWatch:
+    """What happens before and between the epochs of a group, off the fit clock; here nothing."""
 
     def restore(self, optimiser: Optimiser) -> tuple[int, float]:
-        """Set the optimiser to what was kept, as the network is already; epochs behind them, mean loss of the last."""
+        """Set the optimiser to where training stands; epochs done before, and the mean loss of the last of them."""
+        del optimiser
+        return 0, math.nan
 
     def after_epoch(self, optimiser: Optimiser, epoch: int, mean_loss: float) -> None:
-        """An epoch is over."""
+        """An epoch is over; epochs count from 1."""
 
 
-AfterEpoch = Callable[[RepetitionGroup, int, float, float], None]
-AfterGroup = Callable[[RepetitionGroup, float], None]
-KeeperOf = Callable[[Clock], Keeper]
+class GroupWatch:
+    """What happens before and after groups of repetitions, off the fit clock; here nothing.
+
+    ``finished``: what the clock showed after each group that was trained by an earlier attempt at the run.
+    """
+
+    finished: Sequence[float] = ()
+
+    def seconds_before(self, repetition: int) -> float:
+        """Seconds of training of a repetition that was trained before the run began."""
+        raise KeyError(repetition)
+
+    def epochs(self, group: RepetitionGroup, clock: Clock, seconds_before: float) -> EpochWatch:
+        """For a group that is to be trained; ``seconds_before`` come on top of what the clock shows."""
+        del group, clock, seconds_before
+        return EpochWatch()
+
+    def after_group(self, group: RepetitionGroup, seconds: float) -> None:
+        """A group is trained; ``seconds`` of it alone."""
 
 
 def train_groups(
-    ensemble: Ensemble,
-    X: sp.csr_matrix,
-    Y: sp.csr_matrix,
-    clock: Clock,
-    after_epoch: AfterEpoch,
-    keeper_of: KeeperOf | None = None,
-    finished: Sequence[float] = (),
-    before: Mapping[int, float] | None = None,
-    after_group: AfterGroup | None = None,
+    ensemble: Ensemble, split: Split, clock: Clock, watch: GroupWatch | None = None
 ) -> dict[int | None, float]:
     """Train group after group; returns the seconds of training behind the prefix that each group completes.
 
-    ``after_epoch(group, epoch, mean_loss, seconds)`` and ``after_group(group, seconds of it alone)`` are off the
-    clock; seconds count all groups so far. ``before``: those of each repetition trained before. ``finished``: what the
-    clock showed after the first of the others, when they have been trained before and are not trained again;
-    ``keeper_of(clock)`` keeps where the training of each other stands, and sets the clock to go on from.
+    Groups that were trained before, by this run or another, are not trained again; their seconds count.
     """
+    watch = watch or GroupWatch()
     order = derive_seed(ensemble.seed, "data order")
     fit_s: dict[int | None, float] = {}
-    read, behind, trained = 0.0, 0.0, 0  # the clock, seconds of repetitions trained before, groups trained
+    shown, before, trained = 0.0, 0.0, 0  # by the clock; of repetitions trained before; groups of this run
     for group in ensemble.groups:
         if not group.to_train:
-            behind += sum((before or {})[r] for r in group.repetitions or ())
-            fit_s[group.end] = behind + read
+            before += sum(watch.seconds_before(r) for r in group.repetitions or ())
+            fit_s[group.end] = before + shown
             continue
-        begun, trained = read, trained + 1
-        if trained <= len(finished):
-            read = finished[trained - 1]
+        started, trained = shown, trained + 1
+        if trained <= len(watch.finished):
+            shown = watch.finished[trained - 1]
         else:
-
-            def report(epoch: int, mean_loss: float, group: RepetitionGroup = group, behind: float = behind) -> None:
-                after_epoch(group, epoch, mean_loss, behind + clock.seconds)
-
-            keeper = keeper_of(clock) if keeper_of else None
-            train(group.network, X, Y, ensemble.settings, order, clock, report, keeper)
-            read = clock.seconds
-        fit_s[group.end] = behind + read
-        if after_group:
-            after_group(group, read - begun)
+            train(group.network, split, ensemble.settings, order, clock, watch.epochs(group, clock, before))
+            shown = clock.seconds
+        fit_s[group.end] = before + shown
+        watch.after_group(group, shown - started)
     return fit_s
 
 
@@ -89,27 +90,25 @@ def batches(n_points: int, batch_size: int, seed: int, epoch: int) -> Iterator[n
 
 def train(
     network: Network,
-    X: sp.csr_matrix,
-    Y: sp.csr_matrix,
+    split: Split,
     settings: TrainSettings,
     order_seed: int,
     clock: Clock,
-    after_epoch: Callable[[int, float], None],
-    keeper: Keeper | None = None,
+    watch: EpochWatch | None = None,
 ) -> None:
-    """Train for ``settings.epochs`` epochs; the clock runs over batches and stands still in ``after_epoch``.
+    """Train for ``settings.epochs`` epochs; the clock runs over batches and stands still in ``watch``.
 
-    X [N, n_features] and Y [N, n_labels] CSR. ``after_epoch(epoch, mean_loss)`` is called after each, counted from 1,
-    and then ``keeper``, which also tells what epochs were done before: batches and learning rate follow from the epoch,
-    so going on is the same as never having stopped. Raises Diverged when the mean loss of an epoch is not finite.
+    ``watch`` also says what epochs were done before: batches and learning rate follow from the epoch, so going on is
+    the same as never having stopped. Raises Diverged when the mean loss of an epoch is not finite.
     """
-    n_points = X.shape[0]
-    steps_an_epoch = math.ceil(n_points / settings.batch_size)
-    n_steps = settings.epochs * steps_an_epoch
+    watch = watch or EpochWatch()
+    X, Y, n_points = split.X, split.Y, len(split)
+    steps_per_epoch = math.ceil(n_points / settings.batch_size)
+    n_steps = settings.epochs * steps_per_epoch
     with Optimiser(network, settings.lr, settings.optimiser, order_seed) as optimiser:
-        behind, last_finite = keeper.restore(optimiser) if keeper else (0, math.nan)
-        step = behind * steps_an_epoch
-        for epoch in range(behind + 1, settings.epochs + 1):
+        epochs_before, last_finite = watch.restore(optimiser)
+        step = epochs_before * steps_per_epoch
+        for epoch in range(epochs_before + 1, settings.epochs + 1):
             total = 0.0
             with clock.running():  # ── the fit clock: everything that trains, nothing that evaluates or logs
                 for rows in batches(n_points, settings.batch_size, order_seed, epoch):
@@ -126,6 +125,4 @@ def train(
             if not math.isfinite(mean_loss):
                 raise Diverged(f"loss {mean_loss} in epoch {epoch}; last finite mean loss {last_finite:.6g}")
             last_finite = mean_loss
-            after_epoch(epoch, mean_loss)
-            if keeper:
-                keeper.after_epoch(optimiser, epoch, mean_loss)
+            watch.after_epoch(optimiser, epoch, mean_loss)

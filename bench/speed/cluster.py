@@ -129,15 +129,15 @@ def _run(folder: Path, workers: int, keep: bool) -> tuple[Seconds, float]:
     (run,) = plan(experiment, store, lambda _: None)
     began, wall = _timed(run, LaunchContext(store, experiment), workers)
     record = store.record(run.run_id)
-    if record is None or record["status"] != "ok":
-        raise RuntimeError(f"speed cluster: {record and record.get('reason')}; expected the run to be done")
+    if record is None or record.status != "ok":
+        raise RuntimeError(f"speed cluster: {record and record.reason}; expected the run to be done")
     by_process: defaultdict[str, float] = defaultdict(float)
     last = 0.0
     for path in (store.root.parent / REPETITIONS / WEIGHTS).glob("*.json"):
         about = json.loads(path.read_text())
         by_process[about["process"]] += about["seconds"]
         last = max(last, path.stat().st_mtime)
-    return Seconds(wall, last - began, max(by_process.values())), float(record["rows"][-1]["P@1"])
+    return Seconds(wall, last - began, max(by_process.values())), record.own.metric("P@1")
 
 
 def _timed(run: PlannedRun, context: LaunchContext, workers: int) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from bench.launch.memory_watch import INTERVAL_S, held_bytes
 from bench.model.ensemble import Ensemble
 from bench.model.methods import Method
 from bench.model.optim import Optimiser
+from bench.process.events import EpochDone, Event, PhaseStarted
 from bench.results.run_folder import RunFolder
 from bench.run.execute import execute
 from bench.run.train import batches
@@ -110,28 +111,29 @@ def alternate(spec: RunSpec, folder: RunFolder) -> dict[str, list[float]]:
     clock = resumed = resumed_cpu = 0.0
     with Path(os.devnull).open("w") as pipe:
 
-        def report(event: dict[str, Any]) -> None:
+        def emit(event: Event) -> None:
             nonlocal clock, resumed, resumed_cpu
             for _ in range(2):  # to the launching process and to the log
-                print(json.dumps(event), file=pipe, flush=True)
-            if "epoch" in event:
+                print(json.dumps(event.to_json()), file=pipe, flush=True)
+            if isinstance(event, EpochDone):
                 epochs[FITTING].append(time.perf_counter() - resumed)
                 epochs[FITTING_CPU].append(time.process_time() - resumed_cpu)
-                epochs[CLOCK].append(event["fit_s"] - clock)
-                clock = event["fit_s"]
-                if not math.isclose(event["train_loss"], losses[-1], rel_tol=1e-3):
+                epochs[CLOCK].append(event.fit_s - clock)
+                clock = event.fit_s
+                if not math.isclose(event.train_loss, losses[-1], rel_tol=1e-3):
                     raise RuntimeError(
-                        f"speed overhead: epoch {event['epoch']} ends at loss {event['train_loss']} in the harness "
+                        f"speed overhead: epoch {event.epoch} ends at loss {event.train_loss} in the harness "
                         f"and at {losses[-1]} in the bare loop"
                     )
-            if event.get("phase") == "fit" and len(losses) < spec.train.epochs:
+            fitting = isinstance(event, EpochDone) or (isinstance(event, PhaseStarted) and event.phase == "fit")
+            if fitting and len(losses) < spec.train.epochs:
                 seconds, cpu, loss = next(bare)
                 epochs[BARE].append(seconds)
                 epochs[BARE_CPU].append(cpu)
                 losses.append(loss)
             resumed, resumed_cpu = time.perf_counter(), time.process_time()
 
-        execute(spec, folder, report)
+        execute(spec, folder, emit)
     return epochs
 
 

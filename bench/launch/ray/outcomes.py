@@ -89,7 +89,7 @@ class Outcomes:
         store = self._store
         store.close_books(run.run_id)
         folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked)
-        folder.write_record(failure_record(run.spec, "crashed", reason, RunTrace(), None, folder.path / "log.txt"))
+        folder.write_record(failure_record(folder, "crashed", reason, RunTrace(), None, None))
         folder.complete()
         store.ledger.append(end_of("crashed"), run.run_id, status="crashed", reason=reason)
         return WorkerResult("crashed", reason, "", 0.0)

@@ -6,18 +6,19 @@ import socket
 import sys
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bench.config.spec import NOTHING, RunSpec, Shard
 from bench.launch.experiment_runner import LaunchContext, run_unless_locked
-from bench.launch.progress import Progress
+from bench.launch.progress import Progress, outcome_of
 from bench.launch.ray.exchange import Exchange
 from bench.launch.ray.kept import pull_repetitions, pull_run, push_repetitions
 from bench.launch.ray.worker_folder import WorkerFolder, check_data
 from bench.plan.plan import PlannedRun
 from bench.process.options import RunOptions
+from bench.results.record import RunRecord
 from bench.results.run_folder import status_of
 from bench.results.store import REPETITIONS, WEIGHTS, Store
 from bench.run.prediction_shards import shard_spec
@@ -80,9 +81,9 @@ class WorkerProgress(Progress):
         self.outcome = text.strip()
         super().note(f"{self._name}: {text.strip()}")
 
-    def end(self, run_id: str, status: str, reason: str | None, row: dict[str, Any]) -> None:
-        del run_id, status
-        self.outcome = f"P@1 {100 * row['P@1']:.2f} %" if "P@1" in row else (reason or "")
+    def end(self, run_id: str, record: RunRecord) -> None:
+        del run_id
+        self.outcome = outcome_of(record)
 
 
 def execute(run: PlannedRun, done: int, options: RunOptions, context: WorkerContext) -> WorkerResult | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -15,7 +14,7 @@ from bench.data.passport import GROUPS
 from bench.metrics.by_frequency import DECILES
 from bench.report.groups import grouped, points_of, shown_groups
 from bench.report.tables.parts import Shown, head, identity, rules, title
-from bench.results.record import record_rows
+from bench.results.record import Deciles
 from bench.results.store import Store
 
 SHOWN = {"P@5": "part of P@5", "R@5": "R@5"}
@@ -72,12 +71,13 @@ def _with_result(df: pd.DataFrame) -> Shown:
     return [(group, enough) for group, enough in shown_groups(grouped(df)) if group.ok]
 
 
-def _kept(folder: Path) -> dict[str, dict[str, list[float | None]]]:
+def _kept(folder: Path) -> dict[str, Deciles]:
     """Deciles of every row of the table, by run id."""
-    found: dict[str, dict[str, list[float | None]]] = {}
+    found: dict[str, Deciles] = {}
     for record in Store(folder).records():
-        rows: list[dict[str, Any]] = record_rows("", record)
-        found |= {str(row["run_id"]): by for row, by in zip(rows, record.get("deciles", []), strict=False)}
+        for run_id, evaluation in zip(record.row_ids, record.evaluations, strict=True):
+            if evaluation.deciles is not None:
+                found[run_id] = evaluation.deciles
     return found
 
 

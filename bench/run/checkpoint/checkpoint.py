@@ -20,6 +20,7 @@ from bench.config.spec import RunSpec, TrainSettings
 from bench.data import Dataset
 from bench.model.ensemble import Ensemble
 from bench.model.optim import Optimiser
+from bench.results.measurements import Memory
 from bench.run import memory
 from bench.run.checkpoint.tensor_file import TensorFile, sha256_of, write_tensors
 from bench.run.checkpoint.training_state import (
@@ -51,7 +52,7 @@ class Done:
     """How far training has come, and what it took."""
 
     group_size: int | None = None  # repetitions trained together: memory may decide otherwise the next time
-    at_hand: list[int] = field(default_factory=list)  # repetitions that were not to be trained when the run began
+    trained_before: list[int] = field(default_factory=list)  # repetitions that were there when the run began
     finished: list[float] = field(default_factory=list)  # what the clock showed at the end of each group trained
     epoch: int = 0  # epochs behind the group in training
     train_loss: float | None = None  # of the last of these
@@ -59,7 +60,7 @@ class Done:
     curve: list[dict[str, Any]] = field(default_factory=list)
     resumed: int = 0
     elapsed_s: float = 0.0  # of all attempts until this was written
-    peaks: dict[str, int | None] = field(default_factory=dict)  # highest of all attempts, in bytes
+    peaks: dict[str, int | None] = field(default_factory=dict)  # highest of all attempts: columns of `Memory`
 
 
 class Checkpoints:
@@ -79,7 +80,7 @@ class Checkpoints:
         note: Callable[[str], None],
         ranks: ProcessGroup = ALONE,
     ) -> None:
-        """identity: what must be equal for a checkpoint to be of this run. note: told why one was not written.
+        """identity: what must be equal for a checkpoint to be of this run. note: takes why one was not written.
 
         ranks: the processes of the run, each of which has a checkpoint of its part, of the same epoch as the others'.
         They find, restore and write together; what one refuses, all do.
@@ -88,7 +89,8 @@ class Checkpoints:
         self.folder, self.identity, self.settings = folder, dict(identity), settings
         self.device, self.note = device, note
         self.done = Done()
-        self.earlier: dict[str, Any] = {}  # what attempts before this one took: elapsed_s, and peaks in bytes
+        self.earlier_s = 0.0  # that attempts before this one took, and in what memory
+        self.earlier_memory = Memory()
         self._files: dict[str, str] = {}  # SHA-256 by name
         self._tables: str | None = None
         self._started = self._last = time.perf_counter()
@@ -110,7 +112,7 @@ class Checkpoints:
         if any(other != at[0] for other in at):
             raise Refused(f"checkpoints of the processes: found [groups, epochs] {at}; expected the same of all")
         if found.epoch or found.finished:
-            self.earlier = {"elapsed_s": found.elapsed_s, **found.peaks}
+            self.earlier_s, self.earlier_memory = found.elapsed_s, Memory.from_json(found.peaks)
             self.done = replace(found, resumed=found.resumed + 1)
 
     def _find(self) -> Done | None:
@@ -131,10 +133,10 @@ class Checkpoints:
             raise Refused(f"{INDEX}: {type(error).__name__}: {error}") from error
         return done
 
-    def restore(self, ensemble: Ensemble, at_hand: list[int]) -> None:
+    def restore(self, ensemble: Ensemble, trained_before: list[int]) -> None:
         """Set networks and random states to what was found. Refused when hash tables or shapes differ."""
-        self._worlds = ensemble
-        self.done.group_size, self.done.at_hand = ensemble.group_size, at_hand
+        self._ensemble = ensemble
+        self.done.group_size, self.done.trained_before = ensemble.group_size, trained_before
         if self._tables is None:
             return
         with refusing(self.ranks):
@@ -152,7 +154,7 @@ class Checkpoints:
         return GroupKeeper(self, clock)
 
     def write_if_due(self, optimiser: Optimiser) -> None:
-        """Write a checkpoint, unless it would take too much of the time since the last; a failure is only told.
+        """Write a checkpoint, unless it would take too much of the time since the last; a failure is only noted.
 
         The first process decides for all, and no index is renamed into place before all have written their files.
         """
@@ -178,10 +180,10 @@ class Checkpoints:
         """What is to be written, by file: finished groups that were not, and where training stands."""
         finished = len(self.done.finished)
         missing = [at for at in range(finished) if _finished(at) not in self._files]
-        state = {_finished(at): network_state(self._worlds.to_train[at].network) for at in missing}
+        state = {_finished(at): network_state(self._ensemble.to_train[at].network) for at in missing}
         parts = [random_state(self.device)]
         if self.done.epoch:
-            parts += [network_state(self._worlds.to_train[finished].network), optimiser_state(optimiser)]
+            parts += [network_state(self._ensemble.to_train[finished].network), optimiser_state(optimiser)]
         tensors, values = ({k: v for part in parts for k, v in part[i].items()} for i in (0, 1))
         return {**state, self.position: (tensors, values)}
 
@@ -192,14 +194,14 @@ class Checkpoints:
 
     def _write_index(self, written: Mapping[str, str]) -> None:
         if self._tables is None:
-            self._tables = tables_digest(self._worlds)
+            self._tables = tables_digest(self._ensemble)
         finished = [_finished(at) for at in range(len(self.done.finished))]
         files = {
             name: digest for name, digest in {**self._files, **written}.items() if name in (*finished, self.position)
         }
-        now = {"peak_host_bytes": memory.peak_host_bytes(), **memory.gpu_peaks(self.device)}
-        spent = self.earlier.get("elapsed_s", 0.0) + time.perf_counter() - self._started
-        done = replace(self.done, elapsed_s=spent, peaks=highest(now, self.earlier))
+        spent = self.earlier_s + time.perf_counter() - self._started
+        highest = Memory(peaks=memory.peaks(self.device)).highest([self.earlier_memory])
+        done = replace(self.done, elapsed_s=spent, peaks=highest.to_json())
         index = {"format": FORMAT, **self.identity, "done": asdict(done), "tables": self._tables, "files": files}
         write_atomic(self.folder / INDEX, json.dumps(index, indent=1) + "\n")
         self._files = files
@@ -218,7 +220,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class GroupKeeper:
-    """Goes between a run's checkpoints and the training of one group (`bench.run.train.Keeper`)."""
+    """Goes between a run's checkpoints and the training of one group (`bench.run.train.EpochWatch`)."""
 
     checkpoints: Checkpoints
     clock: Clock
@@ -234,7 +236,7 @@ class GroupKeeper:
         return done.epoch, done.train_loss
 
     def after_epoch(self, optimiser: Optimiser, epoch: int, mean_loss: float) -> None:
-        """Take down where training stands, and write it if it is time."""
+        """Note where training stands, and write it if it is time."""
         done = self.checkpoints.done
         done.epoch, done.train_loss, done.fit_s = epoch, mean_loss, self.clock.seconds
         if epoch == self.checkpoints.settings.epochs:
@@ -265,19 +267,6 @@ def refusing(ranks: ProcessGroup = ALONE) -> Iterator[None]:
         cause = error
     if why := ranks.first_error(None if cause is None else f"{type(cause).__name__}: {cause}"):
         raise Refused(why) from cause
-
-
-def highest(now: Mapping[str, int | None], earlier: Mapping[str, Any]) -> dict[str, int | None]:
-    """The higher of two readings of each peak in ``now``; None where neither was measured."""
-    return {name: max(filter(None, (value, earlier.get(name))), default=None) for name, value in now.items()}
-
-
-def with_earlier(row: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's own row with what earlier attempts took: seconds are added up, of peaks the highest stays."""
-    if not earlier:
-        return dict(row)
-    peaks = {name: row.get(name) for name in earlier if name.startswith("peak_")}
-    return {**row, **highest(peaks, earlier), "elapsed_s": row["elapsed_s"] + earlier["elapsed_s"]}
 
 
 def identity_of(run_id: str, spec: RunSpec, data: Dataset) -> dict[str, Any]:

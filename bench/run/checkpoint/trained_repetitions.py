@@ -1,8 +1,8 @@
 """Trained repetitions, kept under a name made of all that their weights depend on, so that each is trained once.
 
 A layer whose repetitions are independent says what one of them depends on (``part``, see
-`bench.interface.OutputLayer`); `names` adds the rest. The folder has two files for each: its tensors, and how it came
-about, written last. See docs/repetitions.md."""
+`bench.interface.OutputLayer`); `names` adds the rest. The folder has two files for each: its tensors, and how it was
+trained, written last. See docs/repetitions.md."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from bench.columns import MEMORIES, above_baseline
 from bench.common import environment
 from bench.common.files import write_atomic
 from bench.common.locks import held, hold
 from bench.config.spec import RunSpec
 from bench.model.ensemble import Ensemble, RepetitionGroup
 from bench.model.methods import Method
+from bench.results.measurements import TrainedRepetition
 from bench.run import memory
 from bench.run.checkpoint.tensor_file import TensorFile, sha256_of, write_tensors
 
 # Settings of training on which the weights do not depend.
-NOT_ASKED = (
+NO_PART_OF_THE_NAME = (
     "repetitions_at_a_time",
     "validate_every",
     "evaluate_on",
@@ -36,50 +35,11 @@ NOT_ASKED = (
     "predict_batch",
     "checkpoint_every_s",
     "keep_repetitions",
-    "device",  # the one that it comes to is asked
+    "device",  # the one that it comes to is
     "threads",
 )
 LOCKS = ".locks"  # beside the weights: of the repetitions that are being trained
 ROOM = 0.1  # share of the disk that stays free
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How a repetition came about: its share of the clock of the group it was trained in, where, and in what memory."""
-
-    repetition: int
-    seconds: float
-    together: int  # repetitions of that group
-    held: int  # repetitions in the process that trained it
-    host: str
-    process: str
-    env_id: str
-    peaks: dict[str, int | None]  # bytes of that process, from the beginning of training to when it was kept
-    sha256: str = ""
-    at_hand: bool = False  # whether the run that tells of it did not train it
-
-
-def with_peaks_of(trained: Sequence[Trained], row: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's own row with the peaks of all processes that trained its repetitions, and what is known of these.
-
-    Peaks are empty where one of them held more repetitions than the run has: its memory is not that of this run.
-    """
-    if not trained:
-        return dict(row)
-    found = dict(row) | {
-        "repetitions_at_hand": sum(repetition.at_hand for repetition in trained),
-        "slowest_repetition_s": max(repetition.seconds for repetition in trained),
-        "repetitions_together": max(repetition.together for repetition in trained),
-        "training_processes": len({repetition.process for repetition in trained}),
-    }
-    others = [repetition for repetition in trained if repetition.at_hand]
-    comparable = all(repetition.held <= len(trained) for repetition in others)
-    for kind in MEMORIES:
-        peaks = [peak for repetition in others if (peak := repetition.peaks.get(f"peak_{kind}_bytes")) is not None]
-        for column in (f"peak_{kind}_bytes", f"peak_{kind}_fit_bytes"):
-            if found.get(column) is not None:
-                found[column] = max([found[column], *peaks]) if comparable else None
-    return found | dict.fromkeys(above_baseline(row)) | above_baseline(found)
 
 
 def names(method: Method, spec: RunSpec, code: str, identity: str, device: str, threads: int) -> list[str] | None:
@@ -92,42 +52,42 @@ def names(method: Method, spec: RunSpec, code: str, identity: str, device: str, 
         alone = method.part(range(r, r + 1))
         if alone is None:
             return None
-        asked = {key: value for key, value in asdict(spec.train).items() if key not in NOT_ASKED}
-        content = [spec.target, alone, asked, spec.seed, code, identity, device, threads]
+        train = {key: value for key, value in asdict(spec.train).items() if key not in NO_PART_OF_THE_NAME}
+        content = [spec.target, alone, train, spec.seed, code, identity, device, threads]
         found.append(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32])
     return found
 
 
 class Repetitions:
-    """Those of one run, by number: which are at hand, their weights, and how they came about."""
+    """Those of one run, by number: which are kept, their weights, and how they were trained."""
 
     def __init__(self, folder: Path, names: Sequence[str], note: Callable[[str], None]) -> None:
-        """note: told of what is damaged or could not be written."""
+        """note: takes what is damaged or could not be written."""
         self.folder, self.names, self._note = folder, names, note
-        self.trained: dict[int, Trained] = {}
+        self.trained: dict[int, TrainedRepetition] = {}
         self._held: dict[int, ExitStack] = {}
 
     def find(self, among: Iterable[int] | None = None) -> list[int]:
-        """Numbers of the repetitions at hand (of those ``among``), in order; damaged ones are removed."""
+        """Numbers of the repetitions that are kept (of those ``among``), in order; damaged ones are removed."""
         for r in range(len(self.names)) if among is None else among:
             path = self._about(r)
             if r in self.trained or not path.exists():
                 continue
             try:
-                about = Trained(**json.loads(path.read_text()))
+                about = TrainedRepetition.from_json(json.loads(path.read_text()))
                 if sha256_of(self._weights(r)) != about.sha256:
                     raise ValueError(f"{self._weights(r).name}: other SHA-256 than when it was written")
-                self.trained[r] = replace(about, at_hand=True)
-            except (OSError, ValueError, TypeError) as error:
+                self.trained[r] = replace(about, trained_before=True)
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 self._note(f"kept repetition {r} not used, it is trained again: {error}")
                 self.drop([r])
         return sorted(self.trained)
 
     @contextmanager
     def alone(self, among: Iterable[int] | None = None) -> Iterator[list[int]]:
-        """Hold those that are not at hand, each until it is kept, so that nobody else trains them; yields as `find`.
+        """Lock those that are not kept, each until it is, so that nobody else trains them; yields as `find`.
 
-        What another process is training is waited for. All take them in the same order, so none waits in a circle.
+        What another process is training is waited for. All lock them in the same order, so none waits in a circle.
         """
         try:
             missing = set(range(len(self.names))) - set(self.find(among))
@@ -165,30 +125,32 @@ class Repetitions:
         """Write a group that was trained in so many seconds. OSError where there is no room."""
         for r in _numbers(group):
             if r in self.find([r]):  # by an earlier attempt at the run, or by another run in the meantime
-                self.trained[r] = replace(self.trained[r], at_hand=False)
-                self._release(r)
-                continue
-            tensors = ensemble.repetition_parameters(r)
-            n_bytes = sum(tensor.nbytes for tensor in tensors.values())
-            self.folder.mkdir(parents=True, exist_ok=True)
-            disk = shutil.disk_usage(self.folder)
-            if disk.free - n_bytes < ROOM * disk.total:
-                raise OSError(f"a tenth of the disk is to stay free, {disk.free / 1e9:.1f} GB are")
-            digest = write_tensors(self._weights(r), tensors, {})
-            about = Trained(
-                repetition=r + ensemble.first,
-                seconds=seconds / len(_numbers(group)),
-                together=len(_numbers(group)),
-                held=len(ensemble.prefixes),
-                host=socket.gethostname(),
-                process=f"{socket.gethostname()} {os.getpid()}",
-                env_id=environment.env_id(),
-                peaks={"peak_host_bytes": memory.peak_host_bytes(), **memory.gpu_peaks(ensemble.device)},
-                sha256=digest,
-            )
-            write_atomic(self._about(r), json.dumps(asdict(about), indent=1) + "\n")
-            self.trained[r] = about
+                self.trained[r] = replace(self.trained[r], trained_before=False)
+            else:
+                self.trained[r] = self._write(ensemble, r, len(_numbers(group)), seconds)
             self._release(r)
+
+    def _write(self, ensemble: Ensemble, r: int, together: int, seconds: float) -> TrainedRepetition:
+        """Write one of the repetitions that were trained together in so many seconds; how it was trained."""
+        tensors = ensemble.repetition_parameters(r)
+        n_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        disk = shutil.disk_usage(self.folder)
+        if disk.free - n_bytes < ROOM * disk.total:
+            raise OSError(f"a tenth of the disk is to stay free, {disk.free / 1e9:.1f} GB are")
+        about = TrainedRepetition(
+            repetition=r + ensemble.first,
+            seconds=seconds / together,
+            together=together,
+            held=len(ensemble.prefixes),
+            host=socket.gethostname(),
+            process=f"{socket.gethostname()} {os.getpid()}",
+            env_id=environment.env_id(),
+            peaks=memory.peaks(ensemble.device),
+            sha256=write_tensors(self._weights(r), tensors, {}),
+        )
+        write_atomic(self._about(r), json.dumps(about.to_json(), indent=1) + "\n")
+        return about
 
     def drop(self, repetitions: Iterable[int] | None = None) -> None:
         """Forget repetitions (None: all of the run's)."""

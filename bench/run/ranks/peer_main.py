@@ -20,10 +20,12 @@ from bench.config.spec import RunSpec
 from bench.data import load_dataset
 from bench.model.device import take_share
 from bench.model.methods import Method
-from bench.process.events import take_output
+from bench.process.events import EpochDone, Event, PhaseStarted, shown, take_output
+from bench.results.measurements import ProcessUsage
 from bench.results.predictions import RankedLabels
+from bench.results.record import RunRecord
 from bench.results.run_folder import RunFolder
-from bench.run.checkpoint.checkpoint import with_earlier
+from bench.run.context import RunContext
 from bench.run.fit_network import fit_network
 from bench.run.outcome import classify
 from bench.run.phases import Phases
@@ -48,27 +50,26 @@ class PeerFolder(RunFolder):
     def write_predictions(self, predictions: Sequence[RankedLabels]) -> None:
         """Nothing: the first process writes it."""
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
+    def write_record(self, record: RunRecord) -> None:
         """Nothing: the first process writes it."""
 
 
-def run_peer(spec: RunSpec, folder: RunFolder, address: RankAddress) -> dict[str, Any]:
-    """Do this process's part of a run; returns what was measured of this process, as columns."""
+def run_peer(spec: RunSpec, folder: RunFolder, address: RankAddress) -> ProcessUsage:
+    """Do this process's part of a run; returns what it took."""
     started = time.perf_counter()
     device = take_share(spec.train, address.rank, address.world_size, address.threads)
     ranks = ProcessGroup.connect(address)
     phases = Phases(device, _log)
-    phases.report({"phase": "load"})
+    phases.emit(PhaseStarted("load"))
     data = load_dataset(spec.dataset, **spec.dataset_overrides)
     ranks.join(device)
-    _, _, measured = fit_network(
-        Method.load(spec.target, spec.settings), spec, data, device, phases.report, folder, ranks=ranks
-    )
-    phases.report({"phase": "write"})
+    method = Method.load(spec.target, spec.settings)
+    fitted = fit_network(RunContext(spec, method, data, device, folder, phases.emit, ranks))
+    phases.emit(PhaseStarted("write"))
     phases.stop()
     ranks.leave()
-    elapsed = {"elapsed_s": time.perf_counter() - started}
-    return with_earlier(phases.row() | elapsed, measured["earlier"]) | {"placed": environment.placed()}
+    elapsed_s = time.perf_counter() - started + fitted.earlier_s
+    return ProcessUsage(phases.measured.memory.highest(fitted.others), elapsed_s, environment.placed())
 
 
 def main(path: str, address: RankAddress) -> int:
@@ -76,7 +77,7 @@ def main(path: str, address: RankAddress) -> int:
     pipe = take_output()
     folder = PeerFolder(Path(path), address.rank)
     try:
-        outcome = Outcome(row=run_peer(folder.spec(), folder, address))
+        outcome = Outcome(row=run_peer(folder.spec(), folder, address).to_json())
     except BaseException as error:  # a failure is a result, whatever it is
         traceback.print_exc()
         status, reason = classify(error)
@@ -87,8 +88,7 @@ def main(path: str, address: RankAddress) -> int:
     return 0 if outcome.failure is None else 1
 
 
-def _log(event: dict[str, Any]) -> None:
+def _log(event: Event) -> None:
     """Write an event into the log, unless it is about an epoch: the first process reports the same."""
-    if "train_loss" not in event:
-        shown = {name: value for name, value in event.items() if name != "measured"}
-        print(json.dumps(shown), file=sys.stderr, flush=True)
+    if not isinstance(event, EpochDone):
+        print(shown(event), file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import environment, machbench, results, write_experiment
+from made_records import write_record
 from rich.console import Console
 from sweep import executions, write_sweep
 
@@ -54,7 +55,7 @@ def chosen(folder: Path, options: LaunchOptions) -> set[str]:
     for name in [*STATUS_WORDS, "withdrawn"]:
         status = "crashed" if name == "withdrawn" else name
         made = RunFolder.create(store.runs, name, SPEC)
-        made.write_record({"status": status, "shared": described(SPEC), "rows": [{}]})
+        write_record(made, status=status, shared=described(SPEC))
         made.complete()
         runs.append(PlannedRun(name, SPEC, status))
     quarantine(store, "withdrawn", "wrong")

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import machbench, wait_for
+from made_records import write_record
 from rich.console import Console
 from sweep import N, executions, kill, start, untimed, write_sweep
 
@@ -119,7 +120,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     def execute(run: PlannedRun, store: Store, *_: Any, status: str = "ok") -> str:
         (tmp_path / "executed").open("a").write("x")
         folder = RunFolder.create(store.runs, run.run_id, run.spec)
-        folder.write_record({"status": status, "shared": described(run.spec), "rows": [{}], "attempt": "other"})
+        write_record(folder, status=status, shared=described(run.spec), attempt="other")
         folder.complete()
         store.ledger.append("finished" if status == "ok" else "failed", run.run_id)
         return status

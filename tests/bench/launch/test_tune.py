@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_records import write_record
 
 from bench.common.errors import InputError
 from bench.common.paths import config_root
@@ -177,7 +178,7 @@ def recorded(experiment: Experiment, store: Store, quality: Record) -> list[Plan
         status = "crashed" if p1 is None else "ok"
         rows = [{"P@1": 1.0, "P@3": 1.0, "P@5": 1.0}] if p1 is not None else []  # a derived row does not count
         rows.append({} if p1 is None else {"P@1": p1, "P@3": p1 / 2, "P@5": p1 / 4})
-        folder.write_record({"status": status, "shared": {"data_fingerprint": "f00d"}, "rows": rows})
+        write_record(folder, status=status, shared={"data_fingerprint": "f00d"}, rows=rows)
         folder.complete()
         runs.append(PlannedRun(run_id, spec, status))
     return runs

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import bench.model.ensemble
 from bench.config.spec import TrainSettings, derive_seed
+from bench.data import Split
 from bench.model.ensemble import Ensemble
 from bench.model.methods import method_class
 from bench.run.clock import Clock
@@ -51,7 +52,7 @@ def weights(ensemble: Ensemble) -> list[list[Tensor]]:
 
 
 def trained(ensemble: Ensemble) -> Ensemble:
-    train_groups(ensemble, *data(), Clock(torch.device("cpu")), lambda *_: None)
+    train_groups(ensemble, Split(*data()), Clock(torch.device("cpu")))
     return ensemble
 
 
@@ -88,7 +89,7 @@ def test_another_order_or_fewer_repetitions_train_the_same_model(variant: dict[s
     backwards = make(repetitions_at_a_time=1, **variant)
     for group in reversed(backwards.groups):
         order = derive_seed(3, "data order")
-        train(group.network, *data(), backwards.settings, order, Clock(CPU), lambda *_: None)
+        train(group.network, Split(*data()), backwards.settings, order, Clock(CPU))
     assert_same(weights(backwards), together)
     assert_same(weights(trained(make(R=2, **variant))), together[:2])
 

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 import bench.model.ensemble
 from bench.config.spec import TrainSettings
+from bench.data import Split
 from bench.model import inplace_adam
 from bench.model.ensemble import Ensemble
 from bench.model.inplace_adam import InPlaceAdam, adam_torch, random_bits, round_stochastic
 from bench.model.methods import method_class
 from bench.model.optim import Optimiser
 from bench.run.clock import Clock
-from bench.run.train import train_groups
+from bench.run.train import EpochWatch, GroupWatch, train_groups
 
 CPU = torch.device("cpu")
 SEEDS = {"hashing": 1, "initialisation": 2, "sampling": 3}
@@ -126,6 +127,20 @@ def test_small_updates_are_not_lost_in_bfloat16() -> None:
     assert float(layer.weight.detach().double().mean()) == pytest.approx(0.9, abs=0.002)
 
 
+class Watch(GroupWatch, EpochWatch):
+    """Remembers the mean loss of each epoch."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def epochs(self, *_: object) -> EpochWatch:
+        return self
+
+    def after_epoch(self, optimiser: Optimiser, epoch: int, mean_loss: float) -> None:
+        del optimiser, epoch
+        self.losses.append(mean_loss)
+
+
 @pytest.mark.parametrize("kind", TARGETS)
 def test_training_with_weights_in_bfloat16(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss falls about as far as in float32, whatever the chunks, and twice the same way."""
@@ -135,15 +150,9 @@ def test_training_with_weights_in_bfloat16(kind: str, monkeypatch: pytest.Monkey
     for arguments in ({"weights": "fp32"}, {"weights": "bf16"}, {"weights": "bf16", "label_chunk": 11}):
         layer = make(kind, **arguments)
         ensemble = Ensemble(layer, 40, TrainSettings(hidden=str(H), epochs=30, batch_size=8, lr=0.05), 0, CPU)
-        means: list[float] = []
-        train_groups(
-            ensemble,
-            X,
-            labels(),
-            Clock(torch.device("cpu")),
-            lambda _group, _epoch, loss, _s, means=means: means.append(loss),
-        )
-        losses.append((means[0], means[-1]))
+        watch = Watch()
+        train_groups(ensemble, Split(X, labels()), Clock(torch.device("cpu")), watch)
+        losses.append((watch.losses[0], watch.losses[-1]))
         weights.append(layer.weight.detach().clone())
     (start, full), (_, low), (_, cut) = losses
     assert full < 0.6 * start

@@ -21,6 +21,7 @@ from bench.plan.forecast import predict_run
 from bench.plan.grid import Planner, make_grid
 from bench.plan.rates import EarlierRun, Rates, seconds_like
 from bench.plan.view import read_budget, read_pair
+from bench.results.record import RunRecord
 
 LAYERS = ("mach", "full_softmax", "one_vs_all", "sampled_softmax", "adaptive_softmax", "bottleneck")
 
@@ -85,7 +86,7 @@ def test_unsupported_and_failed_runs_differ(no_data: Path, planner: Planner) -> 
     (spec,) = experiment(no_data, text).runs
     assert planner.plan(spec, None).state == "unsupported"
     (spec,) = experiment(no_data, "dataset: tiny\nmethods: {bottleneck: {}}\n").runs
-    failed = planner.plan(spec, {"status": "oom_host", "reason": "fit: too much", "rows": [{}]})
+    failed = planner.plan(spec, RunRecord("a-run", "oom_host", reason="fit: too much"))
     assert (failed.state, failed.reason) == ("failed: oom_host", "fit: too much")
     (spec,) = experiment(no_data, "dataset: tiny\nmethods: {adaptive_softmax: {cutoffs: 0.9-0.1}}\n").runs
     assert planner.plan(spec, None).state == "unsupported"

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_records import write_record
 
 from bench.__main__ import main
 from bench.common.errors import InputError
 from bench.common.text_table import to_csv, to_latex, to_markdown
 from bench.config.spec import RunSpec, TrainSettings
 from bench.data import load_dataset
-from bench.metrics.scorer import deciles_of, quality_of
+from bench.metrics.scorer import Scorer
 from bench.metrics.significance import paired_bootstrap
 from bench.report.against_best import against_best
 from bench.report.diff import diff
@@ -45,12 +46,11 @@ def add_run(store: Store, method: str, skill: float, seed: int = 0, env: str = "
             if len(true) and true[0] not in labels[n]:
                 labels[n, 0] = true[0]
         folder.write_predictions([RankedLabels(None, np.zeros(labels.shape, np.float32), labels)])
-        rows = [quality_of(labels, data, data.test) | {"fit_s": 10.0 * skill, "params_total": 100}]
-        folder.write_record(
-            {"status": "ok", "shared": shared, "rows": rows, "deciles": [deciles_of(labels, data, data.test)]}
-        )
+        score = Scorer(data).score(labels)
+        rows = [score.quality | {"fit_s": 10.0 * skill, "params_total": 100}]
+        write_record(folder, status="ok", shared=shared, rows=rows, deciles=[score.deciles])
     else:
-        folder.write_record({"reason": "made up", "shared": shared, "rows": [{}]} | more)
+        write_record(folder, **({"reason": "made up", "shared": shared} | more))
     folder.complete()
     write_results(store)
     return run_id

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_records import write_record
 
 from bench.common.code_hash import code_hash
 from bench.common.errors import InputError
@@ -24,7 +25,7 @@ def complete(store: Store, run_id: str = RUN_ID, **record: object) -> Path:
     folder = RunFolder.create(store.runs, run_id, SPEC)
     row = {"P@1": 0.5, "params_output": 10}
     content = {"status": "ok", "shared": described(SPEC), "rows": [{"R": 1} | row, {"R": 2, "fit_s": 1.5} | row]}
-    folder.write_record(content | record)
+    write_record(folder, **(content | record))
     return folder.complete()
 
 
@@ -34,11 +35,11 @@ def test_a_run_is_complete_or_absent(tmp_path: Path) -> None:
     assert folder.run_id == RUN_ID
     assert folder.spec() == SPEC
     assert list(store.records()) == []
-    folder.write_record({"status": "ok", "shared": {}, "rows": [{}]})
+    write_record(folder, status="ok")
     assert store.record(RUN_ID) is None
     final = folder.complete()
     assert final.name == RUN_ID
-    assert [r["run_id"] for r in store.records()] == [RUN_ID]
+    assert [r.run_id for r in store.records()] == [RUN_ID]
     assert [p.name for p in store.runs.iterdir()] == [RUN_ID]
 
 
@@ -46,7 +47,7 @@ def test_a_repeated_run_replaces_the_old_one(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
     complete(store, reason="first")
     complete(store, reason="second")
-    assert store.record(RUN_ID)["reason"] == "second"  # type: ignore[index]
+    assert store.record(RUN_ID).reason == "second"  # type: ignore[union-attr]
     assert [p.name for p in store.runs.iterdir()] == [RUN_ID]
 
 
@@ -54,11 +55,11 @@ def test_a_failure_does_not_take_the_place_of_a_success(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
     complete(store, reason="measured")
     complete(store, status="crashed")
-    assert store.record(RUN_ID)["reason"] == "measured"  # type: ignore[index]
+    assert store.record(RUN_ID).reason == "measured"  # type: ignore[union-attr]
     assert [p.name for p in store.runs.iterdir()] == [RUN_ID]
     complete(store, "other-run", status="crashed")
     complete(store, "other-run", status="ok")
-    assert store.record("other-run")["status"] == "ok"  # type: ignore[index]
+    assert store.record("other-run").status == "ok"  # type: ignore[union-attr]
 
 
 def test_a_replacement_that_was_killed_half_way_is_undone(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def ask(store: Store, run_id: str, code: str, asked: str = "same", **record: obj
     """A run as it is planned and ends: what was asked, and the hash of the code that answered."""
     store.ledger.append("planned", run_id)
     folder = RunFolder.create(store.runs, run_id, SPEC, code, asked)
-    folder.write_record({"status": "ok", "shared": described(SPEC), "rows": [{"R": 2}]} | record)
+    write_record(folder, **({"status": "ok", "shared": described(SPEC), "rows": [{"R": 2}]} | record))
     folder.complete()
     store.ledger.append("finished", run_id)
 
@@ -213,9 +214,8 @@ def test_a_run_killed_between_its_record_and_the_rename_is_finished(tmp_path: Pa
     store = Store(tmp_path / "e")
     for run_id, attempt in (("this", "a"), ("earlier", "z")):
         store.ledger.append("started", run_id, pid=1, attempt="a", shared=described(SPEC))
-        RunFolder.create(store.runs, run_id, SPEC).write_record(
-            {"status": "ok", "shared": described(SPEC), "rows": [{}], "attempt": attempt}
-        )
+        folder = RunFolder.create(store.runs, run_id, SPEC)
+        write_record(folder, status="ok", shared=described(SPEC), attempt=attempt)
     assert store.sweep_up() == ["earlier"]
     assert [path.name for path in store.runs.iterdir()] == ["this"]
     assert [(e["event"], e["run_id"]) for e in store.ledger.events()][2:] == [

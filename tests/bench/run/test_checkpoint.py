@@ -22,10 +22,12 @@ from bench.config.experiment import unfold
 from bench.config.spec import RunSpec, TrainSettings
 from bench.data import Dataset, load_dataset
 from bench.model.methods import Method
-from bench.results.predictions import RankedLabels
+from bench.process.events import EpochDone, Event, Note, PhaseStarted
+from bench.results.measurements import Memory
 from bench.results.run_folder import RunFolder
 from bench.run.checkpoint import checkpoint
-from bench.run.checkpoint.checkpoint import INDEX, Checkpoints, highest, with_earlier
+from bench.run.checkpoint.checkpoint import INDEX, Checkpoints
+from bench.run.context import Fitted, RunContext
 from bench.run.fit_network import fit_network
 
 CPU = torch.device("cpu")
@@ -53,8 +55,7 @@ def _hardware_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 class Attempt:
     """What one process made of a run."""
 
-    predictions: list[RankedLabels]
-    measured: dict[str, Any]
+    fitted: Fitted
     notes: list[str]
     curve: str
     epochs: int  # trained in this attempt
@@ -72,18 +73,31 @@ def attempt(
     np.random.seed(1)  # noqa: NPY002
     random.seed(1)
     folder = RunFolder.create(results / "test" / "runs", "run", spec)
-    told = Attempt([], {}, [], "", 0)
+    notes: list[str] = []
+    epochs = 0
 
-    def report(event: dict[str, Any]) -> None:
-        told.epochs += "train_loss" in event
-        told.notes += [event["note"]] if "note" in event else []
-        if stop is not None and stop in (told.epochs if "train_loss" in event else None, event.get("phase")):
+    def emit(event: Event) -> None:
+        nonlocal epochs
+        match event:
+            case EpochDone():
+                epochs += 1
+                reached: tuple[int | str, ...] = (epochs, "fit")
+            case Note(text):
+                notes.append(text)
+                reached = ()
+            case PhaseStarted(phase):
+                reached = (phase,)
+        if stop in reached:
             raise Stop
 
     chosen = Method.of(method, spec.settings) if method else Method.load(spec.target, spec.settings)
-    told.predictions, _, told.measured = fit_network(chosen, spec, data, CPU, report, folder)
-    told.curve = (folder.path / "curve.csv").read_text()
-    return told
+    fitted = fit_network(RunContext(spec, chosen, data, CPU, folder, emit))
+    return Attempt(fitted, notes, (folder.path / "curve.csv").read_text(), epochs)
+
+
+def resumed(attempt: Attempt) -> int:
+    assert attempt.fitted.training is not None
+    return attempt.fitted.training.resumed
 
 
 def stopped(results: Path, spec: RunSpec, data: Dataset, stop: int | str, method: type | None = None) -> Path:
@@ -100,8 +114,8 @@ def weights(results: Path) -> dict[str, bytes]:
 
 
 def assert_same(results: Path, found: Attempt, whole: Path, expected: Attempt) -> None:
-    assert len(found.predictions) == len(expected.predictions) > 0
-    for mine, right in zip(found.predictions, expected.predictions, strict=True):
+    assert len(found.fitted.rankings) == len(expected.fitted.rankings) > 0
+    for mine, right in zip(found.fitted.rankings, expected.fitted.rankings, strict=True):
         np.testing.assert_array_equal(mine.labels, right.labels)
         np.testing.assert_array_equal(mine.scores, right.scores)
     mine, right = ([without_times(row) for row in curve.splitlines()] for curve in (found.curve, expected.curve))
@@ -149,7 +163,7 @@ def test_every_method_goes_on_where_it_was_stopped(tmp_path: Path, data: Dataset
     found = attempt(tmp_path, spec, data)
     assert found.epochs == 1
     assert found.notes[0].startswith(f"goes on from a checkpoint: {stop - 1} epochs")
-    assert (found.measured["resumed"], expected.measured["resumed"]) == (1, 0)
+    assert (resumed(found), resumed(expected)) == (1, 0)
     assert_same(tmp_path, found, tmp_path / "whole", expected)
 
 
@@ -177,7 +191,7 @@ def test_groups_go_on_wherever_they_were_stopped(
     stopped(tmp_path, spec, data, stop)
     found = attempt(tmp_path, spec, data)
     assert found.epochs == 2 * EPOCHS - behind
-    assert found.measured["resumed"] == (behind > 0)
+    assert resumed(found) == (behind > 0)
     assert_same(tmp_path, found, *whole)
 
 
@@ -187,7 +201,7 @@ def test_a_run_may_be_stopped_again_and_again(tmp_path: Path, data: Dataset) -> 
     for _ in range(EPOCHS - 1):
         stopped(tmp_path, spec, data, 2)  # each attempt keeps one epoch
     found = attempt(tmp_path, spec, data)
-    assert (found.epochs, found.measured["resumed"]) == (1, EPOCHS - 1)
+    assert (found.epochs, resumed(found)) == (1, EPOCHS - 1)
     assert_same(tmp_path, found, tmp_path / "whole", expected)
 
 
@@ -237,7 +251,7 @@ def test_grouping_stays_when_memory_changes(tmp_path: Path, data: Dataset, monke
     stopped(tmp_path, spec, data, 5)
     monkeypatch.setattr(bench.model.ensemble, "group_size", lambda *_: 1)
     found = attempt(tmp_path, spec, data)
-    assert found.measured["repetitions_together"] == 2
+    assert found.fitted.evaluations[-1].size["repetitions_together"] == 2
     assert_same(tmp_path, found, tmp_path / "whole", expected)
 
 
@@ -250,16 +264,16 @@ def test_the_clocks_go_on(tmp_path: Path, data: Dataset) -> None:
     found = attempt(tmp_path, spec, data)
     times = [float(row.split(",")[2]) for row in found.curve.splitlines()[1:]]
     assert 1000 < times[-1] < 1100
-    assert found.measured["examples_per_s"] == pytest.approx(EPOCHS * data.fit.X.shape[0] / times[-1])
-    earlier = found.measured["earlier"]
-    assert earlier == {"elapsed_s": 2000.0, "peak_host_bytes": 10**15}
-    row = with_earlier({"elapsed_s": 5.0, "peak_host_bytes": 10**9, "P@1": 0.5}, earlier)
-    assert row == {"elapsed_s": 2005.0, "peak_host_bytes": 10**15, "P@1": 0.5}
-    assert with_earlier({"elapsed_s": 5.0}, {}) == {"elapsed_s": 5.0}
+    assert found.fitted.times.examples_per_s == pytest.approx(EPOCHS * data.fit.X.shape[0] / times[-1])
+    assert found.fitted.earlier_s == 2000.0
+    assert found.fitted.others == (Memory(peaks={"host": 10**15}),)
+    assert Memory(peaks={"host": 10**9}).highest(found.fitted.others) == Memory(peaks={"host": 10**15})
+    assert Memory(peaks={"host": 10**9}).highest([]) == Memory(peaks={"host": 10**9})
     kept = json.loads((folder / INDEX).read_text())["done"]
     assert kept["elapsed_s"] > 2000
     assert kept["peaks"]["peak_host_bytes"] == 10**15
-    assert highest({"a": None, "b": 3, "c": 1}, {"c": 2}) == {"a": None, "b": 3, "c": 2}
+    some, more = Memory(peaks={"host": None, "gpu_allocated": 3, "gpu_reserved": 1}), Memory(peaks={"gpu_reserved": 2})
+    assert some.highest([more]).peaks == {"host": None, "gpu_allocated": 3, "gpu_reserved": 2}
 
 
 def flip(path: Path) -> None:
@@ -304,7 +318,7 @@ def test_what_cannot_be_used_is_told_and_the_run_starts_over(
     found = attempt(tmp_path, spec_of("mach", **GROUPED), data)
     assert found.notes[0].startswith("checkpoint not used, the run starts over: ")
     assert message in found.notes[0]
-    assert (found.epochs, found.measured["resumed"], found.measured["earlier"]) == (2 * EPOCHS, 0, {})
+    assert (found.epochs, resumed(found), found.fitted.earlier_s) == (2 * EPOCHS, 0, 0.0)
     assert_same(tmp_path, found, *whole)
 
 
@@ -361,7 +375,7 @@ def test_a_full_disk_costs_the_checkpoint_but_not_the_run(
     found = attempt(tmp_path, spec, data)
     assert [note.startswith("checkpoint not written: ") for note in found.notes] == [False, True, True]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    for mine, right in zip(found.predictions, expected.predictions, strict=True):
+    for mine, right in zip(found.fitted.rankings, expected.fitted.rankings, strict=True):
         np.testing.assert_array_equal(mine.scores, right.scores)
 
 
@@ -406,11 +420,11 @@ def test_checkpoints_take_a_share_of_the_time_at_most(
     spec = spec_of("full_softmax", epochs=12, checkpoint_every_s=30.0)
     folder = RunFolder.create(tmp_path / "test" / "runs", "run", spec)
 
-    def report(event: dict[str, Any]) -> None:
+    def emit(event: Event) -> None:
         nonlocal now
-        now += 40.0 if "train_loss" in event else 0.0
+        now += 40.0 if isinstance(event, EpochDone) else 0.0
 
-    fit_network(Method.load(spec.target, spec.settings), spec, data, CPU, report, folder)
+    fit_network(RunContext(spec, Method.load(spec.target, spec.settings), data, CPU, folder, emit))
     # The first at once, as it is small; then every 190 s and more.
     assert written == pytest.approx([40.0, 259.0, 478.0], abs=0.1)
 

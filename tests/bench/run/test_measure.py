@@ -9,7 +9,6 @@ import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,18 +16,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.columns import BY_NAME, COLUMNS, MEMORIES, PARTS, PHASES, above_baseline
+from bench.columns import BY_NAME, COLUMNS, MEMORIES, PARTS, PHASES
 from bench.common import procfs
 from bench.common.errors import InputError
 from bench.common.units import read_bytes
 from bench.config.experiment import load_experiment
 from bench.launch import memory_watch
-from bench.process.events import RunTrace
+from bench.process.events import EpochDone, Event, Note, PhaseStarted, RunTrace
 from bench.process.failure import LAST_LINES, failure_record, last_lines
+from bench.results.measurements import Measured, Memory, PhaseUsage, Times
+from bench.results.run_folder import RunFolder
 from bench.run import clock, memory
-from bench.run.clock import Clock
+from bench.run.clock import Clock, StepTimes
 from bench.run.phases import Phases
-from bench.run.steps import StepTimes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MIB = 2**20
@@ -46,7 +46,7 @@ def test_quantiles_of_steps_are_those_of_all_times(seconds: list[float], share: 
 
 
 def test_without_steps_nothing_is_known() -> None:
-    assert StepTimes().columns() == {"step_p50_s": None, "step_p95_s": None}
+    assert StepTimes().quantile(0.5) is StepTimes().quantile(0.95) is None
 
 
 def test_a_step_is_the_time_since_the_last_or_since_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_many_steps_take_few_bins() -> None:
 
 
 @pytest.fixture
-def told() -> list[dict[str, Any]]:
+def told() -> list[Event]:
     return []
 
 
@@ -80,63 +80,62 @@ def block(megabytes: int) -> np.ndarray:
 
 
 @needs_reset
-def test_each_phase_has_a_peak_of_its_own(told: list[dict[str, Any]]) -> None:
+def test_each_phase_has_a_peak_of_its_own(told: list[Event]) -> None:
     """The large one is in build; what comes after is not as high, and the whole run's peak is the largest."""
     phases = Phases(CPU, told.append)
     for phase, size in (("load", 20), ("build", 160), ("warm up", 20), ("fit", 80)):
-        phases.report({"phase": phase})
+        phases.emit(PhaseStarted(phase))
         held = block(size)
         del held
-    phases.report({"phase": "fit", "done": 1.0})  # still the same
-    phases.report({"phase": "predict"})
-    row = phases.row()
+    phases.emit(EpochDone(1, 1.0, 0.0, 0.0))  # still the same
+    phases.emit(PhaseStarted("predict"))
+    row = phases.measured.to_json()["row"]
     peaks = {name: row[f"peak_host_{name}_bytes"] for name in ("load", "build", "warmup", "fit")}
     # Half of what lies between the blocks: meanwhile the process may give back what earlier tests have taken.
     assert peaks["build"] > peaks["fit"] + 40 * MIB
     assert peaks["fit"] > peaks["warmup"] + 30 * MIB
-    assert row["peak_host_bytes"] == max(ended["peak_host_bytes"] for ended in phases.ended.values())
+    assert row["peak_host_bytes"] == max(ended.peaks["host"] for ended in phases.ended.values())
     assert row["peak_host_above_baseline_bytes"] == row["peak_host_bytes"] - row["baseline_host_bytes"]
     assert "peak_host_predict_bytes" not in row  # it has not ended
-    assert [event["phase"] for event in told] == ["load", "build", "warm up", "fit", "fit", "predict"]
-    assert ["measured" in event for event in told] == [True, True, True, True, False, True]
-    assert set(told[-1]["measured"]["phases"]) == {"start", "load", "build", "warm up", "fit"}
+    lines = [event.to_json() for event in told]
+    assert [line["phase"] for line in lines] == ["load", "build", "warm up", "fit", "fit", "predict"]
+    assert ["measured" in line for line in lines] == [True, True, True, True, False, True]
+    assert set(lines[-1]["measured"]["phases"]) == {"start", "load", "build", "warm up", "fit"}
     assert set(row) <= set(BY_NAME)
 
 
-def test_where_peaks_cannot_be_reset_only_the_whole_is_told(
-    told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clock, "reset_host_peak", lambda: False)
+def test_where_peaks_cannot_be_reset_only_the_whole_is_told(told: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "reset_host_peak", lambda: False)
     phases = Phases(CPU, told.append)
     for phase in ("load", "build", "fit", "predict"):
-        phases.report({"phase": phase})
-    row = phases.row()
+        phases.emit(PhaseStarted(phase))
+    row = phases.measured.to_json()["row"]
     assert row["peak_host_bytes"] > 0
     assert not {f"peak_host_{name}_bytes" for name in ("load", "build", "fit")} & set(row)
 
 
-def test_the_whole_peak_survives_the_resets(told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_peak_survives_the_resets(told: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = iter([100, 900, 300])
-    monkeypatch.setattr(clock, "peak_host_bytes", lambda: next(peaks))
-    monkeypatch.setattr(clock, "host_bytes", lambda: 90)
+    monkeypatch.setattr(memory, "peak_host_bytes", lambda: next(peaks))
+    monkeypatch.setattr(procfs, "host_bytes", lambda: 90)
     phases = Phases(CPU, told.append)
     for phase in ("load", "build", "fit"):
-        phases.report({"phase": phase})
-        phases.report({"note": "of the same phase"})
-    row = phases.row()
+        phases.emit(PhaseStarted(phase))
+        phases.emit(Note("of the same phase"))
+    row = phases.measured.to_json()["row"]
     assert (row["peak_host_bytes"], row["peak_host_load_bytes"], row["peak_host_build_bytes"]) == (900, 900, 300)
     assert row["peak_host_above_baseline_bytes"] == 810
 
 
-def test_a_phase_that_comes_twice_is_added_up(told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phase_that_comes_twice_is_added_up(told: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     peaks, seconds = iter([10, 40, 20, 30]), iter([0.0, 1.0, 1.0, 3.0, 3.0, 8.0, 8.0, 18.0, 18.0])
-    monkeypatch.setattr(clock, "peak_host_bytes", lambda: next(peaks))
+    monkeypatch.setattr(memory, "peak_host_bytes", lambda: next(peaks))
     monkeypatch.setattr("bench.run.phases.time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
     phases = Phases(CPU, told.append)
     for phase in ("build", "fit", "build", "fit"):
-        phases.report({"phase": phase})
-    assert phases.ended["build"] == {"seconds": 12.0, "peak_host_bytes": 40}
-    assert phases.ended["fit"] == {"seconds": 5.0, "peak_host_bytes": 20}
+        phases.emit(PhaseStarted(phase))
+    assert phases.ended["build"] == PhaseUsage(12.0, {"host": 40})
+    assert phases.ended["fit"] == PhaseUsage(5.0, {"host": 20})
 
 
 class Gpu:
@@ -183,22 +182,22 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     monkeypatch.undo()
 
 
-def test_peaks_of_a_gpu_by_phase(gpu: Gpu, told: list[dict[str, Any]]) -> None:
+def test_peaks_of_a_gpu_by_phase(gpu: Gpu, told: list[Event]) -> None:
     """Of torch as it counts them, of the process as the driver does: also where the memory is given back in between."""
     phases = Phases(CUDA, told.append)
-    phases.report({"phase": "load"})
-    phases.report({"phase": "build"})
+    phases.emit(PhaseStarted("load"))
+    phases.emit(PhaseStarted("build"))
     gpu.hold(700)
     assert phases._sampler is not None
     deadline = time.monotonic() + 60
     while phases._sampler._peak != 1200 and time.monotonic() < deadline:
         time.sleep(0.001)  # until its thread has looked
     gpu.hold(100)
-    phases.report({"phase": "fit"})
+    phases.emit(PhaseStarted("fit"))
     gpu.hold(300)
-    phases.report({"phase": "predict"})
+    phases.emit(PhaseStarted("predict"))
     phases.stop()
-    row = phases.row()
+    row = phases.measured.to_json()["row"]
     assert (row["peak_gpu_allocated_build_bytes"], row["peak_gpu_allocated_fit_bytes"]) == (700, 300)
     assert (row["peak_gpu_reserved_build_bytes"], row["peak_gpu_reserved_bytes"]) == (1400, 1400)
     assert (row["peak_gpu_process_build_bytes"], row["peak_gpu_process_fit_bytes"]) == (1200, 800)
@@ -360,19 +359,20 @@ def test_what_was_told_before_the_end_stays_in_the_record_of_a_failure(tmp_path:
     path = tmp_path / "small.yaml"
     path.write_text("dataset: tiny\nmethods: {label_frequency: {}}\n")
     (spec,) = load_experiment(str(path)).runs
-    log = tmp_path / "log.txt"
-    log.write_text("".join(f"line {at}\n\n" for at in range(100)))
-    told = RunTrace()
-    told.note({"phase": "load", "measured": {"row": {}, "phases": {"start": {"seconds": 0.1}}}})
+    folder = RunFolder.create(tmp_path, "a-run", spec)
+    (folder.path / "log.txt").write_text("".join(f"line {at}\n\n" for at in range(100)))
+    trace = RunTrace()
+    trace.add(PhaseStarted("load", measured=Measured(phases={"start": PhaseUsage(0.1)})))
     row = {"peak_host_bytes": 50, "baseline_host_bytes": 30, "load_s": 0.5}
-    told.note({"phase": "fit", "measured": {"row": row, "phases": {"load": {"seconds": 0.6}}}})
-    told.note({"phase": "fit", "done": 0.5})
-    record = failure_record(spec, "timeout", "too slow", told, 70, log)
+    known = Measured(Times.from_json(row), Memory.from_json(row), {"load": PhaseUsage(0.6)})
+    trace.add(PhaseStarted("fit", measured=known))
+    trace.add(EpochDone(1, 0.5, 0.1, 3.0))
+    record = failure_record(folder, "timeout", "too slow", trace, 70, "first").to_json()
     assert (record["status"], record["reason"], record["phase"]) == ("timeout", "fit: too slow", "fit")
     assert record["phases"] == {"load": {"seconds": 0.6}}
     assert record["rows"] == [row | {"peak_host_bytes": 70, "peak_host_above_baseline_bytes": 40}]
     assert record["log_tail"] == [f"line {at}" for at in range(100 - LAST_LINES, 100)]
-    assert failure_record(spec, "timeout", "", told, None, log)["rows"][0]["peak_host_bytes"] == 50
+    assert failure_record(folder, "timeout", "", trace, None, None).memory.peaks["host"] == 50
 
 
 def test_the_end_of_a_long_log_is_enough(tmp_path: Path) -> None:
@@ -382,8 +382,8 @@ def test_the_end_of_a_long_log_is_enough(tmp_path: Path) -> None:
 
 
 def test_a_peak_above_nothing_known_is_not_told() -> None:
-    assert above_baseline({"peak_host_bytes": 5}) == {}
-    assert above_baseline({"baseline_host_bytes": 5, "peak_host_bytes": None}) == {}
+    assert Memory(peaks={"host": 5}).above_baseline == {}
+    assert Memory({"host": 5}, {"host": None}).above_baseline == {"host": None}  # an empty cell
 
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

@@ -5,8 +5,8 @@ import pytest
 import scipy.sparse as sp
 
 from bench.interface import Ranking
-from bench.results.predictions import without
-from bench.run.predict import predict
+from bench.metrics.scorer import without
+from bench.run.predict import Points, predict
 
 
 def everything(scores: np.ndarray) -> Ranking:
@@ -26,10 +26,10 @@ def test_left_out_pairs_make_room_for_the_next_best(batch: int) -> None:
         best, labels = everything(rows.toarray())
         return [(best[:, :k], labels[:, :k])]
 
-    (found,) = predict(topk, X, [None], 4, batch, forbidden)
+    (found,) = predict(topk, Points(X, 4, batch, forbidden), [(None, None)])
     masked = np.where(forbidden.toarray(), -np.inf, scores)
     np.testing.assert_array_equal(found.labels, everything(masked)[1][:, :4])
-    (unfiltered,) = predict(topk, X, [None], 4, batch)
+    (unfiltered,) = predict(topk, Points(X, 4, batch), [(None, None)])
     np.testing.assert_array_equal(unfiltered.labels, everything(scores)[1][:, :4])
 
 

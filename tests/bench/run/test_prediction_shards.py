@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from bench.config.experiment import unfold
 from bench.config.spec import RunSpec, Shard
 from bench.data import load_dataset
+from bench.metrics.scorer import Scorer
+from bench.process.events import Event, Note
 from bench.process.options import RunOptions
 from bench.results.run_folder import RunFolder
 from bench.results.store import REPETITIONS
 from bench.run.execute import execute
-from bench.run.fit_network import predict_points
+from bench.run.predict import points_to_rank, predict
 from bench.run.prediction_shards import LABELS, POINTS, PredictionSize, join, shard_spec, split
 from mach.layer.output import MachOutput
 
@@ -135,10 +137,14 @@ def spec_of(dataset: Any = "tiny", **settings: Any) -> RunSpec:
 def run(results: Path, spec: RunSpec, shards: Sequence[str] = (), store: str = "test") -> tuple[Path, Any, list[str]]:
     """A run in this process: its folder, record and notes."""
     notes: list[str] = []
+
+    def emit(event: Event) -> None:
+        notes.extend([event.text] if isinstance(event, Note) else [])
+
     folder = RunFolder.create(results / store / "runs", "run" if spec.shard is None else str(spec.shard), spec, "code")
-    record = execute(spec, folder, lambda event: notes.append(event.get("note", "")), RunOptions(shards=tuple(shards)))
+    record = execute(spec, folder, emit, RunOptions(shards=tuple(shards)))
     folder.write_record(record)
-    return folder.complete(), record, notes
+    return folder.complete(), record.to_json(), notes
 
 
 def arrays(folder: Path) -> dict[str, Any]:
@@ -223,7 +229,7 @@ def test_pairs_that_are_left_out_stay_with_their_points() -> None:
     weights = np.random.default_rng(1).normal(size=(data.test.X.shape[1], n_labels)).astype(np.float32)
 
     def ranked(of: RunSpec) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        (found,) = predict_points(lambda X, _, k: [best(X @ weights, k, 0)], data, [None], of)
+        (found,) = predict(lambda X, k: [best(X @ weights, k, 0)], points_to_rank(Scorer(data), of), [(None, None)])
         return found.scores, found.labels
 
     shards = split(PredictionSize(n_points, n_labels, 150), 3, 0.0)

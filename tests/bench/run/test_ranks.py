@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 
-from bench.columns import with_highest
 from bench.common.errors import InputError
 from bench.config.experiment import unfold
 from bench.config.spec import RunSpec, TrainSettings
@@ -28,6 +27,7 @@ from bench.plan.forecast import Forecast, predict_run
 from bench.plan.grid import Planner
 from bench.plan.rates import Rates
 from bench.process.options import Rendezvous, RunOptions
+from bench.results.measurements import Memory
 from bench.results.run_folder import RunFolder
 from bench.run.checkpoint.checkpoint import INDEX, Checkpoints, Done, Refused
 from bench.run.execute import execute
@@ -193,8 +193,8 @@ def test_the_highest_peak_of_all_processes_stays() -> None:
     row = {"peak_host_bytes": 30, "baseline_host_bytes": 10, "peak_host_above_baseline_bytes": 20, "fit_s": 1.0}
     row["peak_host_fit_bytes"], row["peak_gpu_allocated_bytes"] = 25, None
     others = [{"peak_host_bytes": 50, "peak_host_fit_bytes": 5, "baseline_host_bytes": 12, "fit_s": 2.0}, {}]
-    found = with_highest(row, others)
-    assert found == row | {"peak_host_bytes": 50, "peak_host_above_baseline_bytes": 40}
+    found = Memory.from_json(row).highest([Memory.from_json(other) for other in others]).to_json()
+    assert found | {"fit_s": 1.0} == row | {"peak_host_bytes": 50, "peak_host_above_baseline_bytes": 40}
 
 
 # ── Peers: scripts in place of processes that take seconds to start ──
@@ -369,8 +369,8 @@ def test_memory_is_predicted_for_the_processes_on_this_machine(tmp_path: Path, m
     folder = RunFolder.create(tmp_path / "small" / "runs", "run", spec)
     for rendezvous in (None, Rendezvous(str(tmp_path), 2, "127.0.0.1", 1)):
         record = execute(spec, folder, lambda _: None, RunOptions(skip_above=1.0, rendezvous=rendezvous))
-        assert record["status"] == "skipped_by_plan"
-        reasons.append("in 2 processes" in record["reason"])
+        assert record.status == "skipped_by_plan"
+        reasons.append("in 2 processes" in str(record.reason))
     assert reasons == [True, False]
 
 

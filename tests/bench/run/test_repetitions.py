@@ -23,15 +23,17 @@ from bench.config.spec import NOTHING, RunSpec
 from bench.data import Dataset, load_dataset
 from bench.model.ensemble import cut
 from bench.model.methods import Method
+from bench.process.events import EpochDone, Event, Note
 from bench.process.options import FailedRepetitions, RunOptions
-from bench.results.predictions import RankedLabels
-from bench.results.record import record_rows
+from bench.results.measurements import Memory, TrainedRepetition, Training, memory_of_trainers
+from bench.results.record import Evaluation
 from bench.results.rescore import score_experiment
 from bench.results.run_folder import RunFolder
 from bench.results.store import REPETITIONS, WEIGHTS, Store
 from bench.run.checkpoint import trained_repetitions
-from bench.run.checkpoint.trained_repetitions import Trained, names, with_peaks_of
-from bench.run.execute import derived, execute, shortened
+from bench.run.checkpoint.trained_repetitions import names
+from bench.run.context import Fitted, RunContext
+from bench.run.execute import execute, shortened
 from bench.run.fit_network import fit_network
 
 CPU = torch.device("cpu")
@@ -48,9 +50,7 @@ class Stop(Exception):
 class Ran:
     """What a run came to; ``trained`` names the group of each epoch."""
 
-    predictions: list[RankedLabels] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    measured: dict[str, Any] = field(default_factory=dict)
+    fitted: Fitted = field(default_factory=lambda: Fitted([], []))
     trained: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -85,26 +85,29 @@ def run(
     """In this process, as one of its own would; raises Stop when so many epochs were told of."""
     ran = Ran()
 
-    def report(event: dict[str, Any]) -> None:
-        ran.trained += [event["repetitions"]] if "train_loss" in event else []
-        ran.notes += [event["note"]] if "note" in event else []
-        if stop is not None and len(ran.trained) == stop and "train_loss" in event:
-            raise Stop
+    def emit(event: Event) -> None:
+        match event:
+            case EpochDone():
+                ran.trained.append(event.repetitions)
+                if len(ran.trained) == stop:
+                    raise Stop
+            case Note(text):
+                ran.notes.append(text)
 
     torch.manual_seed(random.randrange(1000))  # whatever it is
     folder = RunFolder.create(results / "test" / "runs", name, spec, CODE)
     method = Method.load(spec.target, spec.settings)
     if retrain:
-        execute(spec, folder, report, RunOptions(retrain=True))
+        execute(spec, folder, emit, RunOptions(retrain=True))
     else:
-        ran.predictions, ran.rows, ran.measured = fit_network(method, spec, data, CPU, report, folder)
+        ran.fitted = fit_network(RunContext(spec, method, data, CPU, folder, emit))
     shutil.rmtree(results / "test" / ".checkpoints", ignore_errors=True)
     return ran
 
 
 def assert_same(found: Ran, expected: Ran) -> None:
-    assert len(found.predictions) == len(expected.predictions) > 0
-    for mine, right in zip(found.predictions, expected.predictions, strict=True):
+    assert len(found.fitted.rankings) == len(expected.fitted.rankings) > 0
+    for mine, right in zip(found.fitted.rankings, expected.fitted.rankings, strict=True):
         assert (mine.R, mine.decoder) == (right.R, right.decoder)
         np.testing.assert_array_equal(mine.labels, right.labels)
         np.testing.assert_array_equal(mine.scores, right.scores)
@@ -150,7 +153,7 @@ def test_parts_trained_apart_make_the_whole(tmp_path: Path, data: Dataset, case:
     for at in order:
         ran = run(tmp_path, part_of(spec, parts[at]), data, name=f"part-{at}")
         assert ran.trained == [f"{parts[at].start}-{parts[at].stop - 1}"] * EPOCHS
-        assert ran.predictions == []
+        assert ran.fitted.rankings == []
     found = run(tmp_path, spec, data)
     assert found.trained == []
     assert_same(found, run(tmp_path / "apart", spec_of(False, train, **settings, R=5), data))
@@ -162,10 +165,10 @@ def test_holes_are_filled(tmp_path: Path, data: Dataset) -> None:
     found = run(tmp_path, spec, data)
     assert found.trained == ["0-1"] * EPOCHS + ["3-4"] * EPOCHS
     assert_same(found, run(tmp_path / "apart", spec_of(False, R=5), data))
-    kept = found.measured["repetitions"]
+    kept = found.fitted.repetitions
     assert [r.repetition for r in kept] == [0, 1, 2, 3, 4]
-    assert [r.at_hand for r in kept] == [False, False, True, False, False]
-    by_R = {row["R"]: row.get("fit_s") for row in found.rows}
+    assert [r.trained_before for r in kept] == [False, False, True, False, False]
+    by_R = {row.R: row.fit_s for row in found.fitted.evaluations}
     assert by_R[2] == pytest.approx(sum(r.seconds for r in kept[:2]))
     assert by_R[3] == pytest.approx(sum(r.seconds for r in kept[:3]))
     assert by_R[5] == pytest.approx(sum(r.seconds for r in kept))
@@ -183,7 +186,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, data: Dataset) -> None:
     assert found.trained == ["3-4"]
     assert any("goes on from a checkpoint" in note for note in found.notes)
     assert_same(found, expected)
-    assert [r.at_hand for r in found.measured["repetitions"]] == [True, False, False, False, False]
+    assert [r.trained_before for r in found.fitted.repetitions] == [True, False, False, False, False]
 
 
 def test_a_checkpoint_beside_repetitions_that_are_gone_is_not_used(tmp_path: Path, data: Dataset) -> None:
@@ -193,7 +196,7 @@ def test_a_checkpoint_beside_repetitions_that_are_gone_is_not_used(tmp_path: Pat
         run(tmp_path, spec, data, stop=2)
     shutil.rmtree(tmp_path / REPETITIONS)
     found = run(tmp_path, spec, data)
-    assert "repetitions at hand: found []; expected [0]" in found.notes[0]
+    assert "repetitions trained before: found []; expected [0]" in found.notes[0]
     assert found.trained == ["0-1"] * EPOCHS + ["2-2"] * EPOCHS
 
 
@@ -227,7 +230,7 @@ def test_retraining_trains_kept_repetitions_again(tmp_path: Path, data: Dataset)
 def test_no_room_is_told_and_costs_no_run(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_repetitions, "ROOM", 1.0)
     ran = run(tmp_path, spec_of(), data)
-    assert len(ran.predictions) == 3
+    assert len(ran.fitted.rankings) == 3
     assert ran.notes[0].startswith("repetitions 0-2 not kept: a tenth of the disk is to stay free")
     with pytest.raises(OSError, match="is to stay free"):
         run(tmp_path, part_of(spec_of(), range(2)), data)
@@ -235,7 +238,7 @@ def test_no_room_is_told_and_costs_no_run(tmp_path: Path, data: Dataset, monkeyp
 
 def test_a_shared_encoder_has_none_to_keep(tmp_path: Path, data: Dataset) -> None:
     ran = run(tmp_path, spec_of(share_encoder=True), data)
-    assert ran.measured["repetitions"] == []
+    assert ran.fitted.repetitions == ()
     assert not (tmp_path / REPETITIONS).exists()
 
 
@@ -274,21 +277,27 @@ def test_cutting_into_groups() -> None:
 
 
 def test_peaks_are_those_of_all_processes_or_not_told() -> None:
-    def trained(repetition: int, peak: int, held: int, at_hand: bool) -> Trained:
-        peaks = {"peak_host_bytes": peak, "peak_gpu_allocated_bytes": None}
-        return Trained(repetition, 1.0 + repetition, 1, held, "a", f"a {peak}", "env", peaks, "", at_hand)
+    def trained(repetition: int, peak: int, held: int, before: bool) -> TrainedRepetition:
+        return TrainedRepetition(
+            repetition, 1.0 + repetition, 1, held, "a", f"a {peak}", "env", {"host": peak}, "", before
+        )
+
+    def row_of(*repetitions: TrainedRepetition) -> dict[str, Any]:
+        own = Memory.from_json(row).highest(memory_of_trainers(repetitions))
+        return {**own.to_json(), **Training().with_repetitions(repetitions).to_json()}
 
     row = {"peak_host_bytes": 50, "peak_host_fit_bytes": 40, "peak_host_load_bytes": 9, "baseline_host_bytes": 10}
     row |= {"peak_host_above_baseline_bytes": 40}
-    found = with_peaks_of([trained(0, 90, 2, True), trained(1, 45, 2, False)], row)
+    found = row_of(trained(0, 90, 2, True), trained(1, 45, 2, False))
     assert (found["peak_host_bytes"], found["peak_host_fit_bytes"], found["peak_host_load_bytes"]) == (90, 90, 9)
     assert found["peak_host_above_baseline_bytes"] == 80
     assert (found["repetitions_at_hand"], found["slowest_repetition_s"], found["training_processes"]) == (1, 2.0, 2)
-    larger = with_peaks_of([trained(0, 90, 3, True), trained(1, 45, 2, False)], row)
+    larger = row_of(trained(0, 90, 3, True), trained(1, 45, 2, False))
     assert larger["peak_host_bytes"] is larger["peak_host_fit_bytes"] is None
     assert larger["peak_host_above_baseline_bytes"] is None
     assert larger["peak_host_load_bytes"] == 9
-    assert with_peaks_of([], row) == row
+    assert Memory.from_json(row).highest(memory_of_trainers([])).to_json() == row
+    assert Training().with_repetitions([]) == Training()
 
 
 def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data: Dataset) -> None:
@@ -301,7 +310,7 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
     folder.complete()
     stored = store.record("mach-failed")
     assert stored is not None
-    rows = record_rows("test", stored)
+    rows = stored.rows("test")
     assert [(row["R"], row["status"]) for row in rows] == [(1, "ok"), (2, "ok"), (4, "crashed")]
     assert [row["run_id"] for row in rows] == ["mach-failed@R1", "mach-failed@R2", "mach-failed"]
     assert [row["reason"] for row in rows] == [None, None, missing.reason]
@@ -310,15 +319,15 @@ def test_a_run_with_failed_repetitions_keeps_the_smaller_R(tmp_path: Path, data:
     assert not {"peak_host_bytes", "elapsed_s", "predict_s"} & set(rows[1])
     whole = run(tmp_path / "apart", spec_of(False, R=4), data)
     with np.load(store.runs / "mach-failed" / "topk.npz", allow_pickle=False) as kept:
-        np.testing.assert_array_equal(kept["labels"][1], whole.predictions[1].labels)
+        np.testing.assert_array_equal(kept["labels"][1], whole.fitted.rankings[1].labels)
     assert score_experiment(store) == {"mach-failed": 0.0}
     none = shortened(spec, folder, lambda _: None, RunOptions(), FailedRepetitions(0, "timeout", "late"))
-    assert (none["status"], none["rows"]) == ("timeout", [{}])
+    assert (none.status, none.to_json()["rows"]) == ("timeout", [{}])
 
 
 def test_what_a_derived_row_has() -> None:
     row = {"R": 2, "P@1": 0.5, "params_total": 7, "fit_s": 1.0, "peak_host_bytes": 9, "elapsed_s": 3.0, "resumed": 1}
-    assert derived(row) == {"R": 2, "P@1": 0.5, "params_total": 7, "fit_s": 1.0}
+    assert Evaluation.from_json(row).to_json() == {"R": 2, "P@1": 0.5, "params_total": 7, "fit_s": 1.0}
 
 
 def test_a_repetition_is_not_trained_by_two_at_once(tmp_path: Path, data: Dataset) -> None:
@@ -348,6 +357,8 @@ from pathlib import Path
 import torch
 from bench.data import load_dataset
 from bench.model.methods import Method
+from bench.process.events import EpochDone
+from bench.run.context import RunContext
 from bench.run.fit_network import fit_network
 from bench.config.spec import RunSpec
 from bench.results.run_folder import RunFolder
@@ -357,12 +368,13 @@ spec = RunSpec.from_json(sys.stdin.read())
 folder = RunFolder.create(Path(sys.argv[1]), "first", spec, "code")
 
 
-def report(event):
-    if "train_loss" in event:
+def emit(event):
+    if isinstance(event, EpochDone):
         time.sleep(2)
 
 
-fit_network(Method.load(spec.target, spec.settings), spec, load_dataset("tiny"), torch.device("cpu"), report, folder)
+method = Method.load(spec.target, spec.settings)
+fit_network(RunContext(spec, method, load_dataset("tiny"), torch.device("cpu"), folder, emit))
 """
 
 

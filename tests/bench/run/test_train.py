@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 
 from bench.common import procfs
 from bench.config.spec import TrainSettings
+from bench.data import Split
 from bench.model.ensemble import Ensemble
 from bench.model.network import Encoder, Network
+from bench.model.optim import Optimiser
 from bench.run import memory
 from bench.run.clock import Clock
 from bench.run.outcome import classify
-from bench.run.train import Diverged, batches, train
+from bench.run.train import Diverged, EpochWatch, batches, train
 
 CPU = torch.device("cpu")
 
@@ -36,6 +39,17 @@ class Layer(nn.Module):
     def topk(self, hidden: Tensor, k: int) -> tuple[Any, Any]:
         scores, labels = self.linear(hidden).topk(k)
         return scores.numpy(), labels.numpy().astype(np.int32)
+
+
+class Watch(EpochWatch):
+    """Calls a function after each epoch."""
+
+    def __init__(self, after_epoch: Callable[[int, float], None]) -> None:
+        self._after_epoch = after_epoch
+
+    def after_epoch(self, optimiser: Optimiser, epoch: int, mean_loss: float) -> None:
+        del optimiser
+        self._after_epoch(epoch, mean_loss)
 
 
 def points(n: int = 50) -> tuple[sp.csr_matrix, sp.csr_matrix]:
@@ -61,7 +75,7 @@ def test_batches_shuffle_rows_and_use_every_one() -> None:
 def test_training_lowers_the_loss_and_reports_each_epoch() -> None:
     told: list[tuple[int, float]] = []
     net, settings = network(), TrainSettings(epochs=30, batch_size=8, lr=0.05)
-    train(net, *points(), settings, 0, Clock(CPU), lambda epoch, loss: told.append((epoch, loss)))
+    train(net, Split(*points()), settings, 0, Clock(CPU), Watch(lambda epoch, loss: told.append((epoch, loss))))
     assert [epoch for epoch, _ in told] == list(range(1, 31))
     assert told[-1][1] < 0.5 * told[0][1]
     assert net.output.seen[:7] == [8] * 6 + [2]
@@ -70,7 +84,9 @@ def test_training_lowers_the_loss_and_reports_each_epoch() -> None:
 def test_the_clock_stands_still_during_evaluation() -> None:
     clock = Clock(CPU)
     started = time.perf_counter()
-    train(network(), *points(), TrainSettings(epochs=3, batch_size=50), 0, clock, lambda *_: time.sleep(0.2))
+    train(
+        network(), Split(*points()), TrainSettings(epochs=3, batch_size=50), 0, clock, Watch(lambda *_: time.sleep(0.2))
+    )
     assert clock.seconds < time.perf_counter() - started - 0.6
     before = clock.seconds
     clock.pause()  # a paused clock stays paused
@@ -82,13 +98,13 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_epoch() -> None:
     with torch.no_grad():
         net.output.linear.bias.fill_(torch.nan)
     with pytest.raises(Diverged, match=r"loss nan in epoch 1; last finite mean loss nan"):
-        train(net, *points(), TrainSettings(epochs=2), 0, Clock(CPU), lambda *_: None)
+        train(net, Split(*points()), TrainSettings(epochs=2), 0, Clock(CPU))
 
 
 def test_linear_schedule_ends_near_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     factors: list[float] = []
     monkeypatch.setattr("bench.model.optim.Optimiser.scale_lr", lambda _, factor: factors.append(factor))
-    train(network(), *points(), TrainSettings(epochs=2, batch_size=10), 0, Clock(CPU), lambda *_: None)
+    train(network(), Split(*points()), TrainSettings(epochs=2, batch_size=10), 0, Clock(CPU))
     np.testing.assert_allclose(factors, 1 - np.arange(10) / 10)
 
 
