@@ -66,7 +66,7 @@ def attempt(run: RunContext, checkpoints: Checkpoints, shards: Sequence[str]) ->
         rankings=ranked.rankings,
         evaluations=[*derived, with_together(own, ensemble, repetitions)],
         times=times_of(run, build_clock, warmup_clock, ranked, fit_s[ensemble.prefixes[-1]]),
-        training=training_of(run, ensemble, clock, ranked, checkpoints.done).with_repetitions(repetitions),
+        training=training_of(run, clock, ranked, checkpoints.done).with_repetitions(repetitions),
         others=(checkpoints.earlier_memory, *ranked.others, *memory_of_trainers(repetitions)),
         earlier_s=checkpoints.earlier_s,
         repetitions=repetitions,
@@ -149,7 +149,7 @@ def times_of(run: RunContext, build: Clock, warmup: Clock, ranked: Ranked, fit_s
     )
 
 
-def training_of(run: RunContext, ensemble: Ensemble, clock: Clock, ranked: Ranked, done: Done) -> Training:
+def training_of(run: RunContext, clock: Clock, ranked: Ranked, done: Done) -> Training:
     """``clock``: the fit clock."""
     world_size = run.ranks.world_size
     return Training(
