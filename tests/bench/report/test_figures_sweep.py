@@ -294,7 +294,7 @@ def test_labels_of_failed_runs_are_those_of_the_data() -> None:
 def test_a_caption_says_when_more_than_k_differs(over_k: dict[str, Picture]) -> None:
     scaled = [row | {"n_features": row["dataset.n_labels"]} for row in k_rows()]
     picture = next(p for p in build_figures(rows_to_frame(scaled)) if p.name == "cost_against_labels")
-    words = "not K alone differs"
+    words = "besides K, the numbers of points or features differ too"
     assert words in picture.caption
     assert words not in over_k["cost_against_labels"].caption
 
