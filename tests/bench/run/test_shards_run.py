@@ -101,7 +101,7 @@ def epochs_kept(folder: Path) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.soak
 def test_a_killed_peer_fails_the_run_which_continues_to_the_same_results(ran: Path, tmp_path: Path) -> None:
-    """Status and reason are those of the peer; then the results equal those of a run that was never killed in every byte.
+    """Status and reason are those of the peer; then every byte of the results equals a run that was never killed.
 
     And so do the copies of the trunk, as the checkpoints of both processes have them.
     """
