@@ -1,4 +1,4 @@
-"""What the documents tell a reader to do is done here, word for word."""
+"""What the documents ask of a reader is done here, word for word."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ def test_there_are_four() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_text_and_the_notebook_say_the_same(path: Path) -> None:
     text, notebook = jupytext.read(path), jupytext.read(path.with_suffix(".ipynb"))
-    told = [[(cell.cell_type, cell.source) for cell in form.cells] for form in (text, notebook)]
-    assert told[0] == told[1], "`make notebooks` writes the .ipynb from the .py"
+    cells = [[(cell.cell_type, cell.source) for cell in form.cells] for form in (text, notebook)]
+    assert cells[0] == cells[1], "`make notebooks` writes the .ipynb from the .py"
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert outputs
     assert not any(output.output_type == "error" for output in outputs)

@@ -97,7 +97,7 @@ def test_rare_and_lopsided_differences_stay_in_view() -> None:
     found = paired_bootstrap(np.zeros(100_000), b)
     assert found.low == 0.0
     assert found.high * 100_000 == pytest.approx(0.5 * stats.poisson.ppf(0.975, 1))
-    assert found.p == 1.0  # one point can tell nothing
+    assert found.p == 1.0  # one point decides nothing
 
 
 def test_a_million_points_and_a_sharp_difference() -> None:

@@ -50,8 +50,8 @@ def test_a_withdrawn_run_leaves_the_table_with_its_derived_rows_and_comes_back(s
     write_results(store)
     assert (store.root / "table.csv").read_bytes() == before
     assert run_states(store)[RUN_ID]["state"] == "ok"
-    told = [(e["event"], e["reason"]) for e in store.ledger.events() if "quarantine" in e["event"]]
-    assert told == [
+    marks = [(e["event"], e["reason"]) for e in store.ledger.events() if "quarantine" in e["event"]]
+    assert marks == [
         ("quarantined", "the machine was measured while it was busy"),
         ("quarantine_lifted", "it was not"),
     ]

@@ -100,8 +100,8 @@ def epochs_kept(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.soak
-def test_a_follower_that_is_killed_fails_the_run_and_it_goes_on_to_the_same(ran: Path, tmp_path: Path) -> None:
-    """Status and reason are the follower's; then the results equal those of a run that was never killed in every byte.
+def test_a_killed_peer_fails_the_run_which_continues_to_the_same_results(ran: Path, tmp_path: Path) -> None:
+    """Status and reason are those of the peer; then every byte of the results equals a run that was never killed.
 
     And so do the copies of the trunk, as the checkpoints of both processes have them.
     """
@@ -162,7 +162,7 @@ class Short(FullSoftmax):
 
 
 @pytest.mark.slow
-def test_a_follower_out_of_memory_is_the_run_out_of_memory(tmp_path: Path) -> None:
+def test_a_peer_out_of_memory_is_the_run_out_of_memory(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(METHOD)
     (tmp_path / "short.yaml").write_text("target: mine.Short\nsettings: {shards: 2}\n")
     train = "{hidden: 16, epochs: 9, batch_size: 256, threads: 2}"
