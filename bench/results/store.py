@@ -113,6 +113,15 @@ class Store:
         """Forget how far a run has come; does nothing when nothing is known of it."""
         shutil.rmtree(self.root / CHECKPOINTS / run_id, ignore_errors=True)
 
+    def checkpoints_by_question(self) -> dict[str, list[str]]:
+        """Runs that left a checkpoint, by what they answer (`RunSpec.asked`), as far as the ledger has it."""
+        started = {entry["run_id"]: entry.get("asked") for entry in self.ledger.events() if entry["event"] == "started"}
+        found: dict[str, list[str]] = {}
+        for run_id, asked in started.items():
+            if asked and (self.root / CHECKPOINTS / run_id).is_dir():
+                found.setdefault(asked, []).append(run_id)
+        return found
+
     def close_books(self, run_id: str, reason: str = "started, but neither finished nor failed") -> bool:
         """Settle what a killed process left of a run, whose lock the caller holds. Whether it was interrupted.
 
