@@ -115,11 +115,14 @@ def choose_runs(
             progress.note(f"{run_id}: in quarantine ({reason}); left as it is, --force runs it again")
     wanted = {None, *UNSETTLED, *(RETRY[options.retry] if options.retry else ())}
     todo = [r for r in runs if options.force or (r.status in wanted and r.run_id not in withdrawn)]
+    checkpoints = store.checkpoints_by_question()
     for run in runs:
         event = "planned" if run in todo else "skipped"
         store.ledger.append(event, run.run_id, reason=None if run in todo else f"already {run.status}")
         if run.stale and run.status is None:
             progress.note(f"{run.run_id}: the result {run.stale[-1]} is stale, made by other code; runs again")
+        if run in todo and (old := [other for other in checkpoints.get(run.asked, ()) if other != run.run_id]):
+            progress.note(f"{run.run_id}: the checkpoint of {old[-1]} is stale, made by other code; not used")
     return todo
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import signal
@@ -130,8 +131,11 @@ def _events(child: subprocess.Popen[str]) -> Iterator[Event]:
     """Events that the child writes; a line torn by its death is passed over. ValueError for an unknown event."""
     assert child.stdout is not None
     for line in child.stdout:
-        if line.endswith("\n"):
-            yield parse(line)
+        try:
+            event = parse(line)
+        except json.JSONDecodeError:
+            continue
+        yield event
 
 
 @contextlib.contextmanager

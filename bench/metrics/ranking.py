@@ -300,10 +300,10 @@ def _best_sums(truth: Truth, weights: Floats, depth: int) -> Floats:
 def _best_weights(truth: sparse.csr_array, weights: Floats, depth: int) -> Floats:
     """float64 [N, depth]: the largest weights among each point's labels, descending, padded with zeros."""
     descending = np.argsort(-weights, kind="stable")
-    place = np.empty_like(descending)
-    place[descending] = np.arange(len(weights))
+    rank = np.empty_like(descending)
+    rank[descending] = np.arange(len(weights))
     # Renaming labels by descending weight turns "the heaviest labels of a row" into "the first ids of a row".
-    renamed = sparse.csr_array((truth.data, place[truth.indices], truth.indptr), shape=truth.shape)
+    renamed = sparse.csr_array((truth.data, rank[truth.indices], truth.indptr), shape=truth.shape)
     renamed.sort_indices()
     best = np.zeros((truth.shape[0], depth))
     start, stop = renamed.indptr[:-1].astype(np.int64), renamed.indptr[1:]

@@ -111,7 +111,7 @@ class Scorer:
 
 
 def without(ranking: Ranking, pairs: sp.csr_matrix, k: int) -> Ranking:
-    """The best k of a ranking [N, more] after its forbidden pairs [N, n_labels] are taken out, order kept."""
+    """The best k of a ranking [N, more] without its forbidden pairs [N, n_labels], order kept."""
     scores, labels = ranking
     kept_scores = np.full((len(labels), k), -np.inf, dtype=np.float32)
     kept_labels = np.full((len(labels), k), -1, dtype=np.int32)

@@ -17,7 +17,7 @@ from scipy import special
 
 from bench.common.errors import InputError
 
-LEVEL = 0.95  # of every interval; 1 − LEVEL is where differences count as told apart
+LEVEL = 0.95  # of every interval; 1 − LEVEL is from where differences count as significant
 GRID = 240  # steps from 0 to the largest difference; P@k and minP@k differences up to k = 5 lie on them exactly
 TAIL = 12.0  # standard deviations of the sum that are followed to either side
 LONGEST = 2**22  # cells of the sum's distribution; beyond that the grid gets coarser
@@ -26,7 +26,7 @@ LONGEST = 2**22  # cells of the sum's distribution; beyond that the grid gets co
 def t_half_width(values: Sequence[float], level: float = LEVEL) -> float | None:
     """Half the width of the t interval of the mean of ``values``: t(n − 1) · s / √n, s the sample standard deviation.
 
-    None for a single value: one run says nothing of the spread. The values are taken as independent draws, as runs
+    None for a single value: one run says nothing about the spread. The values count as independent draws, as runs
     with different seeds are; rows of one run at several R are not.
     """
     n = len(values)
@@ -128,10 +128,10 @@ def _sum_distribution(
     drawn = np.bincount(units % size, minlength=size) / n
     chance = scipy.fft.irfft(_power(scipy.fft.rfft(drawn), n), size)
     middle = int(units.sum())
-    place = np.arange(middle - reach, middle + reach + 1)
-    rounded = middle * step - float(d.sum())  # of all roundings together; taken off again
-    sums = (place * step - rounded).astype(np.float64)
-    return sums, np.clip(chance[place % size], 0.0, None)
+    sums_on_grid = np.arange(middle - reach, middle + reach + 1)
+    rounded = middle * step - float(d.sum())  # of all roundings together; subtracted again
+    sums = (sums_on_grid * step - rounded).astype(np.float64)
+    return sums, np.clip(chance[sums_on_grid % size], 0.0, None)
 
 
 def _power(z: npt.NDArray[np.complex128], n: int) -> npt.NDArray[np.complex128]:

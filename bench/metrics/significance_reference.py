@@ -1,4 +1,4 @@
-"""The paired bootstrap as it is told: resample the points, many times; for the tests."""
+"""The paired bootstrap by its definition: resample the points, many times; for the tests."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Memory:
         return replace(self, peaks=peaks, by_phase=by_phase)
 
     def with_measured_elsewhere(self, own: Memory) -> Memory:
-        """With what a method measured itself; host memory of another process stands in place of all of this one's."""
+        """With what a method measured itself; its host memory, of another process, replaces that of this one."""
         kept = self.without("host") if own.peaks.get("host") is not None else self
         by_phase = {
             phase: {**kept.by_phase.get(phase, {}), **own.by_phase.get(phase, {})}

@@ -34,7 +34,9 @@ class RunFolder:
     def create(
         cls, runs: Path, run_id: str, spec: RunSpec, code: str = "", asked: str = "", process: str | None = None
     ) -> RunFolder:
-        """A fresh folder under a temporary name, holding spec.json with the hash of the code and of what is asked.
+        """A fresh folder under a temporary name, holding spec.json with the hash of the code.
+
+        ``asked``: the hash of spec and data (`RunSpec.asked`), which goes with it.
 
         ``process``: its name among those that have a folder of the run at the same time, without dots; default its
         number.
@@ -111,8 +113,8 @@ class RunFolder:
     def complete(self) -> Path:
         """Move the folder to its final name.
 
-        An earlier result of the same run gives way, moved aside first; but a failure never takes the place of a
-        success: then the new folder is dropped, and the ledger alone tells of the attempt.
+        An earlier result of the same run gives way, moved aside first; but a failure never replaces a
+        success: then the new folder is dropped, and only the ledger records the attempt.
         """
         final = self.path.parent / self.run_id
         if not final.exists():

@@ -52,8 +52,8 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
 
 
 def _is_stale(store: Store, record: RunRecord, code_now: Callable[[str], str | None]) -> bool:
-    """Runs that were interrupted or skipped have no result that could be; what was predicted elsewhere, and by methods
-    whose code is not at hand, cannot be told."""
+    """Whether a result was made by other code. Never for runs that were interrupted or skipped, for predictions made
+    elsewhere, and for methods whose code is not on this machine."""
     asked, code = store.asked(record)
     if asked is None or record.status in UNSETTLED:
         return False

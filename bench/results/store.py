@@ -113,6 +113,15 @@ class Store:
         """Forget how far a run has come; does nothing when nothing is known of it."""
         shutil.rmtree(self.root / CHECKPOINTS / run_id, ignore_errors=True)
 
+    def checkpoints_by_question(self) -> dict[str, list[str]]:
+        """Runs that left a checkpoint, by their spec and data (`RunSpec.asked`), as far as the ledger has it."""
+        started = {entry["run_id"]: entry.get("asked") for entry in self.ledger.events() if entry["event"] == "started"}
+        found: dict[str, list[str]] = {}
+        for run_id, asked in started.items():
+            if asked and (self.root / CHECKPOINTS / run_id).is_dir():
+                found.setdefault(asked, []).append(run_id)
+        return found
+
     def close_books(self, run_id: str, reason: str = "started, but neither finished nor failed") -> bool:
         """Settle what a killed process left of a run, whose lock the caller holds. Whether it was interrupted.
 
@@ -134,9 +143,10 @@ class Store:
         return True
 
     def asked(self, record: RunRecord) -> tuple[str | None, str]:
-        """What a run was asked, whatever code answered it, and the hash of that code.
+        """The hash of the spec and data of a run (`RunSpec.asked`), whatever its code, and the hash of its code.
 
-        None for predictions made elsewhere, for what cannot be told, and as the code of results that do not say it.
+        The first is None for predictions made elsewhere and where it is not known; the second is empty where a result
+        does not record its code.
         """
         try:
             text = (self.runs / record.run_id / "spec.json").read_text()
@@ -150,11 +160,11 @@ class Store:
     def rows(self) -> list[dict[str, Any]]:
         """Rows of table.csv from all records but withdrawn and replaced ones, in the order of the ledger.
 
-        A result is replaced when the same was asked later of other code, and answered.
+        A result is replaced by a later result of other code for the same spec and data.
         """
         events = list(self.ledger.events())
-        place = {run_id: at for at, run_id in enumerate(dict.fromkeys(entry["run_id"] for entry in events))}
-        records = sorted(self.records(), key=lambda record: place.get(record.run_id, len(place)))
+        position = {run_id: at for at, run_id in enumerate(dict.fromkeys(entry["run_id"] for entry in events))}
+        records = sorted(self.records(), key=lambda record: position.get(record.run_id, len(position)))
         answers = {record.run_id: self.asked(record) for record in records}
         gone = _replaced(records, answers, events)
         gone |= {r.run_id for r in records if self.quarantined(r.run_id) is not None}
@@ -171,7 +181,7 @@ def _replaced(
     answers: Mapping[str, tuple[str | None, str]],
     events: Sequence[Mapping[str, Any]],
 ) -> set[str]:
-    """Runs of which the same was asked later, with an answer: what was asked last is what the code now says."""
+    """Runs with a later result for the same spec and data: the last is that of the code as it is now."""
     last = {entry["run_id"]: at for at, entry in enumerate(events) if entry["event"] in ("planned", "started", *ENDS)}
     latest: dict[str | None, int] = {}
     for record in records:
@@ -192,7 +202,7 @@ def _open_rows(
     records: Sequence[RunRecord],
     answers: Mapping[str, tuple[str | None, str]],
 ) -> Iterator[dict[str, Any]]:
-    """Rows for runs that have no record because they were killed, unless another answers what they were asked."""
+    """Rows for runs that were killed and have no record, unless another has a result for the same spec and data."""
     recorded = {record.run_id for record in records}
     answered = {answers[record.run_id][0] for record in records if record.status != "interrupted"} - {None}
     last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started")}

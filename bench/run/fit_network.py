@@ -42,20 +42,20 @@ def fit_network(run: RunContext, shards: Sequence[str] = ()) -> Fitted:
 
 def attempt(run: RunContext, checkpoints: Checkpoints, shards: Sequence[str]) -> Fitted:
     """The protocol, once: from a checkpoint that was found, or from the beginning. Refused where it does not fit."""
-    kept = kept_repetitions(run)
+    split, kept = run.split, kept_repetitions(run)  # off the clocks: without the validation points it is a copy
     with trained_before(kept, checkpoints.done) as before:
         run.begin("build")
         with Clock(run.device).running() as build_clock:
             ensemble = build_ensemble(run, checkpoints.done.group_size, before)
         run.begin("warm up")
         with Clock(run.device).running() as warmup_clock:
-            ensemble.warm_up(run.split.X, run.split.Y)
+            ensemble.warm_up(split.X, split.Y)
         checkpoints.restore(ensemble, before)
         load_repetitions(run, ensemble, kept, before)
         keeping = Keeping(run, ensemble, checkpoints, kept)
         run.begin("fit", keeping.done)
         clock = Clock(run.device)
-        fit_s = train_groups(ensemble, run.split, clock, keeping)
+        fit_s = train_groups(ensemble, split, clock, keeping)
         if run.settings.evaluate_on == NOTHING:
             return trained_only(fit_s[ensemble.prefixes[-1]], checkpoints)
         run.begin("predict")

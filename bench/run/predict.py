@@ -63,11 +63,11 @@ def rank_points(run: RunContext, ensemble: Ensemble, shards: Sequence[str] = ())
         found = gather(runs, shards, wanted_of(ensemble), len(run.scorer), run.note)
         if found is not None:
             return Ranked(found.rankings, found.predict_s, len(shards), found.memory)
-    points = points_to_rank(run.scorer, run.spec)
     wanted = wanted_of(ensemble)
     own = [wanted[-1]]
     with torch.no_grad():
         with Clock(run.device).running() as predict_clock:
+            points = points_to_rank(run.scorer, run.spec)
             last = predict(lambda X, k: ensemble.topk(X, ensemble.prefixes[-1:], k), points, own)
         # Off the clock: the smaller R, and other decoders, come from the same model in one more pass.
         if len(wanted) == 1:

@@ -29,10 +29,10 @@ def network_state(network: nn.Module) -> State:
         if not isinstance(value, Tensor):
             values[f"network/{name}"] = value
             continue
-        place = (value.data_ptr(), value.shape, value.stride())
-        if place not in seen:
+        memory = (value.data_ptr(), value.shape, value.stride())
+        if memory not in seen:
             tensors[f"network/{name}"] = value
-            seen.add(place)
+            seen.add(memory)
     return tensors, values
 
 
@@ -52,10 +52,10 @@ def optimiser_state(optimiser: Optimiser) -> State:
     """Moments, accumulators and counts of steps. Learning rates follow from the settings and the epoch."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
-    for place, part in enumerate(optimiser.parts):
+    for number, part in enumerate(optimiser.parts):
         if isinstance(part, InPlaceAdam):
-            values[f"optimiser/{place}/steps"] = part.steps
-        for prefix, parameter in _parameters(place, part):
+            values[f"optimiser/{number}/steps"] = part.steps
+        for prefix, parameter in _parameters(number, part):
             for key, value in part.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     tensors[prefix + key] = value
@@ -65,13 +65,13 @@ def optimiser_state(optimiser: Optimiser) -> State:
 
 
 def load_optimiser(optimiser: Optimiser, file: TensorFile) -> None:
-    """Set an optimiser that has not taken a step to what a file has of it. ValueError when it is of another kind."""
-    taken: set[str] = set()
-    for place, part in enumerate(optimiser.parts):
+    """Set an optimiser before its first step to what a file has of it. ValueError when it is of another kind."""
+    read: set[str] = set()
+    for number, part in enumerate(optimiser.parts):
         if isinstance(part, InPlaceAdam):
-            part.go_on_from(file.values[f"optimiser/{place}/steps"])
-            taken.add(f"optimiser/{place}/steps")
-        for prefix, parameter in _parameters(place, part):
+            part.go_on_from(file.values[f"optimiser/{number}/steps"])
+            read.add(f"optimiser/{number}/steps")
+        for prefix, parameter in _parameters(number, part):
             state = part.state[parameter]
             for name in _names(file, prefix):
                 key = name.removeprefix(prefix)
@@ -79,10 +79,10 @@ def load_optimiser(optimiser: Optimiser, file: TensorFile) -> None:
                     state[key] = file.values[name]
                 else:
                     if key not in state:
-                        state[key] = _room(part, parameter, file.shape(name), file.dtype(name))
+                        state[key] = _allocate(part, parameter, file.shape(name), file.dtype(name))
                     file.read_into(name, state[key])
-                taken.add(name)
-    _expect_names(file, "optimiser/", taken)
+                read.add(name)
+    _expect_names(file, "optimiser/", read)
 
 
 def random_state(device: torch.device) -> State:
@@ -114,7 +114,7 @@ def random_state_in(file: TensorFile) -> State:
 
 
 def tables_digest(ensemble: Ensemble) -> str:
-    """SHA-256 of the hash tables: made again from seeds, so that a checkpoint keeps this in their place."""
+    """SHA-256 of the hash tables: made again from seeds, so a checkpoint keeps this and not the tables."""
     digest = hashlib.sha256()
     bags = [group.network.encoder.bag.lookup for group in ensemble.groups]
     for table in (ensemble.built.lookup, *bags):
@@ -123,18 +123,20 @@ def tables_digest(ensemble: Ensemble) -> str:
     return digest.hexdigest()
 
 
-def _parameters(place: int, part: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
+def _parameters(number: int, part: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
     """Each parameter with the beginning of its names."""
     parameters = [parameter for group in part.param_groups for parameter in group["params"]]
-    return ((f"optimiser/{place}/{at}/", parameter) for at, parameter in enumerate(parameters))
+    return ((f"optimiser/{number}/{at}/", parameter) for at, parameter in enumerate(parameters))
 
 
 def _names(file: TensorFile, prefix: str) -> list[str]:
     return [name for name in (*file.names, *file.values) if name.startswith(prefix)]
 
 
-def _room(part: torch.optim.Optimizer, parameter: nn.Parameter, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for a state, of the kind that the optimiser itself asks for."""
+def _allocate(
+    part: torch.optim.Optimizer, parameter: nn.Parameter, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Memory for a state, of the kind that the optimiser itself allocates."""
     if isinstance(part, RowSparseAdam | RowwiseAdagrad):
         return zeros(parameter, shape)
     return torch.empty(shape, dtype=dtype, device=parameter.device)
