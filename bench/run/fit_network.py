@@ -47,7 +47,7 @@ def attempt(run: RunContext, checkpoints: Checkpoints, shards: Sequence[str]) ->
         run.begin("build")
         with Clock(run.device).running() as build_clock:
             ensemble = build_ensemble(run, checkpoints.done.group_size, before)
-        run.begin("warm up")
+        run.begin("warmup")
         with Clock(run.device).running() as warmup_clock:
             ensemble.warm_up(split.X, split.Y)
         checkpoints.restore(ensemble, before)

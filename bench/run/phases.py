@@ -61,9 +61,8 @@ class Phases:
         """What is known so far: peaks of the run and of its ended phases, what was predicted, and times."""
         by_phase: dict[str, dict[str, int | None]] = {}
         for phase, usage in self.ended.items():
-            name = phase.replace(" ", "")  # the phase "warm up" is "warmup" in columns
-            if name in PHASES and usage.peaks:  # record.json has the others too
-                by_phase[name] = dict(usage.peaks)
+            if phase in PHASES and usage.peaks:  # record.json has the others too
+                by_phase[phase] = dict(usage.peaks)
         found = Memory(dict(self._baseline), dict(self._whole), by_phase, self._predicted)
         return Measured(self._times, found, dict(self.ended))
 

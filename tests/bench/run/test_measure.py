@@ -83,7 +83,7 @@ def block(megabytes: int) -> np.ndarray:
 def test_each_phase_has_a_peak_of_its_own(told: list[Event]) -> None:
     """The large one is in build; what comes after is not as high, and the whole run's peak is the largest."""
     phases = Phases(CPU, told.append)
-    for phase, size in (("load", 20), ("build", 160), ("warm up", 20), ("fit", 80)):
+    for phase, size in (("load", 20), ("build", 160), ("warmup", 20), ("fit", 80)):
         phases.emit(PhaseStarted(phase))
         held = block(size)
         del held
@@ -98,9 +98,9 @@ def test_each_phase_has_a_peak_of_its_own(told: list[Event]) -> None:
     assert row["peak_host_above_baseline_bytes"] == row["peak_host_bytes"] - row["baseline_host_bytes"]
     assert "peak_host_predict_bytes" not in row  # it has not ended
     lines = [event.to_json() for event in told]
-    assert [line["phase"] for line in lines] == ["load", "build", "warm up", "fit", "fit", "predict"]
+    assert [line["phase"] for line in lines] == ["load", "build", "warmup", "fit", "fit", "predict"]
     assert ["measured" in line for line in lines] == [True, True, True, True, False, True]
-    assert set(lines[-1]["measured"]["phases"]) == {"start", "load", "build", "warm up", "fit"}
+    assert set(lines[-1]["measured"]["phases"]) == {"start", "load", "build", "warmup", "fit"}
     assert set(row) <= set(BY_NAME)
 
 
