@@ -65,7 +65,7 @@ def run_one(
         if child is not None:
             _kill_group(child)
             child.wait()
-        _write_down(start, run, store, FULL if isinstance(error, OSError) else STOPPED)
+        _record_interruption(start, run, store, FULL if isinstance(error, OSError) else STOPPED)
         raise
     progress.end(run.run_id, record)
     return record.status
@@ -128,7 +128,7 @@ def _spawn(folder: RunFolder, given: Mapping[str, str], lock: int) -> subprocess
 
 
 def _events(child: subprocess.Popen[str]) -> Iterator[Event]:
-    """Events that the child writes; a line torn by its death is passed over. ValueError for an unknown event."""
+    """Events that the child writes, without a last line cut short by its death. ValueError for an unknown event."""
     assert child.stdout is not None
     for line in child.stdout:
         try:
@@ -169,8 +169,8 @@ def _kill_group(child: subprocess.Popen[str]) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-def _write_down(start: _Attempt, run: PlannedRun, store: Store, reason: str) -> None:
-    """Record and ledger an interruption as far as the disk lets us; without, the open start says the same.
+def _record_interruption(start: _Attempt, run: PlannedRun, store: Store, reason: str) -> None:
+    """Write an interruption into record and ledger as far as the disk allows; else the start without an end says it.
 
     A run that was complete when it was interrupted is finished.
     """
