@@ -12,7 +12,7 @@ from bench.results.measurements import Times, TrainedRepetition, Training, memor
 from bench.results.predictions import RankedLabels
 from bench.results.record import Evaluation
 from bench.run.checkpoint.checkpoint import Checkpoints, Done, Refused, refusing
-from bench.run.checkpoint.keeping import Keeping, checkpoints_of, kept_repetitions
+from bench.run.checkpoint.keeping import Keeping, checkpoints_of, kept_repetitions, stale_repetitions
 from bench.run.checkpoint.trained_repetitions import Repetitions
 from bench.run.checkpoint.training_state import random_state, set_random_state
 from bench.run.clock import Clock
@@ -43,7 +43,7 @@ def fit_network(run: RunContext, shards: Sequence[str] = ()) -> Fitted:
 def attempt(run: RunContext, checkpoints: Checkpoints, shards: Sequence[str]) -> Fitted:
     """The protocol, once: from a checkpoint that was found, or from the beginning. Refused where it does not fit."""
     split, kept = run.split, kept_repetitions(run)  # off the clocks: without the validation points it is a copy
-    with trained_before(kept, checkpoints.done) as before:
+    with trained_before(run, kept, checkpoints.done) as before:
         run.begin("build")
         with Clock(run.device).running() as build_clock:
             ensemble = build_ensemble(run, checkpoints.done.group_size, before)
@@ -74,7 +74,7 @@ def attempt(run: RunContext, checkpoints: Checkpoints, shards: Sequence[str]) ->
 
 
 @contextmanager
-def trained_before(kept: Repetitions | None, done: Done) -> Iterator[list[int]]:
+def trained_before(run: RunContext, kept: Repetitions | None, done: Done) -> Iterator[list[int]]:
     """Repetitions that are not to be trained; the others are locked until they are kept.
 
     Refused where a run that goes on had others when it began.
@@ -83,6 +83,8 @@ def trained_before(kept: Repetitions | None, done: Done) -> Iterator[list[int]]:
         yield _as_it_began([], done)
         return
     with kept.alone(done.trained_before if done.resumed else None) as found:
+        if not found and not done.resumed and (old := stale_repetitions(run, kept)):
+            run.note(f"the kept repetitions of {old} are stale, made by other code; not used")
         yield _as_it_began(found, done)
 
 

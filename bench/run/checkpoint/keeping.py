@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
-from bench.config.spec import NOTHING
+from bench.config.spec import NOTHING, RunSpec
 from bench.data.dataset import identity_of as identity_of_data
 from bench.metrics.scorer import Scorer
 from bench.model.ensemble import Ensemble, RepetitionGroup
@@ -36,6 +37,23 @@ def kept_repetitions(run: RunContext) -> Repetitions | None:
     of_this_process = (run.device.type, torch.get_num_threads())
     named = names(run.method, run.spec, run.folder.code(), identity, *of_this_process)
     return Repetitions(run.folder.results / REPETITIONS / WEIGHTS, named, run.note) if named else None
+
+
+def stale_repetitions(run: RunContext, kept: Repetitions) -> str | None:
+    """The id of a run of the same experiment, spec and data whose repetitions other code has kept; None where none is.
+
+    They have other names (`bench.run.checkpoint.trained_repetitions.names`), so they are never used.
+    """
+    question, code = run.spec.asked(run.data.fingerprint), run.folder.code()
+    identity = identity_of_data(run.data.fingerprint, run.spec.dataset)
+    for path in sorted((run.folder.experiment / "runs").glob("[!.]*/spec.json")):
+        content = json.loads(path.read_text())
+        if content.get("asked") == question and content.get("code") != code:
+            spec = RunSpec.from_json(path.read_text())
+            of_old = names(run.method, spec, content["code"], identity, run.device.type, torch.get_num_threads())
+            if any((kept.folder / f"{name}.json").exists() for name in of_old or ()):
+                return path.parent.name
+    return None
 
 
 class Keeping(GroupWatch):

@@ -115,9 +115,12 @@ def run(results: Path, spec: RunSpec, data: Dataset, code: str, stop: bool = Fal
         if stop and epochs == 2:
             raise Stop
 
-    folder = RunFolder.create(results / "test" / "runs", spec.run_id(code, data.fingerprint), spec, code)
+    runs, asked = results / "test" / "runs", spec.asked(data.fingerprint)
+    folder = RunFolder.create(runs, spec.run_id(code, data.fingerprint), spec, code, asked)
     method = Method.load(spec.target, spec.settings)
     fit_network(RunContext(spec, method, data, torch.device("cpu"), folder, emit))
+    write_record(folder, status="ok")
+    folder.complete()
     return epochs, notes
 
 
@@ -132,7 +135,11 @@ def test_repetitions_that_other_code_kept_are_trained_again(
     spec = of(experiment, keep_repetitions=True)
     assert run(tmp_path, spec, data, "old code")[0] == 4  # two epochs of two groups
     kept = {path.name for path in (tmp_path / REPETITIONS / WEIGHTS).glob("*.json")}
-    assert run(tmp_path, spec, data, "new code") == (4, [])
+    old = spec.run_id("old code", data.fingerprint)
+    note = f"the kept repetitions of {old} are stale, made by other code; not used"
+    assert run(tmp_path, spec, data, "new code") == (4, [note])
+    shutil.rmtree(tmp_path / "test" / CHECKPOINTS)
+    assert run(tmp_path, spec, data, "new code") == (0, ["4 of 4 repetitions were trained before"])
     both = {path.name for path in (tmp_path / REPETITIONS / WEIGHTS).glob("*.json")}
     assert (len(kept), len(both)) == (4, 8)
     assert kept < both
