@@ -314,6 +314,7 @@ def machbench(*arguments: str, cwd: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_from_trials_to_test_points(tmp_path: Path) -> None:
     """A classifier and a network, judged by the same points; the chosen run on test is a run like any other."""
     text = TUNE.split("  mach:")[0] + "  full_softmax: {lr: {choice: [0.0001, 0.05]}}\n"
