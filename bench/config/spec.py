@@ -131,7 +131,7 @@ class RunSpec:
         sizes = [f"{key}{self.settings[key]}" for key in ("B", "R") if key in self.settings]
         return "-".join([self.method, self.dataset_name, *sizes, f"s{self.seed}", digest])
 
-    def asked(self, data_fingerprint: str) -> str:
+    def question(self, data_fingerprint: str) -> str:
         """Short hash of spec and data, without the code: results of other code with the same hash are replaced."""
         question = replace(self, target=FIRST_TARGETS.get(self.target, self.target)).canonical()
         return hashlib.sha256(f"{question}\n{data_fingerprint}".encode()).hexdigest()[:16]

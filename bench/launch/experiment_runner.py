@@ -121,7 +121,7 @@ def choose_runs(
         store.ledger.append(event, run.run_id, reason=None if run in todo else f"already {run.status}")
         if run.stale and run.status is None:
             progress.note(f"{run.run_id}: the result {run.stale[-1]} is stale, made by other code; runs again")
-        if run in todo and (old := [other for other in checkpoints.get(run.asked, ()) if other != run.run_id]):
+        if run in todo and (old := [other for other in checkpoints.get(run.question, ()) if other != run.run_id]):
             progress.note(f"{run.run_id}: the checkpoint of {old[-1]} is stale, made by other code; not used")
     return todo
 

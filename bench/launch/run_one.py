@@ -43,12 +43,12 @@ def run_one(
     OSError for a full disk end the run as ``interrupted`` and are raised again; the latter names the run's folder.
     """
     started = time.monotonic()
-    start = _Attempt(RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked), uuid.uuid4().hex)
+    start = _Attempt(RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.question), uuid.uuid4().hex)
     folder, child = start.folder, None
     progress.start(run.run_id)
     try:
         child = _spawn(folder, replace(options, attempt=start.attempt).to_env(), lock)
-        started_with = {"shared": described(run.spec), "asked": run.asked}
+        started_with = {"shared": described(run.spec), "asked": run.question}
         store.ledger.append("started", run.run_id, pid=child.pid, attempt=start.attempt, **started_with)
         code = _watch(child, start, experiment, partial(progress.event, run.run_id))
         if code == DISK_FULL:

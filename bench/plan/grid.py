@@ -168,7 +168,7 @@ def make_grid(experiment: Experiment, results: Path) -> list[PlanRow]:
             hashes.setdefault(spec.target, code_hash(spec.target))
             record = store.record(spec.run_id(hashes[spec.target], identity_of(found, spec.dataset)))
         run = planner.plan(spec, record)
-        stale = answers.get(spec.asked(found)) if found is not None and record is None else None
+        stale = answers.get(spec.question(found)) if found is not None and record is None else None
         if stale and run.state == "to do":
             reason = "; ".join(filter(None, [f"{stale[-1]} was made by other code", run.reason]))
             run = replace(run, state="stale", reason=reason)

@@ -21,7 +21,7 @@ class PlannedRun:
     spec: RunSpec
     status: str | None
     code: str = ""  # hash of the code that is to run
-    asked: str = ""  # hash of spec and data, see `RunSpec.asked`
+    question: str = ""  # hash of spec and data, see `RunSpec.question`
     stale: tuple[str, ...] = ()  # runs of the same spec and data with a result made by other code
 
 
@@ -37,10 +37,10 @@ def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) 
     planned: dict[str, PlannedRun] = {}
     for spec in experiment.runs:
         data, code = named[_data(spec)], hashes[spec.target]
-        run_id, asked = spec.run_id(code, data.identity), spec.asked(data.fingerprint)
+        run_id, question = spec.run_id(code, data.identity), spec.question(data.fingerprint)
         record = store.record(run_id)
-        others = tuple(other for other in answers.get(asked, ()) if other != run_id)
-        planned[run_id] = PlannedRun(run_id, spec, record.status if record else None, code, asked, others)
+        others = tuple(other for other in answers.get(question, ()) if other != run_id)
+        planned[run_id] = PlannedRun(run_id, spec, record.status if record else None, code, question, others)
     return list(planned.values())
 
 
@@ -48,9 +48,9 @@ def answered(store: Store) -> dict[str, list[str]]:
     """Runs with a result, by the hash of spec and data, whatever code made it."""
     found: dict[str, list[str]] = {}
     for record in store.records():
-        asked = store.asked(record)[0]
-        if record.status == "ok" and asked is not None:
-            found.setdefault(asked, []).append(record.run_id)
+        question = store.question(record)[0]
+        if record.status == "ok" and question is not None:
+            found.setdefault(question, []).append(record.run_id)
     return found
 
 

@@ -32,16 +32,16 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, runs: Path, run_id: str, spec: RunSpec, code: str = "", asked: str = "", process: str | None = None
+        cls, runs: Path, run_id: str, spec: RunSpec, code: str = "", question: str = "", process: str | None = None
     ) -> RunFolder:
         """A fresh folder under a temporary name, holding spec.json with the hash of the code.
 
-        ``asked``: the hash of spec and data (`RunSpec.asked`), which goes with it.
+        ``question``: the hash of spec and data (`RunSpec.question`), which goes with it.
 
         ``process``: its name among those that have a folder of the run at the same time, without dots; default its
         number.
         """
-        content = {**json.loads(spec.to_json()), "code": code, "asked": asked}
+        content = {**json.loads(spec.to_json()), "code": code, "asked": question}
         return cls._create(runs, run_id, json.dumps(content, sort_keys=True, indent=1), process)
 
     @classmethod

@@ -54,8 +54,8 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
 def _is_stale(store: Store, record: RunRecord, code_now: Callable[[str], str | None]) -> bool:
     """Whether a result was made by other code. Never for runs that were interrupted or skipped, for predictions made
     elsewhere, and for methods whose code is not on this machine."""
-    asked, code = store.asked(record)
-    if asked is None or record.status in UNSETTLED:
+    question, code = store.question(record)
+    if question is None or record.status in UNSETTLED:
         return False
     now = code_now(RunFolder(store.runs / record.run_id).spec().target)
     return now is not None and now != code

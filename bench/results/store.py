@@ -114,12 +114,12 @@ class Store:
         shutil.rmtree(self.root / CHECKPOINTS / run_id, ignore_errors=True)
 
     def checkpoints_by_question(self) -> dict[str, list[str]]:
-        """Runs that left a checkpoint, by their spec and data (`RunSpec.asked`), as far as the ledger has it."""
+        """Runs that left a checkpoint, by their spec and data (`RunSpec.question`), as far as the ledger has it."""
         started = {entry["run_id"]: entry.get("asked") for entry in self.ledger.events() if entry["event"] == "started"}
         found: dict[str, list[str]] = {}
-        for run_id, asked in started.items():
-            if asked and (self.root / CHECKPOINTS / run_id).is_dir():
-                found.setdefault(asked, []).append(run_id)
+        for run_id, question in started.items():
+            if question and (self.root / CHECKPOINTS / run_id).is_dir():
+                found.setdefault(question, []).append(run_id)
         return found
 
     def close_books(self, run_id: str, reason: str = "started, but neither finished nor failed") -> bool:
@@ -142,8 +142,8 @@ class Store:
         self.ledger.append("interrupted", run_id, reason=reason, **kept)
         return True
 
-    def asked(self, record: RunRecord) -> tuple[str | None, str]:
-        """The hash of the spec and data of a run (`RunSpec.asked`), whatever its code, and the hash of its code.
+    def question(self, record: RunRecord) -> tuple[str | None, str]:
+        """The hash of the spec and data of a run (`RunSpec.question`), whatever its code, and the hash of its code.
 
         The first is None for predictions made elsewhere and where it is not known; the second is empty where a result
         does not record its code.
@@ -153,7 +153,7 @@ class Store:
             content = json.loads(text)
             if content.get("asked"):
                 return str(content["asked"]), str(content["code"])
-            return RunSpec.from_json(text).asked(str(record.shared["data_fingerprint"])), ""
+            return RunSpec.from_json(text).question(str(record.shared["data_fingerprint"])), ""
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None, ""
 
@@ -165,7 +165,7 @@ class Store:
         events = list(self.ledger.events())
         position = {run_id: at for at, run_id in enumerate(dict.fromkeys(entry["run_id"] for entry in events))}
         records = sorted(self.records(), key=lambda record: position.get(record.run_id, len(position)))
-        answers = {record.run_id: self.asked(record) for record in records}
+        answers = {record.run_id: self.question(record) for record in records}
         gone = _replaced(records, answers, events)
         gone |= {r.run_id for r in records if self.quarantined(r.run_id) is not None}
         rows = []
@@ -186,13 +186,13 @@ def _replaced(
     latest: dict[str | None, int] = {}
     for record in records:
         if record.status != "interrupted":
-            asked = answers[record.run_id][0]
-            latest[asked] = max(latest.get(asked, -1), last.get(record.run_id, -1))
-    asked_of = {record.run_id: answers[record.run_id][0] for record in records}
+            question = answers[record.run_id][0]
+            latest[question] = max(latest.get(question, -1), last.get(record.run_id, -1))
+    question_of = {record.run_id: answers[record.run_id][0] for record in records}
     return {
         run_id
-        for run_id, asked in asked_of.items()
-        if asked is not None and last.get(run_id, -1) < latest.get(asked, -1)
+        for run_id, question in question_of.items()
+        if question is not None and last.get(run_id, -1) < latest.get(question, -1)
     }
 
 

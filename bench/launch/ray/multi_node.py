@@ -117,7 +117,7 @@ def run_peer(run: PlannedRun, address: RankAddress, context: WorkerContext) -> t
     print(f"{run.run_id}, process {address.rank} of {address.world_size}: starts on {host}", flush=True)
     lines: deque[str] = deque(maxlen=LOG_LINES)
     name = f"rank-{address.rank}-{os.getpid()}"
-    folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked, name)
+    folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.question, name)
     process = PeerProcess(folder.path, address)
     try:
         outcome = process.wait(lines.append)

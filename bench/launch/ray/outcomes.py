@@ -88,7 +88,7 @@ class Outcomes:
     def _record_crash(self, run: PlannedRun, reason: str) -> WorkerResult:
         store = self._store
         store.close_books(run.run_id)
-        folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.asked)
+        folder = RunFolder.create(store.runs, run.run_id, run.spec, run.code, run.question)
         folder.write_record(failure_record(folder, "crashed", reason, RunTrace(), None, None))
         folder.complete()
         store.ledger.append(end_of("crashed"), run.run_id, status="crashed", reason=reason)

@@ -128,7 +128,7 @@ def _execute_piece(
     """Execute a piece of a run as a run of its own, whose results are beside the kept repetitions."""
     store = Store(context.prepare().root.parent / REPETITIONS)
     data = check_data(run)
-    piece = PlannedRun(spec.run_id(run.code, data.identity), spec, None, run.code, spec.asked(data.fingerprint))
+    piece = PlannedRun(spec.run_id(run.code, data.identity), spec, None, run.code, spec.question(data.fingerprint))
     exchange = context.exchange
     if exchange:
         pull_repetitions(exchange, context.names, store.root / WEIGHTS)

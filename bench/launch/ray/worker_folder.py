@@ -84,7 +84,7 @@ def _named(dataset: str, overrides: str) -> Named:
 def check_data(run: PlannedRun) -> Named:
     """The dataset of a run on this node; InputError where its data differ from those of the command."""
     found = dataset_of(run.spec)
-    if run.spec.asked(found.fingerprint) != run.asked:
+    if run.spec.question(found.fingerprint) != run.question:
         raise InputError(
             f"node {socket.gethostname()}: dataset {run.spec.dataset}: found other data (fingerprint "
             f"{found.fingerprint}) than where the command was given; expected the same on every node"

@@ -44,7 +44,7 @@ def stale_repetitions(run: RunContext, kept: Repetitions) -> str | None:
 
     They have other names (`bench.run.checkpoint.trained_repetitions.names`), so they are never used.
     """
-    question, code = run.spec.asked(run.data.fingerprint), run.folder.code()
+    question, code = run.spec.question(run.data.fingerprint), run.folder.code()
     identity = identity_of_data(run.data.fingerprint, run.spec.dataset)
     for path in sorted((run.folder.experiment / "runs").glob("[!.]*/spec.json")):
         content = json.loads(path.read_text())

@@ -65,7 +65,7 @@ def test_a_record_of_an_earlier_version_is_stale_and_its_rows_give_way(experimen
     shutil.copy(GOLDEN / "two_decoders.json", folder / "record.json")
     shutil.copy(GOLDEN / "two_decoders.spec.json", folder / "spec.json")
     store.ledger.append(
-        "started", OLD_RUN, pid=1, attempt="a", asked=json.loads((folder / "spec.json").read_text())["asked"]
+        "started", OLD_RUN, pid=1, attempt="a", question=json.loads((folder / "spec.json").read_text())["asked"]
     )
     store.ledger.append("finished", OLD_RUN, status="ok")
     assert run_states(store)[OLD_RUN] == {"state": "stale", "reason": "ok, made by other code"}
@@ -74,15 +74,15 @@ def test_a_record_of_an_earlier_version_is_stale_and_its_rows_give_way(experimen
     assert notes == [f"{run_id}: the result {OLD_RUN} is stale, made by other code; runs again"]
     assert {row.get("derived_from") or row["run_id"] for row in store.rows()} == {OLD_RUN}  # until there is an answer
     (run,) = plan(experiment, store, lambda _: None)
-    new = RunFolder.create(store.runs, run_id, run.spec, run.code, run.asked)
+    new = RunFolder.create(store.runs, run_id, run.spec, run.code, run.question)
     write_record(new, status="ok", rows=[{"R": 4}])
     new.complete()
     assert [row["run_id"] for row in store.rows()] == [run_id]
 
 
 def test_a_checkpoint_of_an_earlier_version_is_reported_and_not_used(experiment: Experiment, store: Store) -> None:
-    asked = json.loads((GOLDEN / "two_decoders.spec.json").read_text())["asked"]
-    store.ledger.append("started", OLD_RUN, pid=1, attempt="a", asked=asked)
+    question = json.loads((GOLDEN / "two_decoders.spec.json").read_text())["asked"]
+    store.ledger.append("started", OLD_RUN, pid=1, attempt="a", question=question)
     store.ledger.append("interrupted", OLD_RUN, reason="stopped by the user")
     (store.root / CHECKPOINTS / OLD_RUN).mkdir(parents=True)
     notes, run_id = notes_of(experiment, store)
@@ -115,8 +115,8 @@ def run(results: Path, spec: RunSpec, data: Dataset, code: str, stop: bool = Fal
         if stop and epochs == 2:
             raise Stop
 
-    runs, asked = results / "test" / "runs", spec.asked(data.fingerprint)
-    folder = RunFolder.create(runs, spec.run_id(code, data.fingerprint), spec, code, asked)
+    runs, question = results / "test" / "runs", spec.question(data.fingerprint)
+    folder = RunFolder.create(runs, spec.run_id(code, data.fingerprint), spec, code, question)
     method = Method.load(spec.target, spec.settings)
     fit_network(RunContext(spec, method, data, torch.device("cpu"), folder, emit))
     write_record(folder, status="ok")

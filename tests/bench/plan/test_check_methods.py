@@ -63,8 +63,8 @@ def finish(store: Store, spec: RunSpec, code: str, status: str = "ok") -> None:
 
 
 def test_finished_runs_of_the_same_code_are_not_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(check_methods, "_ask", lambda pairs: (asked.extend(pairs), [{}] * len(pairs))[1])
+    question: list[Any] = []
+    monkeypatch.setattr(check_methods, "_ask", lambda pairs: (question.extend(pairs), [{}] * len(pairs))[1])
     experiment, store = load(tmp_path), Store(tmp_path / "results" / "small")
     mach, adaptive = experiment.runs
     finish(store, mach, code_hash(mach.target))
@@ -73,11 +73,11 @@ def test_finished_runs_of_the_same_code_are_not_checked_again(tmp_path: Path, mo
     (store.runs / "torn").mkdir()
     (store.runs / "torn" / "record.json").write_text("{")
     assert checked(experiment, store) == experiment
-    assert [target for target, _ in asked] == [adaptive.target]
+    assert [target for target, _ in question] == [adaptive.target]
     finish(store, adaptive, code_hash(adaptive.target))
-    asked.clear()
+    question.clear()
     assert checked(experiment, store) is experiment
-    assert asked == []
+    assert question == []
 
 
 def test_what_cannot_be_imported_here_is_left_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,10 +150,10 @@ def test_a_curve_has_the_columns_of_all_its_epochs(tmp_path: Path) -> None:
     assert (folder.path / "curve.csv").read_text() == "epoch,train_loss,P@1\n1,3.0,\n2,2.0,0.5\n"
 
 
-def ask(store: Store, run_id: str, code: str, asked: str = "same", **record: object) -> None:
+def ask(store: Store, run_id: str, code: str, question: str = "same", **record: object) -> None:
     """A run as it is planned and ends: what was asked, and the hash of the code that answered."""
     store.ledger.append("planned", run_id)
-    folder = RunFolder.create(store.runs, run_id, SPEC, code, asked)
+    folder = RunFolder.create(store.runs, run_id, SPEC, code, question)
     write_record(folder, **({"status": "ok", "shared": described(SPEC), "rows": [{"R": 2}]} | record))
     folder.complete()
     store.ledger.append("finished", run_id)
@@ -168,7 +168,7 @@ def table_of(store: Store) -> dict[str, object]:
 def test_an_answer_of_newer_code_takes_the_row_of_the_older(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
     ask(store, "old", "c0de00001111", reason="measured")
-    ask(store, "else", "c0de00001111", asked="another")
+    ask(store, "else", "c0de00001111", question="another")
     assert table_of(store) == {"old": "c0de0000", "else": "c0de0000"}
     ask(store, "new", "feed00001111", status="interrupted")
     assert set(table_of(store)) == {"old", "else", "new"}  # no answer yet
@@ -182,15 +182,15 @@ def test_results_that_do_not_say_their_code_are_recognised_by_spec_and_data(tmp_
     store = Store(tmp_path / "e")
     store.ledger.append("planned", "old")
     complete(store, "old", shared=described(SPEC) | {"data_fingerprint": "f00d"})
-    ask(store, "new", "feed00001111", asked=SPEC.asked("f00d"))
+    ask(store, "new", "feed00001111", question=SPEC.question("f00d"))
     assert set(table_of(store)) == {"new"}
-    ask(store, "newer data", "feed00001111", asked=SPEC.asked("beef"))
+    ask(store, "newer data", "feed00001111", question=SPEC.question("beef"))
     assert set(table_of(store)) == {"new", "newer data"}
 
 
 def test_a_killed_run_leaves_the_table_when_newer_code_answers(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
-    store.ledger.append("started", "killed", pid=1, attempt="a", shared=described(SPEC), asked="same")
+    store.ledger.append("started", "killed", pid=1, attempt="a", shared=described(SPEC), question="same")
     assert store.sweep_up() == ["killed"]
     write_results(store)
     assert load_results(store.root)["status"].tolist() == ["interrupted"]

@@ -68,7 +68,7 @@ def spec_of(method: str, **settings: Any) -> RunSpec:
 def attempt(
     results: Path, spec: RunSpec, data: Dataset, stop: int | str | None = None, method: type | None = None
 ) -> Attempt:
-    """Run until the given epoch, or phase, is told of; to the end without. As a process would, from fresh seeds."""
+    """Run until the given epoch, or phase, is reported; to the end without. As a process would, from fresh seeds."""
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     random.seed(1)
@@ -398,7 +398,7 @@ def test_an_index_that_cannot_be_written_leaves_the_one_before(
 def test_checkpoints_take_a_share_of_the_time_at_most(
     tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that moves when told: 30 s at least, and ten times what the last write took by its size."""
+    """On a clock that the test moves: 30 s at least, and ten times what the last write took by its size."""
     now = 0.0
 
     def reading() -> float:

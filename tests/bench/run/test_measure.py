@@ -71,7 +71,7 @@ def test_many_steps_take_few_bins() -> None:
 
 
 @pytest.fixture
-def told() -> list[Event]:
+def events() -> list[Event]:
     return []
 
 
@@ -80,9 +80,9 @@ def block(megabytes: int) -> np.ndarray:
 
 
 @needs_reset
-def test_each_phase_has_a_peak_of_its_own(told: list[Event]) -> None:
+def test_each_phase_has_a_peak_of_its_own(events: list[Event]) -> None:
     """The large one is in build; what comes after is not as high, and the whole run's peak is the largest."""
-    phases = Phases(CPU, told.append)
+    phases = Phases(CPU, events.append)
     for phase, size in (("load", 20), ("build", 160), ("warmup", 20), ("fit", 80)):
         phases.emit(PhaseStarted(phase))
         held = block(size)
@@ -97,16 +97,18 @@ def test_each_phase_has_a_peak_of_its_own(told: list[Event]) -> None:
     assert row["peak_host_bytes"] == max(ended.peaks["host"] for ended in phases.ended.values())
     assert row["peak_host_above_baseline_bytes"] == row["peak_host_bytes"] - row["baseline_host_bytes"]
     assert "peak_host_predict_bytes" not in row  # it has not ended
-    lines = [event.to_json() for event in told]
+    lines = [event.to_json() for event in events]
     assert [line["phase"] for line in lines] == ["load", "build", "warmup", "fit", "fit", "predict"]
     assert ["measured" in line for line in lines] == [True, True, True, True, False, True]
     assert set(lines[-1]["measured"]["phases"]) == {"start", "load", "build", "warmup", "fit"}
     assert set(row) <= set(BY_NAME)
 
 
-def test_where_peaks_cannot_be_reset_only_the_whole_is_told(told: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_peaks_cannot_be_reset_only_the_whole_is_reported(
+    events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "reset_host_peak", lambda: False)
-    phases = Phases(CPU, told.append)
+    phases = Phases(CPU, events.append)
     for phase in ("load", "build", "fit", "predict"):
         phases.emit(PhaseStarted(phase))
     row = phases.measured.to_json()["row"]
@@ -114,11 +116,11 @@ def test_where_peaks_cannot_be_reset_only_the_whole_is_told(told: list[Event], m
     assert not {f"peak_host_{name}_bytes" for name in ("load", "build", "fit")} & set(row)
 
 
-def test_the_whole_peak_survives_the_resets(told: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_peak_survives_the_resets(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = iter([100, 900, 300])
     monkeypatch.setattr(memory, "peak_host_bytes", lambda: next(peaks))
     monkeypatch.setattr(procfs, "host_bytes", lambda: 90)
-    phases = Phases(CPU, told.append)
+    phases = Phases(CPU, events.append)
     for phase in ("load", "build", "fit"):
         phases.emit(PhaseStarted(phase))
         phases.emit(Note("of the same phase"))
@@ -127,11 +129,11 @@ def test_the_whole_peak_survives_the_resets(told: list[Event], monkeypatch: pyte
     assert row["peak_host_above_baseline_bytes"] == 810
 
 
-def test_a_phase_that_comes_twice_is_added_up(told: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phase_that_comes_twice_is_added_up(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     peaks, seconds = iter([10, 40, 20, 30]), iter([0.0, 1.0, 1.0, 3.0, 3.0, 8.0, 8.0, 18.0, 18.0])
     monkeypatch.setattr(memory, "peak_host_bytes", lambda: next(peaks))
     monkeypatch.setattr("bench.run.phases.time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
-    phases = Phases(CPU, told.append)
+    phases = Phases(CPU, events.append)
     for phase in ("build", "fit", "build", "fit"):
         phases.emit(PhaseStarted(phase))
     assert phases.ended["build"] == PhaseUsage(12.0, {"host": 40})
@@ -182,9 +184,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     monkeypatch.undo()
 
 
-def test_peaks_of_a_gpu_by_phase(gpu: Gpu, told: list[Event]) -> None:
+def test_peaks_of_a_gpu_by_phase(gpu: Gpu, events: list[Event]) -> None:
     """Of torch as it counts them, of the process as the driver does: also where the memory is given back in between."""
-    phases = Phases(CUDA, told.append)
+    phases = Phases(CUDA, events.append)
     phases.emit(PhaseStarted("load"))
     phases.emit(PhaseStarted("build"))
     gpu.hold(700)
@@ -276,7 +278,7 @@ def test_a_watch_kills_above_its_limit_and_only_once() -> None:
     watch = memory_watch.MemoryWatch(process.pid, 64 * MIB, kill)
     code = process.wait(timeout=60)
     watch.stop()
-    watch.check(10**12)  # told too late
+    watch.check(10**12)  # reported too late
     assert watch.over
     assert len(kills) == 1
     assert watch.peak is not None
@@ -290,7 +292,7 @@ def test_below_its_limit_a_watch_only_looks() -> None:
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(MIB)], stdout=subprocess.PIPE, text=True)
     watch = memory_watch.MemoryWatch(process.pid, 10**12, lambda: pytest.fail("killed"))
     wait_until_held(process)
-    watch.check(5 * 10**11)  # what the run itself has told counts
+    watch.check(5 * 10**11)  # what the run itself has reported counts
     process.terminate()
     watch.stop()
     assert (watch.peak, watch.over, watch.reason(process.wait())) == (5 * 10**11, False, None)
@@ -399,11 +401,11 @@ def test_the_page_names_lines_that_are_there() -> None:
 
 
 def test_every_column_of_memory_and_time_is_explained() -> None:
-    told = (DOCS.parent / "results" / "README.md").read_text()
+    page = (DOCS.parent / "results" / "README.md").read_text()
     by_phase = {f"peak_{kind}_{phase}_bytes" for kind in MEMORIES for phase in PHASES}
     parts = {f"predicted_{part}_bytes" for part in PARTS}
     for column in COLUMNS:
         if column.group in ("memory", "time") and column.name not in by_phase | parts:
-            assert f"`{column.name}`" in told, column.name
-    assert all(f"`{name}`" in told for name in (*MEMORIES, *PHASES))
-    assert f"`{' '.join(PARTS)}`" in told
+            assert f"`{column.name}`" in page, column.name
+    assert all(f"`{name}`" in page for name in (*MEMORIES, *PHASES))
+    assert f"`{' '.join(PARTS)}`" in page

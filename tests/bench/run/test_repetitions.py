@@ -82,7 +82,7 @@ def part_of(spec: RunSpec, members: range) -> RunSpec:
 def run(
     results: Path, spec: RunSpec, data: Dataset, stop: int | None = None, name: str = "run", retrain: bool = False
 ) -> Ran:
-    """In this process, as one of its own would; raises Stop when so many epochs were told of."""
+    """In this process, as one of its own would; raises Stop when so many epochs were reported."""
     ran = Ran()
 
     def emit(event: Event) -> None:
@@ -258,9 +258,14 @@ def test_names_say_what_training_depends_on() -> None:
     assert named(spec_of(True, unasked)) == of
     for settings in ({"B": 33}, {"loss": "softmax"}, {"hash": "murmur3"}, {"bias": "zero"}, {"feature_hash": 9}):
         assert not set(named(spec_of(**settings))) & set(of)
-    asked: tuple[dict[str, Any], ...] = ({"hidden": "17"}, {"epochs": 9}, {"batch_size": 9}, {"lr": 0.5})
-    asked += ({"lr_schedule": "constant"}, {"optimiser": "rowwise_adagrad"}, {"holdout": False}, {"precision": "bf16"})
-    for train in asked:
+    question: tuple[dict[str, Any], ...] = ({"hidden": "17"}, {"epochs": 9}, {"batch_size": 9}, {"lr": 0.5})
+    question += (
+        {"lr_schedule": "constant"},
+        {"optimiser": "rowwise_adagrad"},
+        {"holdout": False},
+        {"precision": "bf16"},
+    )
+    for train in question:
         assert not set(named(spec_of(True, train))) & set(of)
     others: list[dict[str, Any]] = [{"code": "new"}, {"identity": "other"}, {"device": "cuda"}, {"threads": 1}]
     for other in others:

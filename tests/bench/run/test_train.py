@@ -73,11 +73,11 @@ def test_batches_shuffle_rows_and_use_every_one() -> None:
 
 
 def test_training_lowers_the_loss_and_reports_each_epoch() -> None:
-    told: list[tuple[int, float]] = []
+    events: list[tuple[int, float]] = []
     net, settings = network(), TrainSettings(epochs=30, batch_size=8, lr=0.05)
-    train(net, Split(*points()), settings, 0, Clock(CPU), Watch(lambda epoch, loss: told.append((epoch, loss))))
-    assert [epoch for epoch, _ in told] == list(range(1, 31))
-    assert told[-1][1] < 0.5 * told[0][1]
+    train(net, Split(*points()), settings, 0, Clock(CPU), Watch(lambda epoch, loss: events.append((epoch, loss))))
+    assert [epoch for epoch, _ in events] == list(range(1, 31))
+    assert events[-1][1] < 0.5 * events[0][1]
     assert net.output.seen[:7] == [8] * 6 + [2]
 
 

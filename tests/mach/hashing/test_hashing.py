@@ -176,14 +176,14 @@ def test_balanced_buckets_differ_by_at_most_one(n_labels: int, B: int, seed: int
 
 @pytest.mark.parametrize("bits", [0, 1, 2])
 def test_every_order_is_equally_likely(bits: int) -> None:
-    """24,000 shuffles of four entries, in one block and in several: each of 24 orders 1,000 times, within 5 sd."""
+    """24,000 shuffles of four entries, in one block and in several: each of 24 permutations 1,000 times, within 5 sd."""
     row = np.empty(4, dtype=np.uint16)
-    orders: collections.Counter[tuple[int, ...]] = collections.Counter()
+    permutations: collections.Counter[tuple[int, ...]] = collections.Counter()
     for state in np.random.default_rng(0).integers(0, 2**64, 24_000, dtype=np.uint64):
         kernels.scatter_shuffle(row, 4, state, bits)
-        orders[tuple(row.tolist())] += 1
-    assert len(orders) == 24
-    assert max(abs(n - 1000) for n in orders.values()) < 5 * math.sqrt(1000)
+        permutations[tuple(row.tolist())] += 1
+    assert len(permutations) == 24
+    assert max(abs(n - 1000) for n in permutations.values()) < 5 * math.sqrt(1000)
 
 
 def pair_chance(family: str, n_labels: int, B: int) -> float:
