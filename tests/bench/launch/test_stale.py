@@ -65,7 +65,7 @@ def test_a_record_of_an_earlier_version_is_stale_and_its_rows_give_way(experimen
     shutil.copy(GOLDEN / "two_decoders.json", folder / "record.json")
     shutil.copy(GOLDEN / "two_decoders.spec.json", folder / "spec.json")
     store.ledger.append(
-        "started", OLD_RUN, pid=1, attempt="a", question=json.loads((folder / "spec.json").read_text())["asked"]
+        "started", OLD_RUN, pid=1, attempt="a", asked=json.loads((folder / "spec.json").read_text())["asked"]
     )
     store.ledger.append("finished", OLD_RUN, status="ok")
     assert run_states(store)[OLD_RUN] == {"state": "stale", "reason": "ok, made by other code"}
@@ -82,7 +82,7 @@ def test_a_record_of_an_earlier_version_is_stale_and_its_rows_give_way(experimen
 
 def test_a_checkpoint_of_an_earlier_version_is_reported_and_not_used(experiment: Experiment, store: Store) -> None:
     question = json.loads((GOLDEN / "two_decoders.spec.json").read_text())["asked"]
-    store.ledger.append("started", OLD_RUN, pid=1, attempt="a", question=question)
+    store.ledger.append("started", OLD_RUN, pid=1, attempt="a", asked=question)
     store.ledger.append("interrupted", OLD_RUN, reason="stopped by the user")
     (store.root / CHECKPOINTS / OLD_RUN).mkdir(parents=True)
     notes, run_id = notes_of(experiment, store)

@@ -190,7 +190,7 @@ def test_results_that_do_not_say_their_code_are_recognised_by_spec_and_data(tmp_
 
 def test_a_killed_run_leaves_the_table_when_newer_code_answers(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
-    store.ledger.append("started", "killed", pid=1, attempt="a", shared=described(SPEC), question="same")
+    store.ledger.append("started", "killed", pid=1, attempt="a", shared=described(SPEC), asked="same")
     assert store.sweep_up() == ["killed"]
     write_results(store)
     assert load_results(store.root)["status"].tolist() == ["interrupted"]

@@ -176,7 +176,7 @@ def test_balanced_buckets_differ_by_at_most_one(n_labels: int, B: int, seed: int
 
 @pytest.mark.parametrize("bits", [0, 1, 2])
 def test_every_order_is_equally_likely(bits: int) -> None:
-    """24,000 shuffles of four entries, in one block and in several: each of 24 permutations 1,000 times, within 5 sd."""
+    """24,000 shuffles of four entries, in one block and in several: each permutation 1,000 times, within 5 sd."""
     row = np.empty(4, dtype=np.uint16)
     permutations: collections.Counter[tuple[int, ...]] = collections.Counter()
     for state in np.random.default_rng(0).integers(0, 2**64, 24_000, dtype=np.uint64):
