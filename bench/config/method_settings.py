@@ -76,10 +76,12 @@ def _checked(parameter: inspect.Parameter | None, name: str, value: Any, where: 
 def constructor_parameters(method: type) -> tuple[Parameters, bool]:
     """Keywords of a constructor, and whether it takes any others.
 
-    ``**keywords`` of a constructor stand for the parameters of the next base class that has a constructor.
+    ``**keywords`` of a constructor stand for the keyword-only parameters of the next base class that has a
+    constructor; none of those is required, because the class may pass it itself. Where the base class has no
+    keyword-only parameters, nobody knows what becomes of the keywords, and any are taken.
     """
     found: dict[str, inspect.Parameter] = {}
-    open_ended = False
+    open_ended = inherited = False
     for base in method.__mro__:
         init = vars(base).get("__init__")
         if init is None or base is object:
@@ -90,13 +92,17 @@ def constructor_parameters(method: type) -> tuple[Parameters, bool]:
             return found, True
         if base.__module__.partition(".")[0] == "torch":
             return found, True
+        if inherited and not any(parameter.kind is parameter.KEYWORD_ONLY for parameter in own):
+            return found, True
         for parameter in own:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 annotation = _evaluated(parameter.annotation, init)
-                found.setdefault(parameter.name, parameter.replace(annotation=annotation))
+                default = None if inherited and parameter.default is parameter.empty else parameter.default
+                found.setdefault(parameter.name, parameter.replace(annotation=annotation, default=default))
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own)
         if not open_ended:
             break
+        inherited = True
     return found, open_ended
 
 

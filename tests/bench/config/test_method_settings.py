@@ -149,6 +149,28 @@ def test_a_constructor_that_takes_any_keyword_is_checked_where_it_says_something
         checked_settings(Without, {"x": 1}, (), "m")
 
 
+class Wrapped:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+
+class Wrapper(Wrapped):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(settings)
+
+
+class Fixed(Base):
+    def __init__(self, **linear: Any) -> None:
+        super().__init__(n_labels=3, hidden=4, **linear)
+
+
+def test_a_class_may_use_its_keywords_in_a_way_that_no_signature_shows() -> None:
+    assert checked_settings(Wrapper, {"which": 1}, (), "m") == {"which": 1}
+    assert checked_settings(Fixed, {"bias": True}, (), "m") == {"bias": True}
+    with pytest.raises(InputError, match="m, setting bias: found 3"):
+        checked_settings(Fixed, {"bias": 3}, (), "m")
+
+
 def test_what_the_harness_supplies_is_no_setting_and_must_be_taken() -> None:
     with pytest.raises(InputError, match="m, setting hidden: found 3; expected none: the harness supplies it"):
         checked_settings(Derived, {"hidden": 3}, ("n_labels", "hidden"), "m")
