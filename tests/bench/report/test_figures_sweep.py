@@ -162,6 +162,7 @@ def over_k() -> dict[str, Picture]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_figure_and_report_of_a_sweep_load_no_torch(sweep: Path) -> None:
     program = (
         "import sys\n"

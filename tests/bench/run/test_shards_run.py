@@ -50,6 +50,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_train_what_one_does(ran: Path) -> None:
     """Up to rounding: sums over labels are added up in another order."""
     runs = runs_of(ran)
@@ -68,6 +69,7 @@ def test_two_processes_train_what_one_does(ran: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_columns_say_what_all_processes_took(ran: Path) -> None:
     table = results(ran).set_index("methods.full_softmax.shards")
     one, two = table.loc[1], table.loc[2]

@@ -55,6 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_cluster_of_its_own_gives_the_table_of_one_machine(tmp_path: Path) -> None:
     text = "dataset: tiny\ntrain: {epochs: 1, threads: 1}\n"
     text += "methods:\n  label_frequency: {}\n  mach: {R: 2, B: 16}\n  full_softmax: {}\n"
