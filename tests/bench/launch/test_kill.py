@@ -112,8 +112,8 @@ class Toy(external_method.ExternalMethod):
     library, requirements, reproducible = "numpy", (), True
     script = str(Path("endless.py").resolve())
 
-    def __init__(self, **settings):
-        super().__init__(settings)
+    def __init__(self):
+        super().__init__({})
 
     def write_points(self, folder, split, X): ...
 

@@ -172,6 +172,7 @@ def test_a_wrong_gradient_of_one_label_is_noticed(monkeypatch: pytest.MonkeyPatc
     assert not softmax.same("one_vs_all", found[3], expected[3])
 
 
+@pytest.mark.soak
 def test_memory_of_a_step_is_what_plain_torch_holds() -> None:
     """Three arrays of 256 × labels for plain torch, none for the chunks; each in a process of its own."""
     plain, chunks = (softmax.transient_bytes(f"one-vs-all: {name}", 60_000) for name in (softmax.PLAIN, "one_vs_all"))

@@ -46,7 +46,7 @@ assert not more, more
 @pytest.mark.parametrize(
     ("B", "estimator"),
     [
-        (64, "logit_sum+min"),
+        pytest.param(64, "logit_sum+min", marks=pytest.mark.soak),
         (6000, "logit_sum"),
         pytest.param(6000, "min+median", marks=pytest.mark.soak),
         pytest.param(70_000, "log_prob_sum", marks=pytest.mark.soak),

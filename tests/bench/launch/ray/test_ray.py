@@ -70,9 +70,17 @@ def test_a_cluster_of_its_own_gives_the_table_of_one_machine(tmp_path: Path) -> 
     assert "[3/3]" in done.stdout
     assert set(tables["ray"]["status"]) == {"ok"}
     pd.testing.assert_frame_equal(tables["ray"], tables["local"])
-    again = machbench("run", "small.yaml", "--launcher", "ray", cwd=tmp_path / "ray")
-    assert ", 0 to do" in again.stdout
-    many = machbench("run", "small.yaml", "train.threads=999", "--launcher", "ray", cwd=tmp_path / "ray", check=2)
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.soak
+def test_a_cluster_of_its_own_repeats_nothing_and_refuses_what_has_no_room(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text("dataset: tiny\nmethods:\n  label_frequency: {}\n")
+    for already_done in (0, 1):
+        done = machbench("run", "small.yaml", "--launcher", "ray", cwd=tmp_path)
+        assert f", {1 - already_done} to do" in done.stdout
+    many = machbench("run", "small.yaml", "train.threads=999", "--launcher", "ray", cwd=tmp_path, check=2)
     assert "train.threads: found 999; expected at most " in many.stderr
 
 
