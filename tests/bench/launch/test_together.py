@@ -165,7 +165,6 @@ def test_code_edited_after_the_plan_is_not_executed_under_its_id(
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.soak
 def test_two_commands_share_the_runs(tmp_path: Path) -> None:

@@ -161,7 +161,6 @@ def over_k() -> dict[str, Picture]:
     return {p.name: p for p in build_figures(rows_to_frame(k_rows()))}
 
 
-@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.soak
 def test_figure_and_report_of_a_sweep_load_no_torch(sweep: Path) -> None:
