@@ -27,7 +27,7 @@ def test_a_control_group_leaves_what_its_limit_does(tmp_path: Path) -> None:
     assert control_group_bytes(tmp_path / "none", *NAMES) is None
 
 
-def test_the_host_tells_its_free_memory() -> None:
+def test_the_free_memory_of_the_host_is_known() -> None:
     free = available_bytes(torch.device("cpu"))
     assert free is not None
     assert free > 0

@@ -309,7 +309,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_cannot_be_used_is_told_and_the_run_starts_over(
+def test_what_cannot_be_used_is_reported_and_the_run_starts_over(
     tmp_path: Path, data: Dataset, whole: tuple[Path, Attempt], half: Path, damage: str
 ) -> None:
     shutil.copytree(half, tmp_path, dirs_exist_ok=True)

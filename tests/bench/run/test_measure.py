@@ -311,7 +311,7 @@ def test_a_peak_that_only_the_run_knows_of_counts_too() -> None:
     assert (kills, watch.over, watch.peak) == ([1], True, 10**15 + 2)
 
 
-def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_others(
+def test_a_kill_by_the_kernel_for_lack_of_memory_is_distinguished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(procfs, "PROC", tmp_path)
@@ -357,7 +357,7 @@ def test_limits_can_be_overridden(tmp_path: Path) -> None:
     assert (changed.memory_limit_bytes, changed.time_limit_s) == (1_500_000_000, 90.0)
 
 
-def test_what_was_told_before_the_end_stays_in_the_record_of_a_failure(tmp_path: Path) -> None:
+def test_what_was_reported_before_the_end_stays_in_the_record_of_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text("dataset: tiny\nmethods: {label_frequency: {}}\n")
     (spec,) = load_experiment(str(path)).runs
@@ -383,7 +383,7 @@ def test_the_end_of_a_long_log_is_enough(tmp_path: Path) -> None:
     assert last_lines(tmp_path / "none.txt") == []
 
 
-def test_a_peak_above_nothing_known_is_not_told() -> None:
+def test_a_peak_above_an_unknown_baseline_is_empty() -> None:
     assert Memory(peaks={"host": 5}).above_baseline == {}
     assert Memory({"host": 5}, {"host": None}).above_baseline == {"host": None}  # an empty cell
 

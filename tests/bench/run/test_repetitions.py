@@ -227,7 +227,7 @@ def test_retraining_trains_kept_repetitions_again(tmp_path: Path, data: Dataset)
     assert run(tmp_path, spec_of(), data).trained == []
 
 
-def test_no_room_is_told_and_costs_no_run(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_reported_and_costs_no_run(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_repetitions, "ROOM", 1.0)
     ran = run(tmp_path, spec_of(), data)
     assert len(ran.fitted.rankings) == 3
@@ -281,7 +281,7 @@ def test_cutting_into_groups() -> None:
     assert cut(1, 1, []) == [range(1)]
 
 
-def test_peaks_are_those_of_all_processes_or_not_told() -> None:
+def test_peaks_are_those_of_all_processes_or_empty() -> None:
     def trained(repetition: int, peak: int, held: int, before: bool) -> TrainedRepetition:
         return TrainedRepetition(
             repetition, 1.0 + repetition, 1, held, "a", f"a {peak}", "env", {"host": peak}, "", before

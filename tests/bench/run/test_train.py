@@ -136,7 +136,7 @@ def test_a_warm_up_for_a_gpu_has_batches_of_all_sizes(n_points: int, sizes: list
         assert seen == expected
 
 
-def test_memory_is_told_in_bytes() -> None:
+def test_memory_is_reported_in_bytes() -> None:
     peak, now = memory.peak_host_bytes(), procfs.host_bytes()
     assert peak is not None
     assert now is not None
