@@ -129,20 +129,26 @@ def score(
     dataset: Annotated[str | None, typer.Option(help="With --file: the dataset whose test points they rank.")] = None,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Compute metrics again from kept predictions; with --file, add a ranking made elsewhere as a row."""
-    from bench.results.rescore import score_experiment, score_file
+    """Compute metrics again from kept predictions; with --file, add a ranking made elsewhere as a row.
+
+    Exit status 1 where the predictions of some run were left as they are; the reason is printed.
+    """
+    from bench.results.rescore import score_experiment, score_file, scored_line
 
     store = Store(results / experiment_name(experiment) if file else experiment_folder(experiment, results))
     with store.lock():
         if file is not None:
             if dataset is None:
                 raise InputError("--file: found no --dataset; expected the dataset whose test points the file ranks")
-            print(f"{score_file(store, file, method, dataset)}: scored")
-        for run_id, moved in score_experiment(store).items():
-            print(f"{run_id}: {'unchanged' if moved == 0 else f'changed by up to {moved:.2g}'}")
+            print(scored_line(store, score_file(store, file, method, dataset)))
+        left = False
+        for found in score_experiment(store):
+            print(found.line())
+            left |= bool(found.left)
         from bench.results.table import write_results
 
         write_results(store)
+    raise typer.Exit(left)
 
 
 @app.command()

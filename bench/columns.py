@@ -143,6 +143,10 @@ COLUMNS: tuple[Column, ...] = (
     *_text("identity", "experiment run_id status reason method dataset data_fingerprint"),
     _count("identity", "seed", "seed"),
     *_text("identity", "env_id derived_from"),
+    # of the points, labels, filter and constants that decide the metrics: `bench.config.evaluation_inputs`
+    Column("evaluation_fingerprint", "identity", "text", "evaluation fingerprint", required=False),
+    Column("replaces", "identity", "text", "replaces", required=False),  # run id of the earlier answer
+    Column("replaced_because", "identity", "text", "replaced because", required=False),
     Column("code", "identity", "text", "code", required=False),  # hash of the code that ran
     Column("evaluated_on", "identity", "text", "evaluated on", required=False),
     Column("library", "identity", "text", "library", required=False),  # of a peer that runs in its own environment

@@ -132,9 +132,16 @@ class RunSpec:
         return "-".join([self.method, self.dataset_name, *sizes, f"s{self.seed}", digest])
 
     def question(self, data_fingerprint: str) -> str:
-        """Short hash of spec and data, without the code: results of other code with the same hash are replaced."""
-        question = replace(self, target=FIRST_TARGETS.get(self.target, self.target)).canonical()
-        return hashlib.sha256(f"{question}\n{data_fingerprint}".encode()).hexdigest()[:16]
+        """Short hash of spec and data, without the code: what a checkpoint of the run depends on besides the code."""
+        return short_hash(f"{self._of_any_version()}\n{data_fingerprint}")
+
+    def request(self) -> str:
+        """Short hash of the spec alone, with the dataset by its name. Of the results of one request the newest counts,
+        whatever code and data they are of."""
+        return short_hash(self._of_any_version())
+
+    def _of_any_version(self) -> str:
+        return replace(self, target=FIRST_TARGETS.get(self.target, self.target)).canonical()
 
     @property
     def dataset_name(self) -> str:
@@ -154,6 +161,11 @@ class RunSpec:
         if content.get("shard"):
             content["shard"] = Shard(**content["shard"])
         return cls(**content)
+
+
+def short_hash(text: str) -> str:
+    """First 16 hex digits of the sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def derive_seed(seed: int, *axes: str | int) -> int:

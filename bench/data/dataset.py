@@ -67,7 +67,7 @@ class Dataset:
     def test_filter(self) -> csr_matrix | None:
         """Labels that scoring must ignore for a test point [n_test, n_labels], or None when there is no
         filter."""
-        path = self.folder / "test_filter.npy"
+        path = filter_file(self.folder, "test")
         if not path.is_file():
             return None
         pairs = np.load(path, allow_pickle=False)
@@ -145,13 +145,22 @@ def cached_meta(name: str, **overrides: Any) -> tuple[Path, dict[str, Any]] | No
     return (folder, meta) if meta else None
 
 
+def filter_file(folder: Path, split: str) -> Path:
+    """Where a dataset's cache folder keeps the pairs of ``train`` or ``test`` that may not be predicted, if any."""
+    return folder / f"{split}_filter.npy"
+
+
+def validation_count(n_train: int, points: int | None) -> int:
+    """Number of validation points: those that are wished for, or min(2000, 5 % of train)."""
+    return min(2000, n_train // 20) if points is None else points
+
+
 def validation_rows(n_train: int, points: int | None) -> NDArray[np.int64]:
     """Rising row numbers of the validation points: those whose hashed row number is smallest.
 
-    Hashed with sha256, so the draw depends on no random generator's version. Default: min(2000, 5 % of
-    train).
+    Hashed with sha256, so the draw depends on no random generator's version.
     """
-    count = min(2000, n_train // 20) if points is None else points
+    count = validation_count(n_train, points)
     if not 0 <= count < max(n_train, 1):
         raise InputError(f"validation_points: found {count}; expected 0 to {max(n_train - 1, 0)}, below train's size")
     if count == 0:

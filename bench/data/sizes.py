@@ -11,7 +11,7 @@ import numpy as np
 from bench.common.errors import InputError
 from bench.data import cache
 from bench.data.cards import load_card
-from bench.data.dataset import cached_meta, resolve_parameters
+from bench.data.dataset import cached_meta, resolve_parameters, validation_count
 from bench.data.sources import source
 
 NEEDED = ("n_train", "n_test", "n_features", "n_labels", "labels_per_point")
@@ -75,7 +75,7 @@ def dataset_sizes(name: str, **overrides: Any) -> DataSizes:
     held_out = overrides.get("validation_points", card.validation_points)
     return DataSizes(
         n_train=n_train,
-        n_validation=min(2000, n_train // 20) if held_out is None else int(held_out),
+        n_validation=validation_count(n_train, None if held_out is None else int(held_out)),
         n_test=int(stated["n_test"]),
         n_features=int(stated["n_features"]),
         n_labels=int(stated["n_labels"]),

@@ -12,6 +12,7 @@ from bench.common import environment
 from bench.common.code_hash import code_hash
 from bench.common.errors import InputError
 from bench.config.experiment import Experiment
+from bench.launch.evaluate_again import evaluated_again
 from bench.launch.progress import Progress
 from bench.launch.run_one import run_one
 from bench.launch.tune import write_chosen
@@ -74,7 +75,9 @@ def run_experiment(
 
     Methods and their settings are checked first: InputError where some are wrong, before anything is written.
     KeyboardInterrupt stops the run in progress, records that and is raised again; OSError for a full disk likewise.
-    For an experiment that tunes, the chosen settings are written last.
+    Finished runs whose filter, propensity constants or metrics have changed are evaluated again from their kept
+    predictions, or repeated where these do not suffice. For an experiment that tunes, the chosen settings are written
+    last.
     """
     options = options or LaunchOptions()
     store = Store(results / experiment.name)
@@ -88,6 +91,8 @@ def run_experiment(
             keep_description(experiment.description, store.root)
         done = store.ledger.times_done()  # before the records are read: what ends in between is seen again later
         runs = plan(experiment, store, lambda name: progress.note(f"building dataset {name} (once)"))
+        if not options.force:
+            runs = evaluated_again(runs, store, progress)
         todo = choose_runs(runs, store, progress, options)
         for code, target in {run.code: run.spec.target for run in todo}.items():
             environment.write_code(results, code[:SHOWN_CODE], target)
@@ -120,9 +125,10 @@ def choose_runs(
         event = "planned" if run in todo else "skipped"
         store.ledger.append(event, run.run_id, reason=None if run in todo else f"already {run.status}")
         if run.stale and run.status is None:
-            progress.note(f"{run.run_id}: the result {run.stale[-1]} is stale, made by other code; runs again")
-        if run in todo and (old := [other for other in checkpoints.get(run.question, ()) if other != run.run_id]):
-            progress.note(f"{run.run_id}: the checkpoint of {old[-1]} is stale, made by other code; not used")
+            old = run.stale[-1]
+            progress.note(f"{run.run_id}: the result {old.run_id} is stale, {old.why}; runs again")
+        if run in todo and (left := [other for other in checkpoints.get(run.question, ()) if other != run.run_id]):
+            progress.note(f"{run.run_id}: the checkpoint of {left[-1]} is stale, made by other code; not used")
     return todo
 
 

@@ -48,7 +48,7 @@ def run_one(
     progress.start(run.run_id)
     try:
         child = _spawn(folder, replace(options, attempt=start.attempt).to_env(), lock)
-        started_with = {"shared": described(run.spec), "asked": run.question}
+        started_with = {"shared": described(run.spec), "asked": run.question, "request": run.spec.request()}
         store.ledger.append("started", run.run_id, pid=child.pid, attempt=start.attempt, **started_with)
         code = _watch(child, start, experiment, partial(progress.event, run.run_id))
         if code == DISK_FULL:

@@ -63,11 +63,29 @@ class Scorer:
             raise InputError(f"dataset {data.name}: found no {on} points to measure quality on; expected at least one")
         self.left_out: sp.csr_matrix | None = data.test_filter if on == "test" else None
 
+    def suffices(self, labels: Labels) -> bool:
+        """Whether the metrics of ranked labels [N, k] are known without the pairs that are left out.
+
+        They are not where some of a point's labels are left out, fewer than the largest k of the metrics remain, and
+        further labels, which are not kept, would follow.
+        """
+        if self.left_out is None:
+            return True
+        forbidden, k = is_left_out(labels, self.left_out), min(max(KS), labels.shape[1])
+        remaining = ((labels >= 0) & ~forbidden).sum(axis=1)
+        is_complete = (labels < 0).any(axis=1) | (labels.shape[1] >= self.left_out.shape[1])
+        return not (forbidden.any(axis=1) & (remaining < k) & ~is_complete).any()
+
+    def _allowed(self, labels: Labels) -> Labels:
+        return labels if self.left_out is None else allowed(labels, self.left_out)
+
     def __len__(self) -> int:
         return len(self.points)
 
     def score(self, labels: Labels) -> Score:
-        """All metrics of ranked labels [N, k]. InputError as `bench.metrics.evaluate`."""
+        """All metrics of ranked labels [N, k], without the pairs that are left out. InputError as
+        `bench.metrics.evaluate`."""
+        labels = self._allowed(labels)
         found = evaluate_prepared(labels, self.truth, self.inverse_propensity, self._best_sums, KS)
         quality: dict[str, float | None] = {name: found[name] for name in QUALITY}
         by_group = group_columns(labels, self.truth, self._group_of_label)
@@ -75,12 +93,14 @@ class Scorer:
 
     def precision(self, labels: Labels) -> dict[str, float]:
         """P@1, P@3 and P@5 of ranked labels [N, k]; needs no train labels."""
-        found = evaluate_prepared(labels, self.truth, None, ks=KS)
+        found = evaluate_prepared(self._allowed(labels), self.truth, None, ks=KS)
         return {f"P@{k}": found[f"P@{k}"] for k in KS}
 
     def score_points(self, labels: Labels) -> dict[str, Floats]:
         """By metric, what each point adds [N]; see `bench.metrics.ranking.evaluate_points`."""
-        return evaluate_points(labels, self.truth, self.inverse_propensity, ks=KS, best_sums=self._best_sums)
+        return evaluate_points(
+            self._allowed(labels), self.truth, self.inverse_propensity, ks=KS, best_sums=self._best_sums
+        )
 
     @cached_property
     def truth(self) -> Truth:
@@ -108,6 +128,28 @@ class Scorer:
     @cached_property
     def _decile_of_label(self) -> npt.NDArray[np.int64]:
         return decile_of_labels(self._label_counts)
+
+
+def is_left_out(labels: Labels, pairs: sp.csr_matrix) -> npt.NDArray[np.bool_]:
+    """Where a ranking [N, k] names a label that ``pairs`` [N, n_labels] excludes for the point."""
+    n_labels = pairs.shape[1]
+    points = np.repeat(np.arange(pairs.shape[0], dtype=np.int64), np.diff(pairs.indptr))
+    excluded = np.sort(points * n_labels + pairs.indices)
+    ranked = np.arange(len(labels), dtype=np.int64)[:, None] * n_labels + labels
+    if not len(excluded):
+        return np.zeros(labels.shape, dtype=bool)
+    at = np.minimum(np.searchsorted(excluded, ranked), len(excluded) - 1)
+    found: npt.NDArray[np.bool_] = (excluded[at] == ranked) & (labels >= 0)
+    return found
+
+
+def allowed(labels: Labels, pairs: sp.csr_matrix) -> Labels:
+    """A ranking [N, k] without its excluded pairs, order kept; −1 at the end of rows that become shorter."""
+    excluded = is_left_out(labels, pairs)
+    if not excluded.any():
+        return labels
+    order = np.argsort(excluded, axis=1, kind="stable")
+    return np.take_along_axis(np.where(excluded, -1, labels), order, axis=1)
 
 
 def without(ranking: Ranking, pairs: sp.csr_matrix, k: int) -> Ranking:

@@ -2,7 +2,8 @@
 
     python -m bench.plan.datasets     (standard input: JSON list of [dataset, overrides]; standard output: JSON lines)
 
-A line is ``{"building": dataset}``, or at the end ``{"data": [[fingerprint, identity], ...]}`` or ``{"error": text}``.
+A line is ``{"building": dataset}``, or at the end ``{"data": [...]}`` with an object for each dataset (`Named`), or
+``{"error": text}``.
 """
 
 from __future__ import annotations
@@ -12,18 +13,37 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from bench.common.child_processes import die_with_parent, python
 from bench.common.errors import InputError
 from bench.common.files import is_full
+from bench.config.evaluation_inputs import EvaluationInputs
 
 
-class Named(NamedTuple):
-    """A dataset on disk: the fingerprint of its content, and what of it is part of a run's identity."""
+@dataclass(frozen=True)
+class Named:
+    """A dataset on disk.
+
+    Args:
+        fingerprint: of its content.
+        identity: what of it is part of a run's identity.
+        evaluated: for ``test`` and ``validation`` points, what decides the metrics.
+    """
 
     fingerprint: str
     identity: str
+    evaluated: Mapping[str, EvaluationInputs]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Named:
+        evaluated = {on: EvaluationInputs.from_json(inputs) for on, inputs in content["evaluated"].items()}
+        return cls(content["fingerprint"], content["identity"], evaluated)
+
+    def to_json(self) -> dict[str, Any]:
+        evaluated = {on: inputs.to_json() for on, inputs in self.evaluated.items()}
+        return {"fingerprint": self.fingerprint, "identity": self.identity, "evaluated": evaluated}
 
 
 def prepare(wanted: Sequence[tuple[str, Mapping[str, Any]]], on_build: Callable[[str], None]) -> list[Named]:
@@ -49,12 +69,13 @@ def prepare(wanted: Sequence[tuple[str, Mapping[str, Any]]], on_build: Callable[
         raise OSError(*last["full"])
     if "data" not in last:
         raise InputError(f"the process that prepares data ended with exit status {child.returncode} and no result")
-    return [Named(*found) for found in last["data"]]
+    return [Named.from_json(found) for found in last["data"]]
 
 
 def _name(dataset: str, overrides: Mapping[str, Any], emit: Callable[[dict[str, Any]], None]) -> Named:
     from bench.data import dataset_fingerprint, prepare_dataset
     from bench.data.dataset import identity_of
+    from bench.data.evaluation import POINTS, cached_evaluation_inputs
 
     found = dataset_fingerprint(dataset, **overrides)
     if found is None:
@@ -63,7 +84,8 @@ def _name(dataset: str, overrides: Mapping[str, Any], emit: Callable[[dict[str, 
         found = dataset_fingerprint(dataset, **overrides)
     if found is None:
         raise RuntimeError(f"dataset {dataset} was built but has no fingerprint")
-    return Named(found, identity_of(found, dataset))
+    inputs = {on: cached_evaluation_inputs(dataset, on, **overrides) for on in POINTS}
+    return Named(found, identity_of(found, dataset), {on: known for on, known in inputs.items() if known})
 
 
 def main() -> int:
@@ -77,7 +99,7 @@ def main() -> int:
         print(json.dumps(event), file=pipe, flush=True)
 
     try:
-        emit({"data": [_name(dataset, overrides, emit) for dataset, overrides in json.load(sys.stdin)]})
+        emit({"data": [_name(dataset, overrides, emit).to_json() for dataset, overrides in json.load(sys.stdin)]})
     except InputError as error:
         emit({"error": str(error)})
     except OSError as error:

@@ -16,12 +16,13 @@ from bench.config.experiment import Experiment
 from bench.config.spec import RunSpec
 from bench.data import dataset_fingerprint
 from bench.data.dataset import identity_of
+from bench.data.evaluation import cached_evaluation_inputs
 from bench.data.sizes import DataSizes, dataset_sizes
 from bench.model.device import has_bf16, threads_each
 from bench.model.group_size import available_bytes
 from bench.model.methods import Method
 from bench.plan.forecast import EMPTY, Forecast, predict_run, process_bytes
-from bench.plan.plan import answered
+from bench.plan.plan import answered, outdated, stale
 from bench.plan.rates import EarlierRun, Rates, earlier_runs, measure_rates, seconds_like
 from bench.results.record import RunRecord
 from bench.results.store import UNSETTLED, Store
@@ -163,15 +164,19 @@ def make_grid(experiment: Experiment, results: Path) -> list[PlanRow]:
     for given in experiment.runs:
         spec = given.with_settings(Method.load(given.target, given.settings).settings)
         found = dataset_fingerprint(spec.dataset, **spec.dataset_overrides)
-        record = None
+        record, evaluate = None, ""
         if found is not None:
             hashes.setdefault(spec.target, code_hash(spec.target))
             record = store.record(spec.run_id(hashes[spec.target], identity_of(found, spec.dataset)))
+            inputs = cached_evaluation_inputs(spec.dataset, spec.train.evaluate_on, **spec.dataset_overrides)
+            evaluate = outdated(record, inputs) if record else ""
         run = planner.plan(spec, record)
-        stale = answers.get(spec.question(found)) if found is not None and record is None else None
-        if stale and run.state == "to do":
-            reason = "; ".join(filter(None, [f"{stale[-1]} was made by other code", run.reason]))
+        others = stale(answers.get(spec.request(), ()), "", found) if found is not None and record is None else ()
+        if others and run.state == "to do":
+            reason = "; ".join(filter(None, [f"{others[-1].run_id} was {others[-1].why}", run.reason]))
             run = replace(run, state="stale", reason=reason)
+        elif evaluate and run.state == "cached":
+            run = replace(run, state="stale", reason=f"will be evaluated again: {evaluate}")
         grid.append(run)
     return grid
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.common.code_hash import code_hash
+from bench.config.evaluation_inputs import EvaluationInputs
 from bench.config.experiment import Experiment
 from bench.config.spec import RunSpec
 from bench.plan.datasets import prepare
+from bench.results.answers import Answer
+from bench.results.record import RunRecord
 from bench.results.store import Store
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A result that does not answer the request as it is now, and why."""
+
+    run_id: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,9 @@ class PlannedRun:
     status: str | None
     code: str = ""  # hash of the code that is to run
     question: str = ""  # hash of spec and data, see `RunSpec.question`
-    stale: tuple[str, ...] = ()  # runs of the same spec and data with a result made by other code
+    stale: tuple[Stale, ...] = ()  # results of the same spec that are of other code or data
+    evaluate: str = ""  # what has changed since its predictions were evaluated; empty where nothing has
+    inputs: EvaluationInputs | None = None  # what decides its metrics now
 
 
 def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) -> list[PlannedRun]:
@@ -39,18 +52,38 @@ def plan(experiment: Experiment, store: Store, on_build: Callable[[str], None]) 
         data, code = named[_data(spec)], hashes[spec.target]
         run_id, question = spec.run_id(code, data.identity), spec.question(data.fingerprint)
         record = store.record(run_id)
-        others = tuple(other for other in answers.get(question, ()) if other != run_id)
-        planned[run_id] = PlannedRun(run_id, spec, record.status if record else None, code, question, others)
+        others = stale(answers.get(spec.request(), ()), run_id, data.fingerprint)
+        inputs = data.evaluated.get(spec.train.evaluate_on)
+        evaluate = outdated(record, inputs) if record else ""
+        status = record.status if record else None
+        planned[run_id] = PlannedRun(run_id, spec, status, code, question, others, evaluate, inputs)
     return list(planned.values())
 
 
-def answered(store: Store) -> dict[str, list[str]]:
-    """Runs with a result, by the hash of spec and data, whatever code made it."""
-    found: dict[str, list[str]] = {}
-    for record in store.records():
-        question = store.question(record)[0]
-        if record.status == "ok" and question is not None:
-            found.setdefault(question, []).append(record.run_id)
+def outdated(record: RunRecord, inputs: EvaluationInputs | None) -> str:
+    """What has changed since the predictions of a run were evaluated; empty where nothing has, or where it has none."""
+    if not record.ranked or inputs is None or record.evaluated == inputs:
+        return ""
+    return record.evaluated.changes(inputs) if record.evaluated else "not recorded by what it was evaluated"
+
+
+def stale(answers: Sequence[Answer], run_id: str, fingerprint: str) -> tuple[Stale, ...]:
+    """Of the results of one request those of other runs, with what is different now. ``fingerprint``: of the data."""
+    found = []
+    for answer in answers:
+        old = answer.record.shared.get("data_fingerprint")
+        why = "made by other code" if old in (None, fingerprint) else f"on other data ({old}, now {fingerprint})"
+        if answer.record.run_id != run_id:
+            found.append(Stale(answer.record.run_id, why))
+    return tuple(found)
+
+
+def answered(store: Store) -> dict[str, list[Answer]]:
+    """Results by request (`RunSpec.request`), whatever code and data they are of."""
+    found: dict[str, list[Answer]] = {}
+    for answer in map(store.answer, store.records()):
+        if answer.record.status == "ok" and answer.request is not None:
+            found.setdefault(answer.request, []).append(answer)
     return found
 
 

@@ -47,7 +47,8 @@ def _of_dataset(
 ) -> dict[tuple[Any, ...], float]:
     if len(groups) < 2:
         return {}
-    if len({row["data_fingerprint"] for group in groups for row in group.ok}) > 1:
+    same = {(row["data_fingerprint"], row.get("evaluation_fingerprint")) for group in groups for row in group.ok}
+    if len(same) > 1:
         untested["the rows are about different data or random splits, so their points differ"] = None
         return {}
     best = {metric: _best(groups, metric) for metric in METRICS}

@@ -13,7 +13,8 @@ from bench.common.errors import InputError, unknown_name
 from bench.metrics.significance import LEVEL, Paired, holm, paired_bootstrap, t_half_width
 from bench.report.groups import SETTINGS, SPLIT, records
 from bench.results.per_point import NotAvailable, Points
-from bench.results.table import load_results, swept_columns
+from bench.results.store import Store
+from bench.results.table import load_results, rows_to_frame, swept_columns
 
 QUALITY = ("P@1", "P@5", "nDCG@5", "PSP@5")
 SIZES = ("params_total", "params_output", "index_bytes")
@@ -33,12 +34,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two matched runs; ``tests`` by metric, or ``untested``: why there are none."""
+    """Two matched runs; ``tests`` by metric, or ``untested``: why there are none.
+
+    ``apart``: in what the data or their evaluation differ, so that the numbers are not comparable; "" where they are.
+    """
 
     a: dict[str, Any]
     b: dict[str, Any]
     tests: dict[str, Paired]
     untested: str
+    apart: str = ""
 
 
 def diff(a: str, b: str, results: Path, times: bool) -> tuple[list[str], bool]:
@@ -48,7 +53,8 @@ def diff(a: str, b: str, results: Path, times: bool) -> tuple[list[str], bool]:
     result on one side and none on the other. Rows for a smaller R are left out: they come from the run of the
     largest and are correlated with it. Measured cost is compared within one environment, or with ``times``.
 
-    Raises InputError for unknown names, an experiment beside a run, nothing to match, and runs about different data.
+    Runs on different data, or evaluated otherwise, are shown side by side, without differences and tests; that counts
+    as significant. Raises InputError for unknown names, an experiment beside a run, and nothing to match.
     """
     left, right = _side(a, results), _side(b, results)
     if left.single != right.single:
@@ -67,8 +73,11 @@ def diff(a: str, b: str, results: Path, times: bool) -> tuple[list[str], bool]:
     lines += _across_seeds(pairs) + _environments(pairs, left.folder.parent / "env", right.folder.parent / "env")
     found = sum(p < 1 - LEVEL for p in adjusted.values())
     changed = sum((pair.a["status"] == "ok") != (pair.b["status"] == "ok") for pair in pairs)
+    apart = sum(bool(pair.apart) for pair in pairs)
     lines += ["", f"{found} of {len(adjusted)} paired tests significant at 5 % (Holm), {changed} changes of status."]
-    return lines, bool(found or changed)
+    if apart:
+        lines.append(f"{apart} of {len(pairs)} pairs are on different data or evaluated otherwise: not comparable.")
+    return lines, bool(found or changed or apart)
 
 
 def _side(name: str, results: Path) -> Side:
@@ -83,6 +92,11 @@ def _side(name: str, results: Path) -> Side:
         if found:
             return Side(name, table.parent, found, single=True)
         known += [table.parent.name, *(row["run_id"] for row in rows)]
+    for ledger in sorted(results.glob("*/ledger.jsonl")):  # also a result that a newer one has replaced
+        record = Store(ledger.parent).record(name) if Path(name).name == name else None
+        if record is not None:
+            frame = rows_to_frame([record.rows(ledger.parent.name)[-1]])
+            return Side(name, ledger.parent, [row | {"swept": []} for row in records(frame)], single=True)
     raise unknown_name("experiment or run", name, known, str(results))
 
 
@@ -95,15 +109,11 @@ def _own_rows(folder: Path) -> list[dict[str, Any]]:
 def _match(left: Side, right: Side) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], list[str]]:
     """Pairs of rows, and lines about the runs without a partner. Of several equal runs the last counts."""
     if left.single:
-        x, y = left.rows[0], right.rows[0]
-        _same_points(x, y)
-        return [(x, y)], []
+        return [(left.rows[0], right.rows[0])], []
     swept = list(dict.fromkeys(name for side in (left, right) for row in side.rows[:1] for name in row["swept"]))
     names = ("method", "dataset", "seed", "B", "R", *MATCHED, *swept)
     by_key = [{tuple(str(row.get(name)) for name in names): row for row in side.rows} for side in (left, right)]
     both = [key for key in by_key[0] if key in by_key[1]]
-    for key in both:
-        _same_points(by_key[0][key], by_key[1][key])
     only = [
         f"only in {side}: {row['run_id']}"
         for side, own in zip("AB", by_key, strict=True)
@@ -113,16 +123,20 @@ def _match(left: Side, right: Side) -> tuple[list[tuple[dict[str, Any], dict[str
     return [(by_key[0][key], by_key[1][key]) for key in both], only
 
 
-def _same_points(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    for name, default in (("data_fingerprint", None), ("evaluated_on", "test")):
+def _apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """In what the data of two runs, or their evaluation, differ; "" where they do not."""
+    for name, default in (("data_fingerprint", None), ("evaluated_on", "test"), ("evaluation_fingerprint", None)):
         x, y = a.get(name) or default, b.get(name) or default
         if x is not None and y is not None and x != y:  # a run that failed early does not know its data
-            raise InputError(f"diff: {a['run_id']} has {name} {x}, {b['run_id']} has {y}; expected the same points")
+            return f"{name} {x} → {y}"
+    return ""
 
 
 def _pair(a: dict[str, Any], b: dict[str, Any], of_a: Points, of_b: Points) -> Pair:
     if a["status"] != "ok" or b["status"] != "ok":
         return Pair(a, b, {}, "a run without a result")
+    if apart := _apart(a, b):
+        return Pair(a, b, {}, f"not comparable, because the points or their evaluation differ: {apart}", apart)
     try:
         x, y = of_a.of(a), of_b.of(b)
     except NotAvailable as reason:
@@ -140,7 +154,9 @@ def _pair_lines(pair: Pair, adjusted: Mapping[str, float], times: bool) -> Itera
     for metric in QUALITY:
         if a[metric] is None or b[metric] is None:
             continue
-        line = f"  {metric:7} {100 * a[metric]:6.2f} → {100 * b[metric]:6.2f} %  {100 * (b[metric] - a[metric]):+.2f}"
+        line = f"  {metric:7} {100 * a[metric]:6.2f} → {100 * b[metric]:6.2f} %"
+        if not pair.apart:
+            line += f"  {100 * (b[metric] - a[metric]):+.2f}"
         if metric in pair.tests:
             t, p = pair.tests[metric], adjusted[metric]
             interval = f"[{100 * t.low:+.2f}, {100 * t.high:+.2f}]"
@@ -163,7 +179,7 @@ def _across_seeds(pairs: list[Pair]) -> list[str]:
     names = ("method", "dataset", "B", "R", *MATCHED, *dict.fromkeys(n for pair in pairs for n in pair.a["swept"]))
     together: dict[tuple[str, ...], list[Pair]] = {}
     for pair in pairs:
-        if pair.a["status"] == pair.b["status"] == "ok":
+        if pair.a["status"] == pair.b["status"] == "ok" and not pair.apart:
             key = tuple(str(pair.a.get(name)) for name in names if name != SPLIT)
             together.setdefault(key, []).append(pair)
     lines = []

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from bench.columns import COLUMNS, REFERENCE
+from bench.columns import BY_NAME, COLUMNS, REFERENCE
 from bench.metrics.significance import t_half_width
 from bench.results.table import swept_columns
 
 SPLIT = "dataset.split"  # runs on several random splits of the data are repeats, as those of several seeds are
 SETTINGS = tuple(c.name for c in COLUMNS if c.group == "settings" and c.name not in ("B", "R"))
+SHOWN_FINGERPRINT = 6  # hex digits
 ENOUGH = 0.001  # a smaller R is enough if its P@1 is within 0.1 point of the best R of the same B
 
 
@@ -97,20 +98,22 @@ def grouped(df: pd.DataFrame) -> list[Configuration]:
     """All configurations, datasets and methods in order of first appearance, then B, then R.
 
     Swept keys that repeat B, R, the seed or the random split are not settings; those of the dataset are part of its
-    name. A seed (of a split) counts once: of a row trained at this R and one derived from a larger R, the trained one
-    is kept, because its memory was measured.
+    name. Rows on different data, or evaluated otherwise, are of different datasets: a fingerprint is then part of the
+    name. Of rows that these do not distinguish, other columns of settings do. A seed (of a split) counts once: of a row
+    trained at this R and one derived from a larger R, the trained one is kept, because its memory was measured.
     """
     known = ("B", "R", "seed", "seeds")
     swept = [name for name in swept_columns(df) if name != SPLIT and name.rsplit(".", 1)[1] not in known]
     of_data = [name for name in swept if name.startswith("dataset.")]
     of_method = [*SETTINGS, *(name for name in swept if name not in of_data)]
+    rows = records(df)
+    names = dataset_names(rows, of_data)
+    of_method += _further_settings(df, rows, names, of_method)
     together: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {}
-    for row in records(df):
-        settings = tuple((name, row.get(name)) for name in of_method)
-        values = [f"{name.removeprefix('dataset.')} {row[name]}" for name in of_data if row.get(name) is not None]
-        key = (" ".join([row["dataset"], *values]), row["method"], row["B"], row["R"], settings)
-        seeds = together.setdefault(key, {})
-        if repeat(row) not in seeds or _rank(row) < _rank(seeds[repeat(row)]):
+    for name, row in zip(names, rows, strict=True):
+        settings = tuple((setting, row.get(setting)) for setting in of_method)
+        seeds = together.setdefault((name, row["method"], row["B"], row["R"], settings), {})
+        if repeat(row) not in seeds or _rank(row) <= _rank(seeds[repeat(row)]):  # of equals the later answer
             seeds[repeat(row)] = row
     groups = [
         Configuration(dataset, method, B, R, dict(settings), tuple(seeds.values()))
@@ -126,7 +129,58 @@ def grouped(df: pd.DataFrame) -> list[Configuration]:
     )
 
 
-def repeat(row: dict[str, Any]) -> tuple[Any, Any]:
+def dataset_names(rows: Sequence[Mapping[str, Any]], swept: Sequence[str]) -> list[str]:
+    """The dataset of each row, with its swept parameters, and a fingerprint where one name stands for several data.
+
+    The random splits of a dataset are one dataset; there a number counts the versions of each split. Rows that do not
+    know their data, because the run failed before it had loaded them, are of the newest.
+    """
+    names, keys = [], []
+    for row in rows:
+        values = [f"{name.removeprefix('dataset.')} {row[name]}" for name in swept if row.get(name) is not None]
+        names.append(" ".join([row["dataset"], *values]))
+        keys.append((row.get("data_fingerprint"), row.get("evaluation_fingerprint")))
+    versions: dict[tuple[str, Any], list[tuple[Any, Any]]] = {}
+    for name, row, key in zip(names, rows, keys, strict=True):
+        found = versions.setdefault((name, row.get(SPLIT)), [])
+        if key[0] is not None and key not in found:
+            found.append(key)
+    several = {name for (name, _), found in versions.items() if len(found) > 1}
+    marked = []
+    for name, row, key in zip(names, rows, keys, strict=True):
+        if name in several:
+            found = versions[name, row.get(SPLIT)]
+            own = key if key in found else found[-1] if found else key
+            name += f" [{_version(own, found, row.get(SPLIT) is not None)}]"
+        marked.append(name)
+    return marked
+
+
+def _version(key: tuple[Any, Any], versions: Sequence[tuple[Any, Any]], is_split: bool) -> str:
+    if is_split:
+        return f"version {versions.index(key) + 1 if key in versions else 1}"
+    if len({data for data, _ in versions}) == len(versions):
+        return f"data {str(key[0])[:SHOWN_FINGERPRINT]}"
+    evaluation = "not recorded" if key[1] is None else str(key[1])[:SHOWN_FINGERPRINT]
+    return f"data {str(key[0])[:SHOWN_FINGERPRINT]}, evaluation {evaluation}"
+
+
+def _further_settings(
+    df: pd.DataFrame, rows: Sequence[Mapping[str, Any]], datasets: Sequence[str], settings: Sequence[str]
+) -> list[str]:
+    """Columns, beside those of the contract, that alone distinguish two runs of one seed."""
+    others = [str(name) for name in df.columns if name not in BY_NAME and "." not in str(name)]
+    first: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    found: dict[str, None] = {}
+    for dataset, row in zip(datasets, rows, strict=True):
+        same = (dataset, row["method"], row["B"], row["R"], *(row.get(name) for name in settings), *repeat(row))
+        if row["derived_from"] is None and row["status"] == "ok":
+            other = first.setdefault(same, row)
+            found |= dict.fromkeys(name for name in others if row.get(name) != other.get(name))
+    return list(found)
+
+
+def repeat(row: Mapping[str, Any]) -> tuple[Any, Any]:
     """Identifies a repeat of a configuration: the seed, and the random split where there are several."""
     return row["seed"], row.get(SPLIT)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from bench.common.errors import InputError
 from bench.data import Dataset, dataset_fingerprint, load_dataset
+from bench.data.evaluation import evaluation_inputs
 from bench.metrics.ranking import Floats
 from bench.metrics.scorer import Scorer
 from bench.results.predictions import kept
@@ -43,7 +44,11 @@ class Points:
         if record is None or not (folder / "topk.npz").is_file():
             raise NotAvailable("the kept predictions (runs/) are not beside the table")
         name, overrides, on = predicted(folder)
-        scorer = self._scorer(self._dataset(name, overrides, row["data_fingerprint"]), on)
+        data = self._dataset(name, overrides, row["data_fingerprint"])
+        fingerprint = row.get("evaluation_fingerprint")
+        if fingerprint is not None and fingerprint != evaluation_inputs(data, on).fingerprint:
+            raise NotAvailable(f"dataset {name} is evaluated otherwise now: another filter, or other constants")
+        scorer = self._scorer(data, on)
         if self._last is None or self._last[0] != run_id:
             labels = kept(folder / "topk.npz", len(record.ranked), len(scorer))
             self._last = (run_id, labels, record.row_ids)

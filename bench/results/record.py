@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench.columns import BY_NAME, DECODER_SETTING
 from bench.common import environment
 from bench.common.errors import InputError
+from bench.config.evaluation_inputs import EvaluationInputs
 from bench.config.spec import RunSpec
 from bench.results.measurements import (
     TRAINING,
@@ -112,6 +113,9 @@ class RunRecord:
         repetitions: how each kept repetition was trained.
         log_tail: the last lines of the log of a run that failed.
         attempt: which start in the ledger this is the end of.
+        evaluated: what decided the metrics; None where they were not measured, and in records of earlier versions.
+        ranked_without: hash of the pairs that the kept predictions leave out; None: none.
+        evaluated_before: what has changed each time the kept predictions were evaluated again.
     """
 
     run_id: str
@@ -129,6 +133,9 @@ class RunRecord:
     repetitions: tuple[TrainedRepetition, ...] = ()
     log_tail: tuple[str, ...] = ()
     attempt: str | None = None
+    evaluated: EvaluationInputs | None = None
+    ranked_without: str | None = None
+    evaluated_before: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
@@ -151,6 +158,9 @@ class RunRecord:
             repetitions=tuple(TrainedRepetition.from_json(entry) for entry in content.get("repetitions", ())),
             log_tail=tuple(content.get("log_tail", ())),
             attempt=content.get("attempt"),
+            evaluated=EvaluationInputs.from_json(content["evaluated"]) if content.get("evaluated") else None,
+            ranked_without=content.get("ranked_without"),
+            evaluated_before=tuple(content.get("evaluated_before", ())),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -167,6 +177,9 @@ class RunRecord:
             "repetitions": [repetition.to_json() for repetition in self.repetitions],
             "log_tail": list(self.log_tail),
             "attempt": self.attempt,
+            "evaluated": self.evaluated.to_json() if self.evaluated else None,
+            "ranked_without": self.ranked_without,
+            "evaluated_before": list(self.evaluated_before),
         }
         always = ("shared", "rows")
         kept = {name: value for name, value in optional.items() if value or name in always}
@@ -190,18 +203,23 @@ class RunRecord:
     def rows(self, experiment: str) -> list[dict[str, Scalar]]:
         """The rows of table.csv, one for each evaluation, the own one last; derived rows name the run."""
         identity = {"experiment": experiment, "status": self.status, "reason": self.reason, **self.shared}
+        if self.evaluated is not None:
+            identity["evaluation_fingerprint"] = self.evaluated.fingerprint
         derived = [
             {**identity, **self._derived_row(row), "run_id": run_id, "derived_from": self.run_id}
             for row, run_id in zip(self.derived, self.row_ids, strict=False)
         ]
         return [*derived, {**identity, **self._own_row(), "run_id": self.run_id}]
 
-    def scored(self, scores: Sequence[Score]) -> RunRecord:
-        """The same with the quality of `ranked` measured anew, in that order."""
+    def scored(self, scores: Sequence[Score], inputs: EvaluationInputs) -> RunRecord:
+        """The same with the quality of `ranked` measured anew, in that order, with these inputs."""
         again = [row.scored(score) for row, score in zip(self.ranked, scores, strict=True)]
+        changed = self.evaluated.changes(inputs) if self.evaluated else ""
+        before = (*self.evaluated_before, changed) if changed else self.evaluated_before
+        same = replace(self, evaluated=inputs, evaluated_before=before)
         if self.status == "ok":
-            return replace(self, derived=tuple(again[:-1]), own=again[-1])
-        return replace(self, derived=tuple(again))
+            return replace(same, derived=tuple(again[:-1]), own=again[-1])
+        return replace(same, derived=tuple(again))
 
     def failed(self, status: str, reason: str, phase: str, shared: Mapping[str, Scalar]) -> RunRecord:
         """The record of a larger run that failed, from this one of fewer repetitions: all of its rows are derived."""

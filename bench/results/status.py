@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from rich.table import Table
 
 from bench.common.code_hash import code_hash
 from bench.common.errors import InputError
-from bench.results.record import RunRecord
+from bench.config.evaluation_inputs import EvaluationInputs
+from bench.results.answers import Answer, changes, replaced
 from bench.results.run_folder import RunFolder
 from bench.results.store import UNSETTLED, Store
 
@@ -20,29 +21,27 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
     """State and reason of every run in the ledger, in the order they were first planned.
 
     ``running`` (a living process holds it, here or on another machine), else ``interrupted``; ``quarantined`` for a
-    withdrawn result; ``stale`` for one that was made by other code than there is now; else a record's status, or
-    ``planned``.
+    withdrawn result; ``replaced`` for one with a newer answer to the same request; ``stale`` for one of other code,
+    data, filter or propensity constants than there are now; else a record's status, or ``planned``.
     """
     open_starts = store.ledger.open_starts()
-    code_now = cache(_code_now)
+    now = _Now()
+    answers = {answer.record.run_id: answer for answer in store.answers()}
+    newest = replaced(list(answers.values()), list(store.ledger.events()))
     states: dict[str, dict[str, Any]] = {}
     for entry in store.ledger.events():
         run_id = entry["run_id"]
         if run_id in states:
             continue
-        record, withdrawn = store.record(run_id), store.quarantined(run_id)
+        answer, withdrawn = answers.get(run_id), store.quarantined(run_id)
         if run_id in open_starts:
             start = open_starts[run_id]
             reason = f"process {start.get('pid')} on {start.get('host')}, started {start['time']}"
             states[run_id] = {"state": "running" if store.run_locked(run_id) else "interrupted", "reason": reason}
         elif withdrawn is not None:
             states[run_id] = {"state": "quarantined", "reason": withdrawn}
-        elif record is not None:
-            reason = record.reason or ""
-            states[run_id] = {"state": record.status, "reason": reason}
-            if _is_stale(store, record, code_now):
-                stale = f"{record.status}, made by other code"
-                states[run_id] = {"state": "stale", "reason": f"{stale}; {reason}" if reason else stale}
+        elif answer is not None:
+            states[run_id] = _of_result(answer, newest.get(run_id), now, store.runs / run_id)
         else:
             states[run_id] = {"state": "planned", "reason": ""}
     for entry in store.ledger.events():
@@ -51,14 +50,63 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
     return states
 
 
-def _is_stale(store: Store, record: RunRecord, code_now: Callable[[str], str | None]) -> bool:
-    """Whether a result was made by other code. Never for runs that were interrupted or skipped, for predictions made
-    elsewhere, and for methods whose code is not on this machine."""
-    question, code = store.question(record)
-    if question is None or record.status in UNSETTLED:
-        return False
-    now = code_now(RunFolder(store.runs / record.run_id).spec().target)
-    return now is not None and now != code
+def _of_result(answer: Answer, newer: Answer | None, now: _Now, folder: Path) -> dict[str, Any]:
+    record = answer.record
+    reason = record.reason or ""
+    if newer is not None:
+        because = ": ".join(filter(None, [f"{record.status}, by {newer.record.run_id}", changes(answer, newer)]))
+        return {"state": "replaced", "reason": because}
+    why = now.different(answer, folder)
+    if not why:
+        return {"state": record.status, "reason": reason}
+    return {"state": "stale", "reason": "; ".join(filter(None, [f"{record.status}, {why}", reason]))}
+
+
+class _Now:
+    """The code and the data as they are now; each is looked up once."""
+
+    def __init__(self) -> None:
+        self._code = cache(_code_now)
+        self._inputs = cache(_inputs_now)
+
+    def different(self, answer: Answer, folder: Path) -> str:
+        """In words, what is not as it was for a result; empty where all is.
+
+        Nothing is for runs that were interrupted or skipped. Code and data that are not on this machine do not count.
+        """
+        record = answer.record
+        if record.status in UNSETTLED or answer.request is None:
+            return ""
+        if answer.question is not None:
+            code = self._code(RunFolder(folder).spec().target)
+            if code is not None and code != answer.code:
+                return "made by other code"
+        inputs = self._inputs(*_evaluates(folder)) if record.ranked else None
+        data = record.shared.get("data_fingerprint")
+        if inputs is None or data is None:
+            return ""
+        if data != inputs.data:
+            return f"on other data than there are now: data {data} → {inputs.data}"
+        if record.evaluated is not None and (changed := record.evaluated.changes(inputs)):
+            return f"evaluated otherwise than now: {changed}"
+        return ""
+
+
+def _evaluates(folder: Path) -> tuple[str, str, str]:
+    """Dataset, overrides as JSON, and points that a run evaluates."""
+    from bench.results.rescore import predicted
+
+    name, overrides, on = predicted(folder)
+    return name, json.dumps(overrides, sort_keys=True), on
+
+
+def _inputs_now(dataset: str, overrides: str, on: str) -> EvaluationInputs | None:
+    from bench.data.evaluation import cached_evaluation_inputs
+
+    try:
+        return cached_evaluation_inputs(dataset, on, **json.loads(overrides))
+    except InputError:
+        return None
 
 
 def _code_now(target: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.common.errors import InputError
 from bench.common.locks import held, hold
-from bench.config.spec import RunSpec
+from bench.results.answers import Answer, read_answer, replaced, replacements
 from bench.results.ledger import ENDS, Ledger, end_of
 from bench.results.record import RunRecord, read_record
 from bench.results.run_folder import CHECKPOINTS, run_id_of, settle, status_of
@@ -138,75 +138,51 @@ class Store:
         if record is not None and record.attempt == attempt and record.status != "interrupted":
             self.ledger.append(end_of(record.status), run_id, status=record.status)
             return False
-        kept = {name: start[name] for name in ("shared", "asked") if name in start}
+        kept = {name: start[name] for name in ("shared", "asked", "request") if name in start}
         self.ledger.append("interrupted", run_id, reason=reason, **kept)
         return True
 
-    def question(self, record: RunRecord) -> tuple[str | None, str]:
-        """The hash of the spec and data of a run (`RunSpec.question`), whatever its code, and the hash of its code.
+    def answer(self, record: RunRecord) -> Answer:
+        """A record with what it is an answer to."""
+        return read_answer(record, self.runs / record.run_id)
 
-        The first is None for predictions made elsewhere and where it is not known; the second is empty where a result
-        does not record its code.
-        """
-        try:
-            text = (self.runs / record.run_id / "spec.json").read_text()
-            content = json.loads(text)
-            if content.get("asked"):
-                return str(content["asked"]), str(content["code"])
-            return RunSpec.from_json(text).question(str(record.shared["data_fingerprint"])), ""
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None, ""
+    def answers(self) -> list[Answer]:
+        """All results in the order of the ledger."""
+        events = self.ledger.events()
+        position = {run_id: at for at, run_id in enumerate(dict.fromkeys(entry["run_id"] for entry in events))}
+        records = sorted(self.records(), key=lambda record: position.get(record.run_id, len(position)))
+        return [self.answer(record) for record in records]
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows of table.csv from all records but withdrawn and replaced ones, in the order of the ledger.
 
-        A result is replaced by a later result of other code for the same spec and data.
+        A result is replaced by a later result of the same spec, also of other code or on other data.
         """
         events = list(self.ledger.events())
-        position = {run_id: at for at, run_id in enumerate(dict.fromkeys(entry["run_id"] for entry in events))}
-        records = sorted(self.records(), key=lambda record: position.get(record.run_id, len(position)))
-        answers = {record.run_id: self.question(record) for record in records}
-        gone = _replaced(records, answers, events)
-        gone |= {r.run_id for r in records if self.quarantined(r.run_id) is not None}
+        answers = self.answers()
+        gone = replaced(answers, events)
+        because = replacements(answers, gone)
         rows = []
-        for record in records:
-            code = answers[record.run_id][1][:SHOWN_CODE] or None
-            own = record.rows(self.root.name) if record.run_id not in gone else []
-            rows += [row | {"code": code} for row in own]
-        return rows + list(_open_rows(self.root.name, events, records, answers))
-
-
-def _replaced(
-    records: Sequence[RunRecord],
-    answers: Mapping[str, tuple[str | None, str]],
-    events: Sequence[Mapping[str, Any]],
-) -> set[str]:
-    """Runs with a later result for the same spec and data: the last is that of the code as it is now."""
-    last = {entry["run_id"]: at for at, entry in enumerate(events) if entry["event"] in ("planned", "started", *ENDS)}
-    latest: dict[str | None, int] = {}
-    for record in records:
-        if record.status != "interrupted":
-            question = answers[record.run_id][0]
-            latest[question] = max(latest.get(question, -1), last.get(record.run_id, -1))
-    question_of = {record.run_id: answers[record.run_id][0] for record in records}
-    return {
-        run_id
-        for run_id, question in question_of.items()
-        if question is not None and last.get(run_id, -1) < latest.get(question, -1)
-    }
+        for answer in answers:
+            record = answer.record
+            if record.run_id in gone or self.quarantined(record.run_id) is not None:
+                continue
+            further = {"code": answer.code[:SHOWN_CODE] or None, **because.get(record.run_id, {})}
+            rows += [row | further for row in record.rows(self.root.name)]
+        return rows + list(_open_rows(self.root.name, events, answers))
 
 
 def _open_rows(
-    experiment: str,
-    events: Sequence[Mapping[str, Any]],
-    records: Sequence[RunRecord],
-    answers: Mapping[str, tuple[str | None, str]],
+    experiment: str, events: Sequence[Mapping[str, Any]], answers: Sequence[Answer]
 ) -> Iterator[dict[str, Any]]:
-    """Rows for runs that were killed and have no record, unless another has a result for the same spec and data."""
-    recorded = {record.run_id for record in records}
-    answered = {answers[record.run_id][0] for record in records if record.status != "interrupted"} - {None}
+    """Rows for runs that were killed and have no record, unless another run answers the same request."""
+    recorded = {answer.record.run_id for answer in answers}
+    ended = [answer for answer in answers if answer.record.status != "interrupted"]
+    answered = {known for answer in ended for known in (answer.request, answer.question) if known is not None}
     last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started")}
     for run_id, entry in last.items():
-        if run_id not in recorded and entry["event"] == "interrupted" and entry.get("asked") not in answered:
+        if run_id in recorded or entry["event"] != "interrupted":
+            continue
+        if not {entry.get("request"), entry.get("asked")} & answered:
             shared = {**entry.get("shared", {}), "experiment": experiment, "run_id": run_id}
             yield shared | {"status": "interrupted", "reason": entry.get("reason")}

@@ -21,6 +21,7 @@ from bench.common import environment
 from bench.common.files import is_full, write_atomic
 from bench.config.spec import RunSpec
 from bench.data import Dataset, load_dataset
+from bench.data.evaluation import evaluation_inputs
 from bench.model.device import take_share
 from bench.model.group_size import available_bytes
 from bench.model.methods import Method
@@ -111,6 +112,8 @@ def record_of(
     own = measured.memory.with_measured_elsewhere(fitted.own_memory)
     placed = [environment.placed(), *(other.placed for other in others)] if others else []
     *derived, last = fitted.evaluations
+    is_scored = fitted.rankings and run.spec.shard is None
+    inputs = evaluation_inputs(run.data, run.settings.evaluate_on) if is_scored else None
     return RunRecord(
         run_id=run.folder.run_id,
         status="ok",
@@ -123,6 +126,8 @@ def record_of(
         phases=measured.phases,
         processes=tuple(placed),
         repetitions=fitted.repetitions,
+        evaluated=inputs,
+        ranked_without=inputs.filter if inputs else None,
     )
 
 

@@ -93,7 +93,7 @@ class Submission:
         else:
             reference = self._remote(worker.execute, task).remote(run, done, options, context)
         if self._cluster.exchange:  # the ledger of the worker is on its machine
-            started = {"shared": described(task.run.spec), "asked": run.question}
+            started = {"shared": described(task.run.spec), "asked": run.question, "request": run.spec.request()}
             self._cluster.launch.store.ledger.append("started", run.run_id, attempt="elsewhere", **started)
         return reference
 

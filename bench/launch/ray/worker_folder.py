@@ -89,4 +89,10 @@ def check_data(run: PlannedRun) -> Named:
             f"node {socket.gethostname()}: dataset {run.spec.dataset}: found other data (fingerprint "
             f"{found.fingerprint}) than where the command was given; expected the same on every node"
         )
+    inputs = found.evaluated.get(run.spec.train.evaluate_on)
+    if run.inputs and inputs and run.inputs != inputs:
+        raise InputError(
+            f"node {socket.gethostname()}: dataset {run.spec.dataset}: evaluated otherwise than where the command was "
+            f"given ({run.inputs.changes(inputs)}); expected the same card and filter on every node"
+        )
     return found

@@ -124,6 +124,21 @@ def failure_notes(rows: Shown) -> dict[int, tuple[str, str]]:
     return notes
 
 
+def replaced_notes(rows: Shown) -> list[tuple[str, str]]:
+    """What became of earlier answers: how many rows replace one, by what has changed."""
+    replaced: dict[str, dict[str, None]] = {}
+    for group, _ in rows:
+        for row in group.rows:
+            if row.get("replaces"):
+                run_id = row["derived_from"] or row["run_id"]
+                replaced.setdefault(f"{group.dataset}: {row['replaced_because']}", {})[run_id] = None
+    notes = []
+    for because, runs in replaced.items():
+        what = "1 run replaces an earlier result" if len(runs) == 1 else f"{len(runs)} runs replace earlier results"
+        notes.append(("", f"{what} of {because}."))
+    return notes
+
+
 def enough_note(rows: Shown) -> list[tuple[str, str]]:
     """The note on the mark at an R, where a row has the mark."""
     if not any(enough for _, enough in rows):

@@ -15,6 +15,7 @@ from bench.report.tables.parts import (
     identity,
     leads,
     mean_cell,
+    replaced_notes,
     rules,
     run_ids,
     spread_note,
@@ -45,7 +46,7 @@ def quality_table(rows: Shown, failures: dict[int, tuple[str, str]], tested: Aga
     unseeded = dict.fromkeys(g.method for g, _ in rows if any(row.get("reproducible") == "no" for row in g.rows))
     if unseeded:
         notes.append(("", f"Not reproducible, because the library's randomness takes no seed: {', '.join(unseeded)}."))
-    notes += enough_note(rows) + _settings_notes(rows) + list(failures.values())
+    notes += enough_note(rows) + replaced_notes(rows) + _settings_notes(rows) + list(failures.values())
     sources = [run_ids(group) for group, _ in rows]
     return Table("quality", title("Quality", rows), heads, cells, notes, rules(rows), sources)
 

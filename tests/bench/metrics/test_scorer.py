@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.columns import QUALITY
 from bench.common.errors import InputError
@@ -16,7 +18,7 @@ from bench.data.passport import label_counts
 from bench.metrics import by_frequency, ranking, scorer
 from bench.metrics.by_frequency import deciles, quality_by_group
 from bench.metrics.ranking import evaluate, evaluate_points
-from bench.metrics.scorer import Scorer
+from bench.metrics.scorer import Scorer, is_left_out
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,35 @@ def test_pairs_that_are_left_out_belong_to_the_test_points(monkeypatch: pytest.M
     monkeypatch.setitem(vars(own), "validation", own.train.take(np.array([], dtype=np.int64)))
     with pytest.raises(InputError, match="found no validation points to measure quality on; expected at least one"):
         Scorer(own, "validation")
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.0, 0.2, 0.7, 1.0]))
+def test_pairs_that_are_left_out_go_and_the_order_stays(seed: int, n: int, n_labels: int, share: float) -> None:
+    draw = np.random.default_rng(seed)
+    pairs = sp.csr_matrix((draw.random((n, n_labels)) < share).astype(np.float32))
+    k = int(draw.integers(1, n_labels + 1))
+    labels = np.array([draw.permutation(n_labels)[:k] for _ in range(n)], dtype=np.int32)
+    labels[draw.random(n) < 0.3, -1] = -1
+    excluded = pairs.toarray() > 0
+    plain = [[label for label in row if label >= 0 and not excluded[at, label]] for at, row in enumerate(labels)]
+    found = scorer.allowed(labels, pairs)
+    assert found.tolist() == [row + [-1] * (k - len(row)) for row in plain]
+    assert is_left_out(labels, pairs).tolist() == [
+        [label >= 0 and bool(excluded[at, label]) for label in row] for at, row in enumerate(labels)
+    ]
+
+
+def test_kept_labels_suffice_where_the_metrics_are_those_of_a_longer_ranking(data: Dataset) -> None:
+    """A point that loses labels needs five others, or all that there are."""
+    made, n_labels = Scorer(data), data.test.Y.shape[1]
+    longer = np.tile(np.arange(n_labels, dtype=np.int32), (len(data.test), 1))
+    assert made.suffices(longer[:, :5])
+    made.left_out = sp.csr_matrix(([1.0, 1.0], ([3, 3], [0, 2])), shape=data.test.Y.shape)
+    right = made.score(longer[:, :10]).quality
+    for k in range(1, 10):
+        assert made.suffices(longer[:, :k]) == (k >= 7), k
+        assert k < 7 or made.score(longer[:, :k]).quality == right
+    assert made.suffices(longer)  # all labels are ranked
+    short = longer[:, :6].copy()
+    short[3, 4:] = -1  # the method has found no others
+    assert made.suffices(short)

@@ -130,12 +130,33 @@ def test_two_runs_by_their_ids(results: Path) -> None:
         diff(first, second[:-1], results, times=False)
 
 
-def test_different_data_are_refused(results: Path) -> None:
-    add_run(Store(results / "a"), "m", 0.5)
+def test_runs_on_different_data_are_shown_without_differences(results: Path) -> None:
+    add_run(Store(results / "a"), "m", 0.2)
     for name, value in (("data_fingerprint", "0000"), ("evaluated_on", "validation")):
-        add_run(Store(results / name), "m", 0.5, shared={name: value})
-        with pytest.raises(InputError, match="expected the same points"):
-            diff("a", name, results, times=False)
+        add_run(Store(results / name), "m", 0.8, shared={name: value})
+        lines, significant = diff("a", name, results, times=False)
+        assert significant
+        text = "\n".join(lines)
+        assert f" → {value}" in text
+        assert "not comparable" in text
+        (quality,) = (line for line in lines if line.startswith("  P@1"))
+        assert quality.endswith("%")  # both values, and no difference
+        assert "0 of 0 paired tests" in text
+
+
+def test_a_replaced_run_can_be_compared_with_the_one_that_replaced_it(results: Path) -> None:
+    store = Store(results / "a")
+    old = add_run(store, "m", 0.2, shared={"data_fingerprint": "0000"})
+    (store.runs / old).rename(store.runs / "old")
+    record = store.runs / "old" / "record.json"
+    record.write_text(record.read_text().replace(old, "old"))
+    store.ledger.append("finished", "old", status="ok")
+    new = add_run(store, "m", 0.8)
+    store.ledger.append("finished", new, status="ok")
+    write_results(store)
+    assert load_results(store.root)["run_id"].tolist() == [new]
+    text = "\n".join(diff("old", new, results, times=False)[0])
+    assert "data_fingerprint 0000 → " in text
 
 
 def test_a_failure_on_one_side_is_a_difference(results: Path) -> None:

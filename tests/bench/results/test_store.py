@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from made_records import write_record
 from bench.common.code_hash import code_hash
 from bench.common.errors import InputError
 from bench.config.spec import RunSpec, TrainSettings
+from bench.data import load_dataset
 from bench.results.predictions import RankedLabels
 from bench.results.record import described
 from bench.results.run_folder import RunFolder
@@ -150,11 +153,13 @@ def test_a_curve_has_the_columns_of_all_its_epochs(tmp_path: Path) -> None:
     assert (folder.path / "curve.csv").read_text() == "epoch,train_loss,P@1\n1,3.0,\n2,2.0,0.5\n"
 
 
-def ask(store: Store, run_id: str, code: str, question: str = "same", **record: object) -> None:
-    """A run as it is planned and ends: what was asked, and the hash of the code that answered."""
+def ask(store: Store, run_id: str, code: str, seed: int = 0, data: str = "f00d", **record: Any) -> None:
+    """A run as it is planned and ends: its spec, the data, and the hash of the code that answered."""
     store.ledger.append("planned", run_id)
-    folder = RunFolder.create(store.runs, run_id, SPEC, code, question)
-    write_record(folder, **({"status": "ok", "shared": described(SPEC), "rows": [{"R": 2}]} | record))
+    spec = replace(SPEC, seed=seed)
+    folder = RunFolder.create(store.runs, run_id, spec, code, spec.question(data))
+    shared = described(spec) | {"data_fingerprint": data}
+    write_record(folder, **({"status": "ok", "shared": shared, "rows": [{"R": 2}]} | record))
     folder.complete()
     store.ledger.append("finished", run_id)
 
@@ -168,7 +173,7 @@ def table_of(store: Store) -> dict[str, object]:
 def test_an_answer_of_newer_code_takes_the_row_of_the_older(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
     ask(store, "old", "c0de00001111", reason="measured")
-    ask(store, "else", "c0de00001111", question="another")
+    ask(store, "else", "c0de00001111", seed=1)
     assert table_of(store) == {"old": "c0de0000", "else": "c0de0000"}
     ask(store, "new", "feed00001111", status="interrupted")
     assert set(table_of(store)) == {"old", "else", "new"}  # no answer yet
@@ -182,27 +187,43 @@ def test_results_that_do_not_say_their_code_are_recognised_by_spec_and_data(tmp_
     store = Store(tmp_path / "e")
     store.ledger.append("planned", "old")
     complete(store, "old", shared=described(SPEC) | {"data_fingerprint": "f00d"})
-    ask(store, "new", "feed00001111", question=SPEC.question("f00d"))
+    ask(store, "new", "feed00001111")
     assert set(table_of(store)) == {"new"}
-    ask(store, "newer data", "feed00001111", question=SPEC.question("beef"))
-    assert set(table_of(store)) == {"new", "newer data"}
+
+
+def test_an_answer_on_newer_data_takes_the_row_and_names_what_it_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path / "e")
+    ask(store, "old", "c0de00001111", data="f00d")
+    ask(store, "new", "c0de00001111", data="beef")
+    (row,) = store.rows()
+    assert (row["run_id"], row["replaces"], row["replaced_because"]) == ("new", "old", "data f00d → beef")
+    ask(store, "both", "feed00001111", data="cafe")
+    (row,) = store.rows()
+    assert (row["run_id"], row["replaces"]) == ("both", "new")
+    assert row["replaced_because"] == "data beef → cafe, other code"
+    states = run_states(store)
+    assert states["old"] == {"state": "replaced", "reason": "ok, by both: data f00d → cafe, other code"}
+    store.ledger.append("planned", "old")  # the data are back
+    assert [row["run_id"] for row in store.rows()] == ["old"]
 
 
 def test_a_killed_run_leaves_the_table_when_newer_code_answers(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
-    store.ledger.append("started", "killed", pid=1, attempt="a", shared=described(SPEC), asked="same")
-    assert store.sweep_up() == ["killed"]
+    started = {"pid": 1, "attempt": "a", "shared": described(SPEC)}
+    store.ledger.append("started", "killed", **started, asked=SPEC.question("f00d"))  # as by an earlier version
+    store.ledger.append("started", "killed on other data", **started, asked="?", request=SPEC.request())
+    assert store.sweep_up() == ["killed", "killed on other data"]
     write_results(store)
-    assert load_results(store.root)["status"].tolist() == ["interrupted"]
+    assert load_results(store.root)["status"].tolist() == ["interrupted", "interrupted"]
     ask(store, "new", "feed00001111")
     assert set(table_of(store)) == {"new"}
 
 
 def test_status_says_which_results_other_code_made(tmp_path: Path) -> None:
     store, now = Store(tmp_path / "e"), code_hash(SPEC.target)
-    ask(store, "fresh", now)
-    ask(store, "old", "c0de00001111")
-    ask(store, "old failure", "c0de00001111", status="crashed", reason="no luck")
+    ask(store, "fresh", now, data=load_dataset("tiny").fingerprint)
+    ask(store, "old", "c0de00001111", seed=1)
+    ask(store, "old failure", "c0de00001111", seed=2, status="crashed", reason="no luck")
     states = run_states(store)
     assert states["fresh"]["state"] == "ok"
     assert states["old"] == {"state": "stale", "reason": "ok, made by other code"}
