@@ -155,3 +155,8 @@ def test_folders_and_files_stay_small(package: str) -> None:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
         for path in files:
             assert len(path.read_text().splitlines()) <= 400, path.relative_to(ROOT)
+
+
+def test_files_of_tests_stay_small_too() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path.relative_to(ROOT)

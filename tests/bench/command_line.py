@@ -38,9 +38,30 @@ TIMED |= {"step_p50_s", "step_p95_s", "slowest_repetition_s"}
 PEAK_TOLERANCE = 0.2
 
 
-def machbench(*arguments: str, cwd: Path, check: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=300)
+# The command without its last step: tables, figures and report, which take 5 s and which few tests look at.
+WITHOUT_PAGES = """
+import sys
+from types import SimpleNamespace
+
+from bench import __main__ as command
+
+command.subprocess = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=0))
+sys.argv[0] = "machbench"
+command.main()
+"""
+
+
+def command(*arguments: str, pages: bool = False) -> list[str]:
+    """The command line of a verb; `run` draws no ``pages`` unless they are wanted."""
+    program = ["-m", "bench"] if pages or arguments[0] != "run" else ["-c", WITHOUT_PAGES]
+    return [sys.executable, *program, *arguments]
+
+
+def machbench(
+    *arguments: str, cwd: Path, check: int | None = 0, pages: bool = False, **env: str
+) -> subprocess.CompletedProcess[str]:
+    whole = command(*arguments, pages=pages)
+    done = subprocess.run(whole, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=300)
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done
 

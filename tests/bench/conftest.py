@@ -167,7 +167,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "finished").exists():
             folder.mkdir()
-            done = machbench("run", write_small(folder), cwd=folder)
+            done = machbench("run", write_small(folder), cwd=folder, pages=True)
             assert "4 runs: 0 done before, 4 to do" in done.stdout
             (folder / "finished").touch()
     return folder

@@ -7,14 +7,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from command_line import alive, environment
+from command_line import alive, command, environment
 
 from bench.report.machines import TIMES
 from bench.results.ledger import Ledger
@@ -73,10 +72,10 @@ def write_sweep(folder: Path, text: str = EXPERIMENT) -> None:
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """`machbench run small.yaml` going on; what it says goes to output.txt."""
-    command = [sys.executable, "-m", "bench", "run", "small.yaml", *arguments]
+    whole = command("run", "small.yaml", *arguments)
     with (folder / "output.txt").open("a") as output:
         return subprocess.Popen(
-            command, cwd=folder, env=environment(), stdout=output, stderr=subprocess.STDOUT, text=True
+            whole, cwd=folder, env=environment(), stdout=output, stderr=subprocess.STDOUT, text=True
         )
 
 

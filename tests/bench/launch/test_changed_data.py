@@ -46,7 +46,7 @@ def test_what_is_imported_again_is_evaluated_again_and_said(tmp_path: Path) -> N
         machbench("data", "import", "own", *files, cwd=tmp_path, **cache)
 
     def run() -> str:
-        return machbench("run", experiment, cwd=tmp_path, **cache).stdout
+        return machbench("run", experiment, cwd=tmp_path, pages=True, **cache).stdout
 
     take(TRUE)
     run()

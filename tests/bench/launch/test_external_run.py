@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_line import command
 
 from bench.results.table import load_results
 
@@ -71,7 +71,7 @@ def run(folder: Path, experiment: str, check: int, **env: str) -> pd.Series:
     """The one row of an experiment."""
     (folder / "one.yaml").write_text(experiment)
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "run", "one.yaml"],
+        command("run", "one.yaml"),
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | env,
         capture_output=True,
@@ -106,7 +106,7 @@ def test_a_child_dies_with_its_run(tmp_path: Path) -> None:
     (tmp_path / "sleeper.yaml").write_text(f"target: sleeper.Sleeper\nsettings: {{marker: {marker}}}\n")
     (tmp_path / "one.yaml").write_text("dataset: tiny\nmethods: {sleeper: {method: sleeper.yaml}}\n")
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "bench", "run", "one.yaml"],
+        command("run", "one.yaml"),
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,

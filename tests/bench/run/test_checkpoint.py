@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from attempts import (
+    EPOCHS,
+    GROUPED,
+    Attempt,
+    assert_same,
+    attempt,
+    resumed,
+    spec_of,
+    stopped,
+)
 from torch import Tensor, nn
 
 import bench.model.ensemble
-from bench.config.experiment import unfold
-from bench.config.spec import RunSpec, TrainSettings
 from bench.data import Dataset, load_dataset
-from bench.model.methods import Method
-from bench.process.events import EpochDone, Event, Note, PhaseStarted
 from bench.results.measurements import Memory
-from bench.results.run_folder import RunFolder
-from bench.run.checkpoint import checkpoint
-from bench.run.checkpoint.checkpoint import INDEX, Checkpoints
-from bench.run.context import Fitted, RunContext
-from bench.run.fit_network import fit_network
-
-CPU = torch.device("cpu")
-EPOCHS = 3
-TRAIN = {"hidden": "16", "epochs": EPOCHS, "batch_size": 700, "device": "cpu", "checkpoint_every_s": 0}
-TRAIN |= {"validate_every": 2, "top_k": 5}
-GROUPED = {"B": 32, "R": 3, "repetitions_at_a_time": 2}
-
-
-class Stop(Exception):
-    """Stands for a kill: nothing after it happens."""
+from bench.run.checkpoint.checkpoint import INDEX
 
 
 @pytest.fixture(scope="module")
@@ -49,83 +39,6 @@ def data() -> Dataset:
 @pytest.fixture(autouse=True)
 def _hardware_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.model.ensemble, "has_bf16", lambda _: True)
-
-
-@dataclass
-class Attempt:
-    """What one process made of a run."""
-
-    fitted: Fitted
-    notes: list[str]
-    curve: str
-    epochs: int  # trained in this attempt
-
-
-def spec_of(method: str, **settings: Any) -> RunSpec:
-    return next(unfold({"dataset": "tiny", "train": TRAIN, "methods": {method: settings}}, "test"))
-
-
-def attempt(
-    results: Path, spec: RunSpec, data: Dataset, stop: int | str | None = None, method: type | None = None
-) -> Attempt:
-    """Run until the given epoch, or phase, is reported; to the end without. As a process would, from fresh seeds."""
-    torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002
-    random.seed(1)
-    folder = RunFolder.create(results / "test" / "runs", "run", spec)
-    notes: list[str] = []
-    epochs = 0
-
-    def emit(event: Event) -> None:
-        nonlocal epochs
-        match event:
-            case EpochDone():
-                epochs += 1
-                reached: tuple[int | str, ...] = (epochs, "fit")
-            case Note(text):
-                notes.append(text)
-                reached = ()
-            case PhaseStarted(phase):
-                reached = (phase,)
-        if stop in reached:
-            raise Stop
-
-    chosen = Method.of(method, spec.settings) if method else Method.load(spec.target, spec.settings)
-    fitted = fit_network(RunContext(spec, chosen, data, CPU, folder, emit))
-    return Attempt(fitted, notes, (folder.path / "curve.csv").read_text(), epochs)
-
-
-def resumed(attempt: Attempt) -> int:
-    assert attempt.fitted.training is not None
-    return attempt.fitted.training.resumed
-
-
-def stopped(results: Path, spec: RunSpec, data: Dataset, stop: int | str, method: type | None = None) -> Path:
-    """Run until it is stopped; the folder of the checkpoint that is left."""
-    with pytest.raises(Stop):
-        attempt(results, spec, data, stop, method)
-    return results / "test" / ".checkpoints" / "run"
-
-
-def weights(results: Path) -> dict[str, bytes]:
-    """The networks as the last checkpoint has them, by group."""
-    folder = results / "test" / ".checkpoints" / "run"
-    return {path.name: path.read_bytes() for path in folder.glob("group-?.safetensors")}
-
-
-def assert_same(results: Path, found: Attempt, whole: Path, expected: Attempt) -> None:
-    assert len(found.fitted.rankings) == len(expected.fitted.rankings) > 0
-    for mine, right in zip(found.fitted.rankings, expected.fitted.rankings, strict=True):
-        np.testing.assert_array_equal(mine.labels, right.labels)
-        np.testing.assert_array_equal(mine.scores, right.scores)
-    mine, right = ([without_times(row) for row in curve.splitlines()] for curve in (found.curve, expected.curve))
-    assert mine == right
-    assert weights(results) == weights(whole) != {}
-
-
-def without_times(row: str) -> list[str]:
-    repetitions, epoch, _fit_s, *rest = row.split(",")
-    return [repetitions, epoch, *rest]
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -352,92 +265,3 @@ def test_only_the_newest_stays_and_finished_groups_are_written_once(tmp_path: Pa
     }
     again = (folder / "group-0.safetensors").stat()
     assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-
-
-@pytest.fixture
-def full_disk() -> Iterator[Callable[[], None]]:
-    """A limit on the size of files, in bytes, stands for a full disk: writes past it fail."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_costs_the_checkpoint_but_not_the_run(
-    tmp_path: Path, data: Dataset, full_disk: Callable[[], None]
-) -> None:
-    spec = spec_of("full_softmax")
-    expected = attempt(tmp_path / "whole", spec, data)
-    folder = stopped(tmp_path, spec, data, 2)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    full_disk()
-    found = attempt(tmp_path, spec, data)
-    assert [note.startswith("checkpoint not written: ") for note in found.notes] == [False, True, True]
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    for mine, right in zip(found.fitted.rankings, expected.fitted.rankings, strict=True):
-        np.testing.assert_array_equal(mine.scores, right.scores)
-
-
-def test_an_index_that_cannot_be_written_leaves_the_one_before(
-    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = spec_of("full_softmax")
-    folder = stopped(tmp_path, spec, data, 2)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def full(*_: Any) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(checkpoint, "write_atomic", full)
-    found = attempt(tmp_path, spec, data)
-    assert found.notes[1:] == ["checkpoint not written: OSError: No space left on device"] * 2
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_checkpoints_take_a_share_of_the_time_at_most(
-    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a clock that the test moves: 30 s at least, and ten times what the last write took by its size."""
-    now = 0.0
-
-    def reading() -> float:
-        nonlocal now
-        now += 1e-6
-        return now
-
-    written: list[float] = []
-
-    def write(*_: Any) -> dict[str, str]:
-        nonlocal now
-        written.append(now)
-        now += 19.0
-        return {}
-
-    monkeypatch.setattr(checkpoint.time, "perf_counter", reading)
-    monkeypatch.setattr(Checkpoints, "_write_files", write)
-    monkeypatch.setattr(Checkpoints, "_write_index", lambda *_: None)
-    spec = spec_of("full_softmax", epochs=12, checkpoint_every_s=30.0)
-    folder = RunFolder.create(tmp_path / "test" / "runs", "run", spec)
-
-    def emit(event: Event) -> None:
-        nonlocal now
-        now += 40.0 if isinstance(event, EpochDone) else 0.0
-
-    fit_network(RunContext(spec, Method.load(spec.target, spec.settings), data, CPU, folder, emit))
-    # The first at once, as it is small; then every 190 s and more.
-    assert written == pytest.approx([40.0, 259.0, 478.0], abs=0.1)
-
-
-def test_a_quick_run_writes_nothing(tmp_path: Path, data: Dataset) -> None:
-    spec = spec_of("full_softmax", checkpoint_every_s=30.0)
-    attempt(tmp_path, spec, data)
-    assert not (tmp_path / "test" / ".checkpoints").exists()
-
-
-def test_how_often_to_write_is_no_part_of_a_runs_identity() -> None:
-    often, seldom = (spec_of("full_softmax", checkpoint_every_s=seconds) for seconds in (0, 90.5))
-    assert often.canonical() == seldom.canonical()
-    assert RunSpec.from_json(seldom.to_json()).train.checkpoint_every_s == 90.5
-    with pytest.raises(ValueError, match="checkpoint_every_s: found -1; expected 0 or more"):
-        TrainSettings(checkpoint_every_s=-1).check()

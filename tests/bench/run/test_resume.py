@@ -6,20 +6,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import command, environment
 
 from bench.results.ledger import Ledger
 from bench.results.store import Store
 from bench.results.table import load_results
 from bench.run.checkpoint.checkpoint import INDEX
 
-ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = """
 dataset: tiny
 train: {hidden: 16, epochs: 8, batch_size: 256, validate_every: 4, threads: 1, checkpoint_every_s: 0}
@@ -30,10 +29,9 @@ methods:
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     (folder / "small.yaml").write_text(EXPERIMENT)
-    command = [sys.executable, "-m", "bench", "run", "small.yaml", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    whole = command("run", "small.yaml", *arguments)
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        whole, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
