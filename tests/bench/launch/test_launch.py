@@ -76,7 +76,7 @@ methods: {full_softmax: {}, label_frequency: {}}
 @pytest.mark.slow
 def test_skip_unfit_starts_no_run_that_does_not_fit(tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, TOO_LARGE)
-    done = machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1)
+    done = machbench("run", experiment, "--skip-unfit", cwd=tmp_path, check=1, pages=True)
     assert "skipped_by_plan, plan: needs" in done.stdout
     table = results(tmp_path).set_index("method")
     skipped = table.loc["full_softmax"]
@@ -157,7 +157,7 @@ def test_edited_code_is_stale_and_runs_again(tmp_path: Path) -> None:
     table = results(folder)
     assert table["run_id"].tolist()[0] == before["run_id"][1]  # not replaced; its code distinguishes it
     assert table["code"].nunique() == 2
-    assert "2 stale" in machbench("status", "small", cwd=folder).stdout
+    assert "1 ok, 1 replaced, 1 stale" in machbench("status", "small", cwd=folder).stdout
     assert len(list((folder / "results" / "small" / "runs").iterdir())) == 3  # nothing is removed
 
 
