@@ -104,7 +104,8 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     line = 1
     try:
         for record in reader:
-            records.append((line, record))
+            if record:  # else a blank line
+                records.append((line, record))
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(path, line, f"a broken or cut line ({error})", "comma-separated values") from None
