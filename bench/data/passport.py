@@ -18,7 +18,7 @@ PAIRS = 20_000  # pairs of neighbours that are compared
 def statistics(matrices: Mapping[str, csr_matrix]) -> dict[str, float]:
     """Counts and averages in tables and cards; averages are over train, as in the literature."""
     X, Y, test_X, test_Y = (matrices[key] for key in ("train_X", "train_Y", "test_X", "test_Y"))
-    counts = label_counts(Y)
+    _, counts = seen_labels(Y)
     n_train, n_labels = max(X.shape[0], 1), max(Y.shape[1], 1)
     return {
         "n_train": X.shape[0],
@@ -28,8 +28,8 @@ def statistics(matrices: Mapping[str, csr_matrix]) -> dict[str, float]:
         "labels_per_point": Y.nnz / n_train,
         "features_per_point": X.nnz / n_train,
         "points_per_label": Y.nnz / n_labels,
-        "labels_without_train_point": int((counts == 0).sum()),
-        "share_labels_at_most_5_points": float((counts <= 5).mean()) if Y.shape[1] else 0.0,
+        "labels_without_train_point": Y.shape[1] - len(counts),
+        "share_labels_at_most_5_points": (Y.shape[1] - int((counts > 5).sum())) / n_labels if Y.shape[1] else 0.0,
         "most_frequent_label_points": int(counts.max(initial=0)),
         "train_points_without_label": int((np.diff(Y.indptr) == 0).sum()),
         "train_points_without_feature": int((np.diff(X.indptr) == 0).sum()),
@@ -49,19 +49,12 @@ def passport(matrices: Mapping[str, csr_matrix]) -> dict[str, Any]:
     * ``duplicates``: points of test whose features (and labels) also occur in train, and repeats within
       train. Rows are compared by a 64-bit hash.
     """
-    counts = label_counts(matrices["train_Y"])
-    test_pairs = np.bincount(matrices["test_Y"].indices, minlength=len(counts))
-    groups, group = {}, group_of_labels(counts)
-    for at, (name, _) in enumerate(GROUPS):
-        inside = group == at
-        share = float(test_pairs[inside].sum() / max(test_pairs.sum(), 1))
-        groups[name] = {"labels": int(inside.sum()), "share_of_test_pairs": share}
     train, test = row_hashes(matrices["train_X"]), row_hashes(matrices["test_X"])
     both = np.uint64(0x9E3779B97F4A7C15)
     train_both = train * both + row_hashes(matrices["train_Y"])
     test_both = test * both + row_hashes(matrices["test_Y"])
     return {
-        "groups": groups,
+        "groups": _groups(matrices["train_Y"], matrices["test_Y"]),
         "order": {split: _order(matrices[f"{split}_Y"]) for split in ("train", "test")},
         "duplicates": {
             "test_points_with_features_of_a_train_point": int(np.isin(test, train).sum()),
@@ -92,6 +85,37 @@ def passport_lines(found: Mapping[str, Any]) -> list[str]:
 def label_counts(Y: csr_matrix) -> NDArray[np.int64]:
     """Points of each label [n_labels]."""
     return np.bincount(Y.indices, minlength=Y.shape[1])
+
+
+def seen_labels(Y: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The labels of some point, rising, and the points of each.
+
+    Never an array over all labels when the matrix is much wider than its entries: a header may state any number.
+    """
+    if Y.shape[1] > 4 * Y.nnz + (1 << 20):
+        ids, counts = np.unique(Y.indices, return_counts=True)
+        return ids.astype(np.int64), counts.astype(np.int64)
+    points = label_counts(Y)
+    seen = np.flatnonzero(points)
+    return seen, points[seen]
+
+
+def _groups(train: csr_matrix, test: csr_matrix) -> dict[str, dict[str, Any]]:
+    """For each group of labels their number and their share of the test pairs, from the labels that occur."""
+    ids, counts = seen_labels(train)
+    test_ids, test_counts = seen_labels(test)
+    place = np.searchsorted(ids, test_ids)
+    known = place < len(ids)
+    known[known] = ids[place[known]] == test_ids[known]
+    points = np.zeros(len(test_ids), dtype=np.int64)  # train points of each label of test
+    points[known] = counts[place[known]]
+    sizes = np.bincount(group_of_labels(counts), minlength=len(GROUPS))
+    sizes[0] += train.shape[1] - len(ids)
+    pairs = np.bincount(group_of_labels(points), weights=test_counts, minlength=len(GROUPS))
+    return {
+        name: {"labels": int(sizes[at]), "share_of_test_pairs": float(pairs[at] / max(pairs.sum(), 1))}
+        for at, (name, _) in enumerate(GROUPS)
+    }
 
 
 def group_of_labels(counts: NDArray[np.int64]) -> NDArray[np.int64]:

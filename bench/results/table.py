@@ -14,6 +14,7 @@ import pandas as pd
 from bench.columns import BY_NAME, COLUMNS, STATUS_WORDS, Column
 from bench.common.errors import DataError, InputError
 from bench.common.files import write_atomic
+from bench.data.formats.streams import without_mark
 from bench.results.store import Store
 
 TABLE = "table.csv"
@@ -87,6 +88,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise InputError(f"{path}: no such file; expected the table that `machbench run` writes") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    raw = without_mark(path, raw)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -102,7 +104,8 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     line = 1
     try:
         for record in reader:
-            records.append((line, record))
+            if record:  # else a blank line
+                records.append((line, record))
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(path, line, f"a broken or cut line ({error})", "comma-separated values") from None

@@ -10,6 +10,15 @@ from numpy.typing import NDArray
 
 Int = NDArray[np.integer[Any]]
 Float = NDArray[np.float32]
+FLOAT32_LIMIT = 2.0**128 * (1 - 2.0**-25)  # the smallest double that single precision rounds to infinity
+
+
+class Overflow(Exception):
+    """Values of a feature that is given several times add up to more than single precision holds."""
+
+    def __init__(self, point: int, feature: int) -> None:
+        super().__init__(point, feature)
+        self.point, self.feature = point, feature  # the point's place in the block
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Block:
     def canonical(self) -> Block:
         """Ids rising within each point: duplicate features are summed (in float64), duplicate labels are dropped.
 
-        Works on copies: the caller's arrays are never changed.
+        Works on copies: the caller's arrays are never changed. Raises Overflow.
         """
         if self.rising:
             return self
@@ -68,4 +77,8 @@ def _sorted_rows(lengths: Int, indices: Int, values: Float | None) -> tuple[Int,
     if values is None:
         return new_lengths, sorted_indices[first], None
     sums = np.add.reduceat(values[order].astype(np.float64), np.flatnonzero(first))
+    held = np.abs(sums) < FLOAT32_LIMIT
+    if not held.all():
+        at = int(np.argmin(held))
+        raise Overflow(int(rows[first][at]), int(sorted_indices[first][at]))
     return new_lengths, sorted_indices[first], sums.astype(np.float32)

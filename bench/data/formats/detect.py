@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,17 @@ from scipy.sparse import csr_matrix
 
 from bench.common.errors import DataError, InputError
 from bench.data.formats import xmlrepo
-from bench.data.formats.csr_blocks import Block
-from bench.data.formats.npz import load_npz
-from bench.data.formats.streams import head
+from bench.data.formats.csr_blocks import Block, Overflow
+from bench.data.formats.npz import MAX_ID, load_npz, read_shape
+from bench.data.formats.streams import data_lines, first_data_line, head, line_blocks
+from bench.data.formats.widths import Seen, limit, watch
 from bench.data.formats.xmlrepo import Bad, Dialect, number_value, whole
 
-PARSER_VERSION = 2  # raise when any reader gives other numbers for the same file
+PARSER_VERSION = 3  # raise when any reader gives other numbers for the same file
 FORMATS = ("xmlrepo", "matrix", "npz", "svmlight", "vw")
-MAX_ID = int(np.iinfo(np.int32).max)
 _XML_HEADER = "a header of three counts, `points features labels`"
+_ANY = f"{_XML_HEADER}, or one of {', '.join(FORMATS[1:])}"
+_REMARKED_HEADER = re.compile(rb"\s*#\s*\d+\s+\d+(?:\s+\d+)?\s*")
 _POINTS_PER_SLICE = 50_000
 
 
@@ -46,9 +48,70 @@ class Reading:
     feature_offset: int = 0
     threads: int = 2
     fast: bool | None = None  # None: compiled parser for large files only
+    believed: tuple[int, int] = (0, 0)  # features and labels that a card or another file of the dataset states
+    features: Seen = field(default_factory=Seen)
+    labels: Seen = field(default_factory=Seen)
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the points in order. Raises DataError naming file and line."""
+        """Yield the points in order, ids rising within each. Raises DataError naming file and line (or array)."""
+        points, self.features, self.labels = 0, Seen(), Seen()
+        for block in watch(self._blocks(), self.features, self.labels):
+            try:
+                yield block.canonical()
+            except Overflow as over:
+                line = self._line_of(points + over.point)
+                found = f"values of feature {over.feature + self.feature_offset} that add up to infinity"
+                raise DataError(self.path, line, found, "a sum that single precision can hold") from None
+            points += len(block.x_lengths)
+        if self.n_points is None:
+            self._check_widths(points)
+
+    def _check_widths(self, points: int) -> None:
+        """The widths of a file without a header; DataError where nothing in the file supports them."""
+        if points and not self.features.entries:
+            raise DataError(self.path, None, f"{points} points without any feature", "`feature:value` in some of them")
+        for kind, seen, offset, believed in (
+            ("feature", self.features, self.feature_offset, self.believed[0]),
+            ("label", self.labels, self.label_offset, self.believed[1]),
+        ):
+            most = max(limit(kind, seen.entries), believed)
+            if seen.width > most:
+                found = f"{kind} {seen.largest + offset}, in a file without a header that has {seen.entries} {kind}s"
+                expected = f"ids below {most + offset}, unless a card declares n_{kind}s"
+                raise DataError(self.path, self._line_of(seen.point), found, expected)
+        self.n_features = max(self.n_features, self.features.width)
+        self.n_labels = max(self.n_labels, self.labels.width)
+
+    def wide(self) -> list[str]:
+        """A remark for each width of the header that the entries do not support; call it after ``blocks``."""
+        remarks = []
+        for kind, stated, seen in (
+            ("feature", self.n_features, self.features),
+            ("label", self.n_labels, self.labels),
+        ):
+            if stated > limit(kind, seen.entries):
+                found = f"but the file has {seen.entries} of them, ids up to {seen.largest}"
+                remarks.append(f"the header of {self.path.name} states {stated} {kind}s, {found}")
+        return remarks
+
+    def _line_of(self, point: int) -> int | None:
+        """The line of a point; it is searched in the file, so that nothing has to be kept while points are read."""
+        if self.format == "npz":
+            return None
+        if self.n_points is not None:
+            return point + 2
+        remarks, before, at = self._headerless_dialect().remarks, 0, -1
+        assert remarks is not None
+        for text in line_blocks(self.path):
+            lines = remarks(text).split(b"\n")[:-1]
+            for number, line in enumerate(lines, before + 1):
+                at += bool(line.strip())
+                if at == point:
+                    return number
+            before += len(lines)
+        return None
+
+    def _blocks(self) -> Iterator[Block]:
         if self.format == "xmlrepo":
             dialect = Dialect(
                 self.n_features,
@@ -63,24 +126,20 @@ class Reading:
         elif self.format == "npz":
             yield from self._npz_pair()
         else:
-            yield from self._headerless()
+            dialect = self._headerless_dialect()
+            yield from xmlrepo.read_blocks(self.path, dialect, threads=self.threads, fast=self.fast)
 
-    def _headerless(self) -> Iterator[Block]:
+    def _headerless_dialect(self) -> Dialect:
         vw = self.format == "vw"
-        dialect = Dialect(
-            self.n_features or MAX_ID - self.feature_offset,
-            self.n_labels or MAX_ID - self.label_offset,
+        return Dialect(
+            MAX_ID - self.feature_offset,
+            MAX_ID - self.label_offset,
+            remarks=_without_remark_lines if vw else _without_remarks,
             prepare=_prepare_vw if vw else None,
             parse=_parse_vw if vw else _parse_svmlight,
             feature_offset=self.feature_offset,
             label_offset=self.label_offset,
         )
-        features, labels = self.n_features, self.n_labels
-        for block in xmlrepo.read_blocks(self.path, dialect, threads=self.threads, fast=self.fast):
-            features = max(features, int(block.x_indices.max(initial=-1)) + 1)
-            labels = max(labels, int(block.y_indices.max(initial=-1)) + 1)
-            yield block
-        self.n_features, self.n_labels = features, labels
 
     def _matrix_pair(self) -> Iterator[Block]:
         assert self.labels_path is not None
@@ -102,11 +161,10 @@ class Reading:
 
     def _npz_pair(self) -> Iterator[Block]:
         assert self.labels_path is not None
-        X, Y = load_npz(self.path), load_npz(self.labels_path)
-        Y.eliminate_zeros()
+        X, Y = load_npz(self.path), load_npz(self.labels_path, labels=True)
         for start in range(0, X.shape[0], _POINTS_PER_SLICE):
             x, y = X[start : start + _POINTS_PER_SLICE], Y[start : start + _POINTS_PER_SLICE]
-            yield Block(np.diff(x.indptr), x.indices, x.data.astype(np.float32), np.diff(y.indptr), y.indices)
+            yield Block(np.diff(x.indptr), x.indices, x.data, np.diff(y.indptr), y.indices)
 
 
 def open_data(
@@ -136,7 +194,7 @@ def open_data(
     if found == "matrix":
         (rows, columns), (label_rows, n_labels) = read_matrix_header(path), read_matrix_header(other)
     else:
-        (rows, columns), (label_rows, n_labels) = load_npz(path).shape, load_npz(other).shape
+        (rows, columns), (label_rows, n_labels) = read_shape(path), read_shape(other)
     if rows != label_rows:
         line = 1 if found == "matrix" else None
         raise DataError(other, line, f"{label_rows} rows", f"{rows}, as in {path.name}")
@@ -149,23 +207,31 @@ def detect(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             if all(name.endswith(".npy") for name in archive.namelist()):
                 return "npz"
-    start = head(path)
-    line = start.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].strip()
-    if not line.isascii() or b"\0" in line:
-        raise DataError(path, 1, "bytes that are not text", f"one of the formats {', '.join(FORMATS)}")
-    fields = line.decode("ascii").split()
-    if line[:1] == b"<":
-        raise DataError(path, 1, "an HTML or XML page", "data; was a download page saved instead of the file?")
-    if fields and all(field.isdigit() for field in fields) and len(fields) in (2, 3):
+    number, raw = first_data_line(path)
+    if not number:
+        raise DataError(path, 1, "an empty file, or nothing but blank lines and remarks", _ANY)
+    if not raw.isascii() or b"\0" in raw:
+        raise DataError(path, number, "bytes that are not text", f"one of the formats {', '.join(FORMATS)}")
+    line = raw.decode("ascii").strip()
+    fields = line.split()
+    if line[:1] == "<":
+        raise DataError(path, number, "an HTML or XML page", "data; was a download page saved instead of the file?")
+    if all(field.isdigit() for field in fields) and len(fields) in (2, 3):
+        if number > 1:
+            raise DataError(path, number, repr(line[:80]), "counts in line 1 only, as header")
         return "xmlrepo" if len(fields) == 3 else "matrix"
     if "|" in fields or (len(fields) > 1 and fields[1].startswith("|")):
         return "vw"
-    if fields and all(":" in field for field in fields[1:]) and re.fullmatch(r"[\d,]+|\d+:\S+", fields[0]):
-        return "svmlight"
-    if not fields and start.strip() and re.match(rb"[\d,]+ \d+:|\s*\d+:", start.strip()):
-        return "svmlight"
-    found = repr(line.decode("ascii")[:80]) if fields else "an empty file or line"
-    raise DataError(path, 1, found, f"{_XML_HEADER}, or one of {', '.join(FORMATS[1:])}")
+    if number > 1 and _REMARKED_HEADER.fullmatch(first := head(path).split(b"\n", 1)[0]):
+        found = repr(first.decode("ascii").strip()[:80])
+        raise DataError(path, 1, found, f"{_XML_HEADER} without `#`, or no counts in the remark")
+    bare = line.partition("#")[0].split()
+    if bare and all(":" in field for field in bare[1:]) and re.fullmatch(r"[\d,]+|\d+:\S+", bare[0]):
+        if ":" in bare[-1]:
+            return "svmlight"
+        expected = f"{_ANY}; or `format: svmlight` in a card, if that is a point without features"
+        raise DataError(path, number, repr(line[:80]), expected)
+    raise DataError(path, number, repr(line[:80]), _ANY)
 
 
 def labels_beside(path: Path) -> Path | None:
@@ -210,14 +276,13 @@ def read_matrix_header(path: Path) -> tuple[int, int]:
 def read_filter(path: Path, n_points: int, n_labels: int) -> NDArray[np.int64]:
     """Filter file: a pair ``point label`` per line, the label to be ignored for that point. Returns [n, 2]."""
     pairs = []
-    for number, raw in enumerate(path.read_bytes().splitlines(), 1):
-        if fields := raw.decode("ascii", "replace").split():
-            try:
-                if len(fields) != 2:
-                    raise Bad(repr(" ".join(fields)), "two numbers, `point label`")
-                pairs.append((whole(fields[0], n_points, "point"), whole(fields[1], n_labels, "label")))
-            except Bad as bad:
-                raise DataError(path, number, bad.found, bad.expected) from None
+    for number, line in data_lines(path):
+        try:
+            if len(fields := line.split()) != 2:
+                raise Bad(repr(" ".join(fields)), "two numbers, `point label`")
+            pairs.append((whole(fields[0], n_points, "point"), whole(fields[1], n_labels, "label")))
+        except Bad as bad:
+            raise DataError(path, number, bad.found, bad.expected) from None
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
@@ -268,14 +333,23 @@ def _shift(ids: list[int], offset: int, kind: str) -> list[int]:
     return [number - offset for number in ids]
 
 
+def _without_remarks(text: bytes) -> bytes:
+    """svmlight text: a remark begins anywhere in a line."""
+    return re.sub(rb"#[^\n]*", b"", text) if b"#" in text else text
+
+
+def _without_remark_lines(text: bytes) -> bytes:
+    """Vowpal Wabbit text: only whole lines are remarks, since `#` may begin a name."""
+    return re.sub(rb"(?m)^[ \t]*#[^\n]*", b"", text) if b"#" in text else text
+
+
 def _parse_svmlight(line: str, dialect: Dialect) -> tuple[list[int], list[int], list[float]]:
-    line = line.partition("#")[0]
     if "qid:" in line:
         raise Bad("'qid:'", "labels and features only")
     return _parse_shifted(line, dialect)
 
 
-_VW_BLOCK = re.compile(rb"(?:\d+ \|[^|\n]*\n)*")
+_VW_BLOCK = re.compile(rb"(?:(?:\d+ \|(?: [^|\n]*)?)?\r?\n)*")  # no namespaces; blank lines are no points
 
 
 def _prepare_vw(text: bytes) -> bytes | None:
@@ -293,6 +367,8 @@ def _parse_vw(line: str, dialect: Dialect) -> tuple[list[int], list[int], list[f
     features, values = [], []
     fields = namespaces[0].split()
     if namespaces[0][:1] not in ("", " "):
+        if ":" in fields[0]:  # `|name:2` multiplies all values by 2; in `|0:1` a space is missing
+            raise Bad(repr(f"|{fields[0]}"), "a space after `|`, or the name of a namespace without a weight")
         fields = fields[1:]  # the namespace's name
     for token in fields:
         index, colon, value = token.partition(":")

@@ -1,16 +1,18 @@
 """Read predictions made elsewhere as ranked labels: scipy ``.npz``, plain ``.npz`` arrays, or text pairs.
 
-The result is scores and labels [N, k], best first, label -1 and score -inf where a
-point has fewer than k predictions. Equal scores are ranked by the lower label. A sparse matrix in *rank
-order* (row entries in the order of their rank, all values alike or falling) keeps its order; otherwise
-entries are sorted by value. Zero and negative scores are ordinary scores.
+The result is scores and labels [N, k], best first, label -1 and score -inf where a point has fewer than k predictions.
+
+A file that states a ranking keeps it: where the scores of a point never rise along its row, the row is in *rank order*
+and stays as it is, equal scores included, since scores that were rounded or saturated may tie where the ranking did
+not. Other rows are sorted by score, equal scores by the lower label. The entries of a sparse matrix by rising column
+are no ranking; the same rule sorts them by score, equal scores by the lower label. Zero and negative scores are
+ordinary scores.
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import DataError, InputError
+from bench.data.formats.npz import compressed, matrix_format, matrix_shape, read_arrays, wrong_array
 from bench.data.formats.streams import line_blocks
 from bench.data.formats.xmlrepo import Bad, whole
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.int64]
+_NPZ = "in .npz a scipy CSR matrix, or arrays labels and scores"
 
 
 def read_scores(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
@@ -35,8 +39,10 @@ def read_scores(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Label
     if not path.is_file():
         raise InputError(f"score file {path} does not exist")
     with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    if is_zip and zipfile.is_zipfile(path):
+        magic = file.read(6)
+    if magic == b"\x93NUMPY":
+        raise DataError(path, None, "one array (.npy)", _NPZ)
+    if magic[:4] == b"PK\x03\x04" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if all(name.endswith(".npy") for name in archive.namelist()):
                 return _from_npz(path, n_points, n_labels)
@@ -44,38 +50,39 @@ def read_scores(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Label
 
 
 def _from_npz(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            parts = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(path, None, f"not readable ({error})", "arrays in .npz, without pickled objects") from None
+    parts = read_arrays(path, "arrays in .npz, without pickled objects")
     if {"indptr", "indices", "data", "shape"} <= set(parts):
         return _from_csr(path, parts, n_points, n_labels)
     if "labels" in parts:
         labels = parts["labels"]
         scores = parts.get("scores", -np.arange(labels.shape[-1] if labels.ndim else 0, dtype=np.float64))
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
-            raise DataError(path, None, f"labels of shape {labels.shape} {labels.dtype}", "whole numbers [N, k]")
+            raise wrong_array(path, "labels", f"shape {labels.shape} {labels.dtype}", "whole numbers [N, k]")
+        if int(labels.max(initial=0)) >= n_labels:  # before a conversion, in which large ids turn negative
+            raise wrong_array(path, "labels", _largest(labels), f"labels from 0 to {n_labels - 1}, or -1 for none")
+        if scores.dtype.kind not in "biuf":
+            raise wrong_array(path, "scores", f"shape {scores.shape} {scores.dtype}", "real numbers")
         try:
             scores = np.array(np.broadcast_to(scores, labels.shape), dtype=np.float64)
         except ValueError:
-            raise DataError(path, None, f"scores of shape {scores.shape}", f"{labels.shape}, as labels") from None
+            raise wrong_array(path, "scores", f"shape {scores.shape}", f"{labels.shape}, as labels") from None
         return _ranked(path, labels.astype(np.int64), scores, n_points, n_labels)
-    raise DataError(path, None, f"arrays {', '.join(sorted(parts))}", "a scipy CSR matrix, or labels and scores")
+    raise DataError(path, None, f"arrays {', '.join(sorted(parts))}", _NPZ)
+
+
+def _largest(labels: NDArray[np.integer[Any]]) -> str:
+    point, position = np.unravel_index(int(labels.argmax()), labels.shape)
+    return f"label {labels[point, position]} at point {point}"
 
 
 def _from_csr(path: Path, parts: dict[str, Any], n_points: int, n_labels: int) -> tuple[Scores, Labels]:
-    kind = parts.get("format", np.array("csr")).item()
-    if kind not in (b"csr", "csr"):
-        raise DataError(path, None, f"a sparse matrix in format {kind!r}", "csr, which keeps the order of a row")
-    indptr, indices, data = (np.asarray(parts[name]) for name in ("indptr", "indices", "data"))
-    shape = tuple(np.asarray(parts["shape"]).tolist())
+    kind, shape = matrix_format(path, parts), matrix_shape(path, parts)
+    if kind != "csr":
+        raise wrong_array(path, "format", repr(kind), "csr, which keeps the order of a row")
     if shape != (n_points, n_labels):
-        raise DataError(path, None, f"a matrix of {shape}", f"({n_points}, {n_labels}): points and labels")
+        raise wrong_array(path, "shape", f"a matrix of {shape}", f"({n_points}, {n_labels}): points and labels")
+    indptr, indices, data = compressed(path, parts, n_points, n_labels)
     counts = np.diff(indptr)
-    sound = len(indptr) == n_points + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(data)
-    if not sound or (counts < 0).any():
-        raise DataError(path, None, "row pointers that do not fit the entries", "a sound CSR matrix")
     k = int(counts.max(initial=0))
     rows = np.repeat(np.arange(n_points), counts)
     position = np.arange(len(indices)) - np.repeat(indptr[:-1], counts)
@@ -85,17 +92,21 @@ def _from_csr(path: Path, parts: dict[str, Any], n_points: int, n_labels: int) -
 
 
 def _from_text(path: Path, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
-    """A line ``label:score label:score`` per point; a header of two counts ``points labels`` may come first."""
+    """A line ``label:score label:score`` per point; a header of two counts ``points labels`` may come first. A blank
+    line is a point without predictions, a line that begins with `#` is none."""
     rows: list[list[tuple[int, float]]] = []
-    number = 0
+    number, first = 0, True
     for text in line_blocks(path):
         for raw in text.split(b"\n")[:-1]:
             number += 1
             line = raw.decode("ascii", "replace").removesuffix("\r")
             fields = line.split()
-            if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
+            if fields and fields[0].startswith("#"):
+                continue
+            begins, first = first, False
+            if begins and len(fields) == 2 and all(field.isdigit() for field in fields):
                 if [int(field) for field in fields] != [n_points, n_labels]:
-                    raise DataError(path, 1, repr(line), f"`{n_points} {n_labels}`: points and labels")
+                    raise DataError(path, number, repr(line), f"`{n_points} {n_labels}`: points and labels")
                 continue
             if len(rows) == n_points:
                 if fields:
@@ -127,7 +138,7 @@ def _pair(token: str, n_labels: int) -> tuple[int, float]:
 
 
 def _ranked(path: Path, labels: Labels, scores: Scores, n_points: int, n_labels: int) -> tuple[Scores, Labels]:
-    """Check, and sort rows by falling score and rising label; rows already falling keep their order."""
+    """Check, and sort by falling score and rising label those rows whose scores rise somewhere."""
     if len(labels) != n_points:
         raise DataError(path, None, f"{len(labels)} points", f"{n_points} points")
     real = labels >= 0
@@ -142,12 +153,13 @@ def _ranked(path: Path, labels: Labels, scores: Scores, n_points: int, n_labels:
             raise DataError(path, None, found, expected)
     scores = np.where(real, scores, -np.inf)
     if labels.shape[1] > 1:
-        order = np.lexsort((labels, -scores), axis=1)
-        order = np.take_along_axis(order, np.argsort(~np.take_along_axis(real, order, 1), axis=1, kind="stable"), 1)
-        flat = (scores[:, 1:] == scores[:, :-1]) | ~real[:, 1:]
-        constant = flat.all(axis=1) & (real.sum(axis=1) > 1)  # no score to sort by: the row is in rank order
-        order[constant] = np.arange(labels.shape[1])
+        order = np.argsort(~real, axis=1, kind="stable")  # no prediction: last
         labels, scores = np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
+        real = np.take_along_axis(real, order, 1)
+        mixed = ((scores[:, 1:] > scores[:, :-1]) & real[:, 1:]).any(axis=1)
+        order = np.lexsort((labels[mixed], -scores[mixed], ~real[mixed]), axis=1)
+        labels[mixed] = np.take_along_axis(labels[mixed], order, 1)
+        scores[mixed] = np.take_along_axis(scores[mixed], order, 1)
         by_label = np.sort(labels, axis=1)
         twice = (by_label[:, 1:] == by_label[:, :-1]) & (by_label[:, 1:] >= 0)
         if twice.any():

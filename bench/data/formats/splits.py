@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.common.errors import DataError, InputError
 from bench.data.formats.csr_blocks import Block
-from bench.data.formats.streams import text_lines
+from bench.data.formats.streams import data_lines
 
 Rows = NDArray[np.int64]
 
@@ -26,7 +26,7 @@ def read_splits(path: Path, n_points: int) -> list[Rows]:
     Raises DataError naming file and line: no whole number, a point out of range or twice in a split, lines of unequal
     length in a file of columns, a split that leaves no point for train or none for test.
     """
-    lines = [(number, line.split()) for number, line in enumerate(text_lines(path), 1) if line.strip()]
+    lines = [(number, line.split()) for number, line in data_lines(path)]
     if not lines:
         raise DataError(path, 1, "an empty file", "the train points of each split")
     if len(lines) > len(lines[0][1]):

@@ -1,4 +1,7 @@
-"""Files as blocks of whole lines, decompressed while they are read: plain, gzip, bzip2, or a zip of one file."""
+"""Text files as blocks of whole lines, decompressed while they are read: plain, gzip, bzip2, or a zip of one file.
+
+All readers of text take their bytes from here, so that all treat compression, byte-order marks and remarks alike.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,12 @@ from bench.common.errors import DataError, InputError
 
 BLOCK_BYTES = 1 << 22
 MAX_LINE_BYTES = 256 << 20
+HEAD_BYTES = 1 << 16
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# the longer marks first: that of UTF-32 begins like that of UTF-16
+_FOREIGN_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
+)  # fmt: skip
 
 
 class Broken(Exception):
@@ -54,6 +63,46 @@ def text_lines(path: Path) -> list[str]:
     return out
 
 
+def data_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are neither blank nor remarks (`#` first), each with its number, from 1.
+
+    For files whose lines hold numbers only: a label's name may begin with `#`. Raises what `text_lines` raises.
+    """
+    for number, line in enumerate(text_lines(path), start=1):
+        if (bare := line.strip()) and not bare.startswith("#"):
+            yield number, line
+
+
+def first_data_line(path: Path) -> tuple[int, bytes]:
+    """Number and bytes of the first line that is neither blank nor a remark; (0, b"") when there is none."""
+    start = head(path)
+    number, line = _first_of(start)
+    if number or len(start) < HEAD_BYTES:
+        return number, line
+    before = 0
+    for text in line_blocks(path):  # a long preamble
+        number, line = _first_of(text)
+        if number:
+            return before + number, line
+        before += text.count(b"\n")
+    return 0, b""
+
+
+def _first_of(text: bytes) -> tuple[int, bytes]:
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        if (bare := line.strip()) and not bare.startswith(b"#"):
+            return number, line
+    return 0, b""
+
+
+def without_mark(path: Path, start: bytes) -> bytes:
+    """The first bytes of a text file without its UTF-8 byte-order mark. DataError for the marks of other encodings."""
+    for mark, encoding in _FOREIGN_MARKS:
+        if start.startswith(mark):
+            raise DataError(path, 1, f"{encoding} text", "UTF-8 text")
+    return start.removeprefix(BYTE_ORDER_MARK)
+
+
 def _lines_until_break(path: Path) -> int:
     lines = 0
     try:
@@ -65,8 +114,22 @@ def _lines_until_break(path: Path) -> int:
 
 
 def chunks(path: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file, about ``size`` at a time; compression is recognised by content,
-    not by name."""
+    """Yield the decompressed bytes of a text file, about ``size`` at a time, without a byte-order mark. Compression is
+    recognised by content, not by name. Raises InputError when there is no such file, DataError for UTF-16 and UTF-32,
+    `Broken` for damaged compression."""
+    start: bytes | None = b""  # until the first bytes are complete
+    for chunk in _unpacked(path, size):
+        if start is None:
+            yield chunk
+        elif len(start := start + chunk) >= 4:
+            begin, start = without_mark(path, start), None
+            if begin:
+                yield begin
+    if start and (begin := without_mark(path, start)):
+        yield begin
+
+
+def _unpacked(path: Path, size: int) -> Iterator[bytes]:
     if not path.is_file():
         raise InputError(f"data file {path} does not exist")
     with path.open("rb") as file:
@@ -83,7 +146,7 @@ def chunks(path: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
                 yield chunk
 
 
-def head(path: Path, size: int = 65536) -> bytes:
+def head(path: Path, size: int = HEAD_BYTES) -> bytes:
     """The first bytes of the decompressed file, as many as can be read."""
     found = b""
     try:

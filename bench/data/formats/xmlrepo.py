@@ -1,8 +1,8 @@
 """Parse lines ``l1,l2 f:v f:v`` into blocks: a plain reference parser, and a fast one with the same results.
 
 A point without labels starts with a space (or directly with a feature); a point without features ends
-after its labels; an empty line is a point with neither. Labels given twice count once, features given
-twice are summed, ids may come in any order.
+after its labels; an empty line is a point with neither where the file counts its points, and no point where it does
+not. Labels given twice count once, features given twice are summed, ids may come in any order.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import DataError
-from bench.data.formats.csr_blocks import Block
+from bench.data.formats.csr_blocks import FLOAT32_LIMIT, Block
 from bench.data.formats.streams import line_blocks
 
-FLOAT32_LIMIT = 2.0**128 * (1 - 2.0**-25)  # the smallest double that single precision rounds to infinity
 SMALL_BYTES = 1 << 18  # below this, compiling or loading the fast parser costs more than it saves
 
 
@@ -37,10 +36,15 @@ class Bad(Exception):
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a line differs from XML-repository text. Ids must lie below the two counts *after* the offsets."""
+    """How text differs from that of the XML Repository. Ids must lie below the two counts *after* the offsets.
+
+    ``remarks`` removes the remarks of a block of text and keeps all line ends. Where it is given, blank lines are no
+    points, and neither are lines that held nothing but a remark.
+    """
 
     n_features: int
     n_labels: int
+    remarks: Callable[[bytes], bytes] | None = None
     prepare: Callable[[bytes], bytes | None] | None = None  # rewrites a block for the fast parser, if it can
     parse: Callable[[str, Dialect], tuple[list[int], list[int], list[float]]] | None = None  # reference for a line
     feature_offset: int = 0
@@ -60,9 +64,8 @@ def read_blocks(
 
     ``fast``: None chooses by size. Raises DataError naming file and 1-based line.
     """
-    seen = 0  # points, hence lines, before the current block
+    seen, before = 0, skip_lines  # points and lines before the current block
     for text, block in _parsed(path, dialect, skip_lines, threads, fast):
-        before = skip_lines + seen
         if isinstance(block, _Fault):
             raise DataError(path, before + block.line, block.bad.found, block.bad.expected)
         if n_points is not None and seen + len(block.x_lengths) > n_points:
@@ -72,6 +75,7 @@ def read_blocks(
                     raise DataError(path, before + at, f"point {n_points + 1}", expected)
             block = block.first(n_points - seen)
         seen += len(block.x_lengths)
+        before += text.count(b"\n") if dialect.remarks else len(block.x_lengths)
         yield block
     if n_points is not None and seen != n_points:
         found = f"the end after {seen} points"
@@ -164,12 +168,17 @@ def _after(texts: Iterator[bytes], skip_lines: int) -> Iterator[bytes]:
 def parse_reference(text: bytes, dialect: Dialect) -> Outcome:
     """Plain parser: a line at a time into lists."""
     parse = dialect.parse or parse_line
+    if dialect.remarks:
+        text = dialect.remarks(text)
     x_lengths, x_indices, x_values, y_lengths, y_indices = [], [], [], [], []
     for at, raw in enumerate(text.split(b"\n")[:-1]):
         try:
             if not raw.isascii() or b"\0" in raw:
                 raise Bad("bytes that are not text", "text, plain or compressed")
-            labels, features, values = parse(raw.decode("ascii").removesuffix("\r"), dialect)
+            if (blank := not raw.strip()) and dialect.remarks:
+                continue
+            line = "" if blank else raw.decode("ascii").removesuffix("\r")
+            labels, features, values = parse(line, dialect)
         except Bad as bad:
             return _Fault(at + 1, bad)
         y_lengths.append(len(labels))
@@ -213,7 +222,8 @@ def _parse_fast(text: bytes, dialect: Dialect) -> Outcome:
     """Compiled parser; what it cannot read, the reference parser reads or reports."""
     from bench.data.formats.xmlrepo_kernel import parse_lines
 
-    prepared = dialect.prepare(text) if dialect.prepare else text
+    bare = dialect.remarks(text) if dialect.remarks else text
+    prepared = dialect.prepare(bare) if dialect.prepare else bare
     if prepared is None:
         return parse_reference(text, dialect)
     x_lengths, x_indices, x_values, y_lengths, y_indices, slow = _scratch(len(prepared))
@@ -235,11 +245,14 @@ def _parse_fast(text: bytes, dialect: Dialect) -> Outcome:
         if not abs(value) < FLOAT32_LIMIT:
             return parse_reference(text, dialect)
         x_values[at] = value
+    kept: slice | NDArray[np.bool_] = slice(points)
+    if dialect.remarks:
+        kept = (x_lengths[:points] > 0) | (y_lengths[:points] > 0)
     block = Block(
-        x_lengths[:points].copy(),
+        x_lengths[:points][kept].copy(),
         x_indices[:features].copy(),
         x_values[:features].copy(),
-        y_lengths[:points].copy(),
+        y_lengths[:points][kept].copy(),
         y_indices[:labels].copy(),
         rising=bool(rising),
     )

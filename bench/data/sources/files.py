@@ -15,8 +15,10 @@ from bench.data.cache import SPLITS, CacheWriter
 from bench.data.formats import detect
 from bench.data.formats.splits import divide, train_mask
 from bench.data.formats.streams import text_lines
+from bench.data.formats.widths import limit
 from bench.data.sources import Progress
 
+MAX_POINTS_PER_BYTE = 2000  # blank lines, compressed: memory for splits is taken before points are read
 VERSION = detect.PARSER_VERSION
 DEFAULTS: Mapping[str, Any] = {
     "train": None,
@@ -93,6 +95,8 @@ def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -
             out.filter(split, detect.read_filter(path, out.points(split), out.n_labels))
     if parameters["label_names"]:
         names = text_lines(Path(parameters["label_names"]))
+        while len(names) > out.n_labels and not names[-1].strip():  # blank lines after the last name
+            names.pop()
         if len(names) != out.n_labels:
             raise DataError(parameters["label_names"], None, f"{len(names)} lines", f"{out.n_labels} label names")
         out.label_names(names)
@@ -102,11 +106,14 @@ def _build_pair(parameters: Mapping[str, Any], out: CacheWriter, progress: Progr
     widths = {}
     for split in SPLITS:
         reading = _reading(parameters, split, progress)
+        reading.believed = (out.n_features, out.n_labels)  # what the card declares, then what train has
         for block in reading.blocks():
             out.append(split, block)
+        _warn(reading, out, progress)
         widths[split] = (reading.n_features, reading.n_labels)
         out.shape(*widths[split])
-        out.note(f"{split}: {reading.format}" + ("" if reading.n_points else ", no header: widths from the ids"))
+        headerless = reading.n_points is None
+        out.note(f"{split}: {reading.format}" + (", no header: widths from the ids" if headerless else ""))
         _declared(parameters, reading)
     if widths["train"] != widths["test"]:
         out.note(
@@ -119,6 +126,10 @@ def _build_split(parameters: Mapping[str, Any], out: CacheWriter, progress: Prog
     reading = _reading(parameters, "all", progress)
     if reading.n_points is None:
         raise DataError(reading.path, 1, f"{reading.format} text, which has no header", "a file that counts its points")
+    size = reading.path.stat().st_size
+    if reading.n_points > max(limit("point", 0), MAX_POINTS_PER_BYTE * size):
+        found = f"a header of {reading.n_points} points in a file of {size} bytes"
+        raise DataError(reading.path, 1, found, "the number of points in the file")
     train = train_mask(_path(parameters, "splits"), parameters["split"], reading.n_points)
     at = 0
     for block in reading.blocks():
@@ -126,9 +137,16 @@ def _build_split(parameters: Mapping[str, Any], out: CacheWriter, progress: Prog
         for split, part in divide(block, here):
             out.append(split, part)
         at += len(here)
+    _warn(reading, out, progress)
     out.shape(reading.n_features, reading.n_labels)
     out.note(f"all points: {reading.format}; split {parameters['split']}, counted from 0")
     _declared(parameters, reading)
+
+
+def _warn(reading: detect.Reading, out: CacheWriter, progress: Progress) -> None:
+    for remark in reading.wide():
+        out.note(remark)
+        progress(f"warning: {remark}")
 
 
 def _reading(parameters: Mapping[str, Any], which: str, progress: Progress) -> detect.Reading:

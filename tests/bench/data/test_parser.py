@@ -160,7 +160,7 @@ def test_npz_that_are_wrong(tmp_path: Path) -> None:
     path = tmp_path / "X.trn.npz"
     bad = {"indptr": X.indptr, "indices": X.indices + 9, "data": X.data, "shape": X.shape, "format": b"csr"}
     nan = {**bad, "indices": X.indices, "data": X.data * np.nan}
-    for arrays, words in ((bad, "sparse matrix"), (nan, "not finite"), ({"a": X.data}, "sparse matrix")):
+    for arrays, words in ((bad, "array indices: found id 11"), (nan, "not finite"), ({"a": X.data}, "sparse matrix")):
         np.savez(path, **arrays)
         with pytest.raises(DataError, match=words):
             read_matrices(path)
@@ -169,7 +169,9 @@ def test_npz_that_are_wrong(tmp_path: Path) -> None:
 def test_svmlight(write: Write) -> None:
     path = write("a.svm", "0 0:0.5\n # nothing but a remark\n1,0 2:2 1:1 # words\n")
     assert detect(path) == "svmlight"
-    _check(path)
+    got_X, got_Y = read_matrices(path)
+    np.testing.assert_array_equal(got_X.toarray(), X.toarray()[[0, 2]])
+    np.testing.assert_array_equal(got_Y.toarray(), Y.toarray()[[0, 2]])
 
 
 def test_vw_offsets(write: Write) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bench.data import load_dataset
 from bench.data.cli import app
-from bench.data.passport import passport, passport_lines, row_hashes
+from bench.data.passport import GROUPS, group_of_labels, passport, passport_lines, row_hashes, statistics
 
 
 def _matrices(train_Y: csr_matrix, test_Y: csr_matrix) -> dict[str, csr_matrix]:
@@ -36,6 +36,26 @@ def test_groups_and_order() -> None:
     assert found["order"]["test"]["looks_sorted"] is False  # too small to decide
     shuffled = np.random.default_rng(1).permutation(ids)
     assert not passport(_matrices(_labels(shuffled, 6), _labels(ids, 6)))["order"]["train"]["looks_sorted"]
+
+
+def test_labels_that_only_a_header_states_cost_nothing() -> None:
+    """As many labels as ids can have: counted from those that occur, with the values of a narrow matrix."""
+    generator = np.random.default_rng(2)
+    train, test = generator.zipf(1.5, 300) % 90, generator.integers(0, 95, 200)
+    narrow = _matrices(_labels(train, 100), _labels(test, 100))
+    wide = _matrices(_labels(train, 2**31 - 1), _labels(test, 2**31 - 1))
+    counts = np.bincount(train, minlength=100)
+    for matrices in (narrow, wide):
+        found, n_labels = statistics(matrices), matrices["train_Y"].shape[1]
+        assert found["labels_without_train_point"] == n_labels - (counts > 0).sum()
+        assert found["share_labels_at_most_5_points"] == (n_labels - (counts > 5).sum()) / n_labels
+        assert found["most_frequent_label_points"] == counts.max()
+        groups = passport(matrices)["groups"]
+        of_label = group_of_labels(counts)
+        for at, (name, _) in enumerate(GROUPS):
+            unseen_too = n_labels - 100 if name == "unseen" else 0
+            assert groups[name]["labels"] == (of_label == at).sum() + unseen_too
+            assert groups[name]["share_of_test_pairs"] == (of_label[test] == at).mean()
 
 
 def test_duplicates() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from scipy import sparse
 from score_pairs import write_score_pairs
 
@@ -16,7 +17,7 @@ from bench.data.formats.scores import read_scores
 Write = Callable[[str, str], Path]
 
 
-def _npz(path: Path, indptr: list[int], indices: list[int], data: list[float], shape: tuple[int, int]) -> Path:
+def _npz(path: Path, indptr: ArrayLike, indices: ArrayLike, data: ArrayLike, shape: tuple[int, int]) -> Path:
     np.savez(path, indptr=indptr, indices=indices, data=np.array(data), shape=shape, format=b"csr")
     return path
 
@@ -39,6 +40,41 @@ def test_ties_go_to_the_lower_label_and_zeros_count(tmp_path: Path) -> None:
     scores, labels = read_scores(path, 1, 4)
     assert labels.tolist() == [[0, 2, 3, 1]]
     assert scores.tolist() == [[7, 0, 0, -1]]
+
+
+def test_a_stated_ranking_is_kept(tmp_path: Path) -> None:
+    """Two and three columns of one ranking, whose first scores were rounded to the same value."""
+    wide, scores = np.array([[1, 0, 2], [3, 2, 0]]), np.array([[1, 1, 0.5], [1, 1, 0.5]], dtype=np.float16)
+    for k in (1, 2, 3):
+        np.savez(tmp_path / "a.npz", labels=wide[:, :k], scores=scores[:, :k])
+        path = _npz(tmp_path / "s.npz", [0, k, 2 * k], wide[:, :k].ravel(), scores[:, :k].ravel(), (2, 4))
+        for file in (tmp_path / "a.npz", path):
+            assert read_scores(file, 2, 4)[1].tolist() == wide[:, :k].tolist()
+    text = tmp_path / "s.txt"
+    text.write_text("1:1 0:1 2:0.5\n3:1 2:1 0:0.5\n")
+    assert read_scores(text, 2, 4)[1].tolist() == wide.tolist()
+
+
+def test_rows_that_rise_somewhere_are_sorted(tmp_path: Path) -> None:
+    labels = np.array([[3, -1, 2, 1, 0], [3, -1, 2, 1, 0], [-1, -1, -1, -1, 2]])
+    scores = np.array([[1, 9, 1, 1, 2.0], [2, 9, 1, 1, 1], [0, 0, 0, 0, -np.inf]])
+    np.savez(tmp_path / "a.npz", labels=labels, scores=scores)
+    got, ranked = read_scores(tmp_path / "a.npz", 3, 4)
+    assert ranked.tolist() == [[0, 1, 2, 3, -1], [3, 2, 1, 0, -1], [2, -1, -1, -1, -1]]
+    assert got[:2].tolist() == [[2, 1, 1, 1, -np.inf], [2, 1, 1, 1, -np.inf]]
+
+
+@given(st.lists(st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 2.0, np.inf]), min_size=6, max_size=6), min_size=1))
+def test_a_matrix_by_column_is_sorted_by_score(rows: list[list[float]]) -> None:
+    """Rising columns are no ranking: each row comes by score, equal scores by the lower label."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = np.array(rows).ravel()
+        indices, indptr = np.tile(np.arange(6), len(rows)), np.arange(len(rows) + 1) * 6
+        path = _npz(Path(folder) / "s.npz", indptr, indices, data, (len(rows), 6))
+        _, labels = read_scores(path, len(rows), 6)
+    assert labels.tolist() == [sorted(range(6), key=lambda label: (-row[label], label)) for row in rows]
 
 
 def test_plain_arrays(tmp_path: Path) -> None:
@@ -93,6 +129,9 @@ def test_bad_npz(tmp_path: Path) -> None:
         ({"labels": np.array([[0], [1]]), "scores": np.array([[np.nan], [1]])}, "NaN"),
         ({"what": np.array(1)}, "arrays what"),
         ({"labels": np.array([[object()]], dtype=object)}, "not readable"),
+        ({"labels": np.array([[0], [1]]), "scores": np.array([["1"], ["2"]])}, "array scores: found shape"),
+        ({"labels": np.array([[0], [1]]), "scores": np.array([[1j], [1]])}, "array scores: found shape"),
+        ({"labels": np.array([[0], [2**63]], dtype=np.uint64)}, f"label {2**63} at point 1"),
     ):
         np.savez(tmp_path / "s.npz", **arrays)
         with pytest.raises(DataError, match=words):
@@ -103,3 +142,6 @@ def test_bad_npz(tmp_path: Path) -> None:
         read_scores(_npz(tmp_path / "s.npz", [0, 1, 1], [0], [1], (2, 4)), 2, 3)
     with pytest.raises(InputError, match="does not exist"):
         read_scores(tmp_path / "none", 2, 3)
+    np.save(tmp_path / "s.npy", np.zeros((2, 3)))
+    with pytest.raises(DataError, match=r"found one array \(.npy\); expected in .npz"):
+        read_scores(tmp_path / "s.npy", 2, 3)

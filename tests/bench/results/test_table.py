@@ -176,6 +176,19 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path: Path) -> 
         load_results(tmp_path / "nothing")
 
 
+def test_a_byte_order_mark_and_line_ends_of_an_editor_change_nothing(experiment: Path) -> None:
+    path = experiment / "table.csv"
+    plain, raw = load_results(path), path.read_bytes()
+    for start, end in ((b"\xef\xbb\xbf", b"\n"), (b"", b"\r\n"), (b"\xef\xbb\xbf", b"\r\n")):
+        path.write_bytes(start + raw.replace(b"\n", end))
+        pd.testing.assert_frame_equal(load_results(path), plain)
+    path.write_bytes(raw + b"\n\r\n")
+    pd.testing.assert_frame_equal(load_results(path), plain)
+    path.write_bytes(raw.decode().encode("utf-16"))
+    with pytest.raises(InputError, match=r"table\.csv, line 1: found UTF-16 text"):
+        load_results(path)
+
+
 def test_unknown_later_columns_are_kept(tmp_path: Path) -> None:
     write_table(rows_to_frame([SMALL | {"later_s": 2.5}]), tmp_path / "table.csv")
     assert load_results(tmp_path).loc[0, "later_s"] == 2.5
