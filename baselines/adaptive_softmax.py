@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from baselines.chunked.linear import chunk_on
 from baselines.full_softmax import label_prior
 from baselines.parts.cost import adaptive_cost
 from baselines.parts.topk import Ranking, top_k_of_tiles
+from mach.kernels.excluded import Excluded
 
 ON_CPU = 8192  # labels computed at a time on a CPU
 MARGIN = 1e-3  # by rounding, a label's log-probability may exceed its cluster's, by far less than this
@@ -38,6 +40,7 @@ class AdaptiveSoftmax(nn.Module):
     Within a cluster ids ascend, so that ties are resolved by the lowest id.
     """
 
+    takes_excluded = True
     order: Tensor
     position: Tensor
 
@@ -134,15 +137,18 @@ class AdaptiveSoftmax(nn.Module):
                 total = total + cluster_loss(narrow, tail.weight, tail.bias, targets, self._chunk(narrow))
         return total
 
-    def topk(self, hidden: Tensor, k: int) -> Ranking:
+    def topk(self, hidden: Tensor, k: int, excluded: sp.csr_matrix | None = None) -> Ranking:
         """Exact top-k log-probabilities over all labels: (scores [N, k], labels [N, k]), ties by lowest label id.
 
-        A tail is not computed for a point whose k-th best score so far is above the tail's own probability.
+        excluded: CSR [N, n_labels], pairs of a point and a label that may not be ranked; None for none. A tail is not
+        computed for a point whose k-th best score so far is above the tail's own probability.
         """
+        pairs = None if excluded is None else excluded[:, self.order.cpu().numpy()]
         shift = -normaliser(hidden, self.weight, self.bias, self._chunk(hidden))
         n_head = self.bounds[1]
         tails = hidden @ self.weight[n_head:].T + self.bias[n_head:] + shift
-        scores, labels = self._best(0, hidden, self.weight[:n_head], self.bias[:n_head], shift, k)
+        head = hidden, self.weight[:n_head], self.bias[:n_head], shift
+        scores, labels = self._best(0, *head, k, self._of_cluster(0, pairs, slice(None)))
         for c, tail in self._numbered_tails():
             of_tail = tails[:, c - 1 : c]
             rows = np.flatnonzero(of_tail[:, 0].float().cpu().numpy() + MARGIN >= scores[:, -1])
@@ -150,7 +156,8 @@ class AdaptiveSoftmax(nn.Module):
                 members = torch.from_numpy(rows).to(hidden.device)
                 narrow = hidden[members] @ tail.down.T
                 within = of_tail[members] - normaliser(narrow, tail.weight, tail.bias, self._chunk(narrow))
-                found = self._best(c, narrow, tail.weight, tail.bias, within, k)
+                of_rows = self._of_cluster(c, pairs, rows)
+                found = self._best(c, narrow, tail.weight, tail.bias, within, k, of_rows)
                 scores[rows], labels[rows] = _merge((scores[rows], labels[rows]), found)
         return scores, labels
 
@@ -161,10 +168,25 @@ class AdaptiveSoftmax(nn.Module):
     def _numbered_tails(self) -> Iterator[tuple[int, Tail]]:
         return ((c, cast(Tail, tail)) for c, tail in enumerate(self.tails, 1))
 
-    def _best(self, c: int, narrow: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, k: int) -> Ranking:
-        """Top-k of logits + shift [n, 1] in one cluster."""
+    def _of_cluster(
+        self, c: int, pairs: sp.csr_matrix | None, rows: slice | npt.NDArray[np.int64]
+    ) -> sp.csr_matrix | None:
+        """The pairs [n, labels of the cluster] of some points; ``pairs``: by position, [N, n_labels]."""
+        return None if pairs is None else pairs[:, self.bounds[c] : self.bounds[c + 1]][rows]
+
+    def _best(
+        self,
+        c: int,
+        narrow: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        shift: Tensor,
+        k: int,
+        pairs: sp.csr_matrix | None,
+    ) -> Ranking:
+        """Top-k of logits + shift [n, 1] in one cluster, without the pairs [n, labels of the cluster]."""
         tiles = ((low, part.add_(shift)) for low, part in logits_of(narrow, weight, bias, self._chunk(narrow)))
-        scores, columns = top_k_of_tiles(tiles, len(narrow), k)
+        scores, columns = top_k_of_tiles(tiles, len(narrow), k, Excluded.of(pairs, len(narrow), len(weight)))
         ids = self.order[self.bounds[c] : self.bounds[c + 1]].cpu().numpy()
         return scores, np.where(columns < 0, np.int32(-1), ids[columns])
 

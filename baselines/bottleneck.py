@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
 from baselines.full_softmax import FullSoftmax
+from baselines.parts.topk import Ranking
 from mach.kernels.sizes import FLOAT_BYTES
 
 
@@ -28,6 +28,8 @@ class Bottleneck(nn.Module):
     (P − K) / (K + H). The second step is a ``FullSoftmax`` on ``rank`` numbers, so the loss over all labels is exact;
     loss, bias, label_chunk and weights are its settings. ValueError for a rank below 1.
     """
+
+    takes_excluded = True
 
     def __init__(
         self,
@@ -80,6 +82,9 @@ class Bottleneck(nn.Module):
         """hidden [N, H], labels CSR [N, n_labels]; a scalar, that of the full softmax."""
         return self.labels.loss(hidden @ self.down.T, labels)
 
-    def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Exact top-k logits: (scores [N, k], labels [N, k]), ties by lowest label id."""
-        return self.labels.topk(hidden @ self.down.T, k)
+    def topk(self, hidden: Tensor, k: int, excluded: sp.csr_matrix | None = None) -> Ranking:
+        """Exact top-k logits: (scores [N, k], labels [N, k]), ties by lowest label id.
+
+        excluded: CSR [N, n_labels], pairs of a point and a label that may not be ranked; None for none.
+        """
+        return self.labels.topk(hidden @ self.down.T, k, excluded)

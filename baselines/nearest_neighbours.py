@@ -26,6 +26,8 @@ class NearestNeighbours:
     ValueError for fewer than one neighbour and a power that is not positive.
     """
 
+    takes_excluded = True
+
     def __init__(self, neighbours: Annotated[int, ">= 1"] = 20, power: Annotated[float, "> 0"] = 1.0) -> None:
         if neighbours < 1:
             raise ValueError(f"neighbours must be at least 1, got {neighbours}")
@@ -52,8 +54,13 @@ class NearestNeighbours:
         )  # fmt: skip
         return cosines, found
 
-    def topk(self, X: sp.csr_matrix, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """(scores [N, k], labels [N, k]), best first; −inf and −1 where the neighbours have no more labels."""
+    def topk(
+        self, X: sp.csr_matrix, k: int, excluded: sp.csr_matrix | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """(scores [N, k], labels [N, k]), best first; −inf and −1 where the neighbours have no more labels.
+
+        excluded: CSR [N, n_labels], pairs of a point and a label that may not be ranked; None for none.
+        """
         cosines, found = self.nearest(X)
         known = found >= 0
         weights = np.where(known, cosines, 0.0).astype(np.float64) ** self.power
@@ -65,6 +72,10 @@ class NearestNeighbours:
         for point in range(X.shape[0]):
             here = slice(total.indptr[point], total.indptr[point + 1])
             values, ids = total.data[here].astype(np.float32), total.indices[here]
+            if excluded is not None:
+                forbidden = excluded.indices[excluded.indptr[point] : excluded.indptr[point + 1]]
+                may = ~np.isin(ids, forbidden)
+                values, ids = values[may], ids[may]
             best = np.lexsort((ids, -values))[:k]
             scores[point, : len(best)], labels[point, : len(best)] = values[best], ids[best]
         return scores, labels

@@ -17,6 +17,7 @@ from baselines.full_softmax import label_prior, linear_topk
 from baselines.parts.cost import sampled_cost
 from baselines.parts.samplers import Labels, make_sampler
 from baselines.parts.scatter import add_at
+from baselines.parts.topk import Ranking
 
 CHOICES = {
     "correction": ("log_q", "log_q_all", "none"),
@@ -41,6 +42,7 @@ class SampledSoftmax(nn.Module):
     """
 
     row_sparse = ("weight", "bias")
+    takes_excluded = True
 
     def __init__(
         self,
@@ -124,9 +126,12 @@ class SampledSoftmax(nn.Module):
             return np.zeros(len(chosen), np.float32)
         return self.sampler.log_inclusion(chosen, n_points).astype(np.float32)
 
-    def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Exact top-k logits over all labels: (scores [N, k], labels [N, k])."""
-        return linear_topk(hidden, self.weight, self.bias[:, 0], k)
+    def topk(self, hidden: Tensor, k: int, excluded: sp.csr_matrix | None = None) -> Ranking:
+        """Exact top-k logits over all labels: (scores [N, k], labels [N, k]).
+
+        excluded: CSR [N, n_labels], pairs of a point and a label that may not be ranked; None for none.
+        """
+        return linear_topk(hidden, self.weight, self.bias[:, 0], k, excluded=excluded)
 
     def _compare(self, sample: Labels, labels: sp.csr_matrix, positives: sp.csr_matrix, device: torch.device) -> _Batch:
         rows, columns = _pairs(positives)

@@ -109,6 +109,19 @@ class LabelRanges(Protocol):
         """From now on rank these labels alone, with the scores that they have among all labels."""
 
 
+class Exclusions(Protocol):
+    """Some labels may not be ranked for some points: pairs that the dataset's filter files leave out.
+
+    Where ``takes_excluded`` is true, ``topk``, and ``topk_prefixes`` and ``topk_decoders`` where the layer has them,
+    take one keyword more: ``excluded``, CSR [N, n_labels] with ids ascending in each row, or None. Its stored entries
+    are pairs of a point and a label that must be in no list: the ranking is that of the other labels, −1 at score −inf
+    where fewer than k are left. Its columns are all labels, also after ``rank_only``. Without the capability the
+    harness has k labels more ranked than a point has such pairs, and drops these.
+    """
+
+    takes_excluded: bool
+
+
 class HashedFeatures(Protocol):
     """Each encoder sees hashed features, ids below ``feature_hash``."""
 
@@ -248,8 +261,8 @@ class Reproducible(Protocol):
 
 
 LAYER_CAPABILITIES: tuple[type, ...] = (
-    *(Repetitions, SharedEncoder, Decoders, Parts, LabelRanges, HashedFeatures),
+    *(Repetitions, SharedEncoder, Decoders, Parts, LabelRanges, Exclusions, HashedFeatures),
     *(ChunkedUpdates, RowSparse, Processes, Precisions),
     *(Planning, LayerFacts, WarmUp, Lookup, Timing, Reproducible),
 )
-CLASSIFIER_CAPABILITIES: tuple[type, ...] = (Preparation, ClassifierFacts, Batched, Reproducible)
+CLASSIFIER_CAPABILITIES: tuple[type, ...] = (Exclusions, Preparation, ClassifierFacts, Batched, Reproducible)

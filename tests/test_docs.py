@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.check import check_method
+from bench.check.outcome import PASSED
 from bench.common.text_table import to_csv
 from bench.config.experiment import load_experiment
 from bench.report.columns_page import page
@@ -34,7 +36,7 @@ def blocks(document: str, language: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.soak
 def test_the_method_of_the_documentation_runs(tmp_path: Path) -> None:
-    layer, _ = blocks("add_a_method.md", "python")
+    layer, _, _ = blocks("add_a_method.md", "python")
     settings, experiment = blocks("add_a_method.md", "yaml")
     commands = "".join(blocks("add_a_method.md", "bash")).splitlines()
     assert [command.split()[:2] for command in commands] == [["machbench", "check"], ["machbench", "run"]]
@@ -46,12 +48,23 @@ def test_the_method_of_the_documentation_runs(tmp_path: Path) -> None:
         done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         if "check" in command:
-            assert "narrow.yaml: 15 passed, 5 not applicable" in done.stdout
+            assert "narrow.yaml: 15 passed, 6 not applicable" in done.stdout
     table = load_results(tmp_path / "results" / "mine")
     assert table["status"].tolist() == ["ok"] * 3
     ranks = table[table["method"] == "narrow"]
     assert ranks["methods.narrow.rank"].tolist() == [4, 16]
     assert ranks["params_output"].tolist() == [rank * 32 + rank * 500 + 500 for rank in (4, 16)]
+
+
+def test_the_documented_method_leaves_pairs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, excluding, _ = blocks("add_a_method.md", "python")
+    settings, _ = blocks("add_a_method.md", "yaml")
+    (tmp_path / "excluding.py").write_text(layer + excluding)
+    (tmp_path / "excluding.yaml").write_text(settings.replace("narrow.Narrow", "excluding.Excluding"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    outcomes = check_method(str(tmp_path / "excluding.yaml"))
+    outcome = next(outcome for outcome in outcomes if outcome.check == "excluded")
+    assert outcome.status == PASSED, outcome.detail
 
 
 def test_the_tuning_of_the_documentation_unfolds(tmp_path: Path) -> None:

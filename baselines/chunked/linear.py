@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from baselines.chunked.step import ChunkedLoss, Loss, Positives, StepSettings, Update
 from baselines.parts.cost import RANK_CHUNK, DenseLayout, dense_cost
 from baselines.parts.shards import Shards, check_shards
-from baselines.parts.topk import merge_topk, top_k_of_tiles
+from baselines.parts.topk import Ranking, merge_topk, top_k_of_tiles
+from mach.kernels.excluded import Excluded
 from mach.kernels.product import PRECISIONS
 
 SMOOTHING = 0.5  # of a positive: keeps the prior of a label without train points finite
@@ -36,6 +36,7 @@ class LinearOverLabels(nn.Module):
     for other values."""
 
     chunked = ("weight", "bias")
+    takes_excluded = True
     precisions = PRECISIONS
     prior_of = "softmax"
     on_cpu = 2048  # labels computed at a time on a CPU, so that logits stay in the cache
@@ -115,11 +116,15 @@ class LinearOverLabels(nn.Module):
         value: Tensor = ChunkedLoss.apply(hidden, self.weight, self.bias, loss, positives, settings)
         return value
 
-    def topk(self, hidden: Tensor, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Exact top-k logits: (scores [N, k], labels [N, k])."""
-        scores, labels = linear_topk(hidden, self.weight, self.bias, k)
+    def topk(self, hidden: Tensor, k: int, excluded: sp.csr_matrix | None = None) -> Ranking:
+        """Exact top-k logits: (scores [N, k], labels [N, k]).
+
+        excluded: CSR [N, n_labels], pairs of a point and a label that may not be ranked; None for none.
+        """
         if self.shards.count == 1:
-            return scores, labels
+            return linear_topk(hidden, self.weight, self.bias, k, excluded=excluded)
+        own_pairs = None if excluded is None else excluded[:, self.rows]
+        scores, labels = linear_topk(hidden, self.weight, self.bias, k, excluded=own_pairs)
         labels[labels >= 0] += self.offset
         lists = [
             np.concatenate(
@@ -145,13 +150,16 @@ def chunk_on(hidden: Tensor, on_cpu: int) -> int:
 
 
 def linear_topk(
-    hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 0
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Exact top-k of hidden·weightᵀ + bias, ties by lowest label id. label_chunk: as in `LinearOverLabels`."""
+    hidden: Tensor, weight: Tensor, bias: Tensor, k: int, label_chunk: int = 0, excluded: sp.csr_matrix | None = None
+) -> Ranking:
+    """Exact top-k of hidden·weightᵀ + bias, ties by lowest label id. label_chunk: as in `LinearOverLabels`.
+
+    excluded: CSR [N, rows of weight], pairs of a point and a label that may not be ranked.
+    """
     size = label_chunk or chunk_on(hidden, RANK_CHUNK)
     chunks = (slice(low, low + size) for low in range(0, len(weight), size))
     tiles = ((c.start, torch.addmm(bias[c], hidden, weight[c].to(hidden.dtype).T)) for c in chunks)
-    return top_k_of_tiles(tiles, len(hidden), k)
+    return top_k_of_tiles(tiles, len(hidden), k, Excluded.of(excluded, len(hidden), len(weight)))
 
 
 def label_prior(train_labels: sp.csr_matrix, loss: str) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bench.check.outcome import DoesNotApply, expect
-from bench.check.rankings import begins, same_scores, well_formed
+from bench.check.rankings import begins, same_scores, some_pairs, well_formed
 from bench.check.subject import N_POINTS, TOP_K, Check, Subject, emptied
-from bench.model.built_method import BuiltClassifier
+from bench.metrics.scorer import without
+from bench.model.built_method import BuiltClassifier, takes_excluded
 
 
 def fit(subject: Subject) -> str:
@@ -39,6 +42,21 @@ def topk_of_all(subject: Subject) -> str:
     return f"k = {k} of {subject.n_labels} labels: {every[0].shape[1]} columns"
 
 
+def excluded(subject: Subject) -> str:
+    """With ``takes_excluded``, topk without some labels is the ranking of all labels without them."""
+    if not takes_excluded(subject.fitted):
+        raise DoesNotApply("no takes_excluded")
+    X = subject.data.test.X[:N_POINTS]
+    every = subject.fitted.topk(X, subject.n_labels)
+    pairs = some_pairs(every[1])
+    found = well_formed(subject.fitted.topk(X, TOP_K, excluded=pairs), N_POINTS, TOP_K, subject.n_labels)
+    expected = without(every, pairs, TOP_K)
+    expect(
+        np.array_equal(found[1], expected[1]), "topk without some labels and all without them apart", "the same ranking"
+    )
+    return f"{pairs.nnz} pairs of {N_POINTS} points are in no list"
+
+
 def facts(subject: Subject) -> str:
     """``facts`` is a dict."""
     if (found := BuiltClassifier(subject.fitted).facts()) is None:
@@ -47,4 +65,4 @@ def facts(subject: Subject) -> str:
     return ", ".join(found) or "none"
 
 
-CLASSIFIER_CHECKS: tuple[Check, ...] = (fit, topk, topk_of_one_point, topk_of_all, facts)
+CLASSIFIER_CHECKS: tuple[Check, ...] = (fit, topk, topk_of_one_point, topk_of_all, excluded, facts)

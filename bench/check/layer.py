@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from bench.check.outcome import DoesNotApply, Failed, expect
-from bench.check.rankings import begins, same_scores, well_formed
+from bench.check.rankings import begins, same_scores, some_pairs, well_formed
 from bench.check.subject import N_POINTS, TOP_K, Check, Subject, emptied, finite
-from bench.model.built_method import BuiltLayer, row_sparse_parameters
+from bench.metrics.scorer import without
+from bench.model.built_method import BuiltLayer, row_sparse_parameters, takes_excluded
 
 
 def parameter_count(subject: Subject) -> str:
@@ -186,6 +187,26 @@ def labels_apart(subject: Subject) -> str:
     return f"labels {members.start} to {K - 1} alone rank as among all {K}"
 
 
+def excluded(subject: Subject) -> str:
+    """With ``takes_excluded``, topk without some labels is the ranking of all without them; so are its variants."""
+    layer, hidden, K = subject.layer, subject.activations(), subject.n_labels
+    if not takes_excluded(layer):
+        raise DoesNotApply("no takes_excluded")
+    with torch.no_grad():
+        every = layer.topk(hidden, K)
+        pairs = some_pairs(every[1])
+        found = well_formed(layer.topk(hidden, TOP_K, excluded=pairs), N_POINTS, TOP_K, K)
+        _same(found[1:], without(every, pairs, TOP_K)[1:], "topk without some labels and all without them")
+        if subject.built.repetitions is not None:
+            R = subject.built.repetitions
+            prefixes = layer.topk_prefixes(hidden, TOP_K, [R], excluded=pairs)
+            _same([array[0] for array in prefixes], found, "topk and topk_prefixes without some labels")
+        if len(subject.built.decoders) > 1:
+            decoded = layer.topk_decoders(hidden, TOP_K, [R], excluded=pairs)[subject.built.decoders[0]]
+            _same([array[0] for array in decoded], found, "topk and topk_decoders without some labels")
+    return f"{pairs.nnz} pairs of {N_POINTS} points are in no list"
+
+
 def facts(subject: Subject) -> str:
     """``facts`` is a list with a dict for each number of repetitions; ``index_bytes`` is a number of bytes."""
     built = subject.built
@@ -201,7 +222,7 @@ def facts(subject: Subject) -> str:
 
 LAYER_CHECKS: tuple[Check, ...] = (
     *(parameter_count, loss, loss_without_labels, loss_of_one_point, gradients),
-    *(topk, topk_of_one_point, topk_of_all, ties, prefixes, parts, labels_apart, facts),
+    *(topk, topk_of_one_point, topk_of_all, ties, prefixes, parts, labels_apart, excluded, facts),
 )
 
 

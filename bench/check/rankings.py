@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
 
 from bench.check.outcome import expect
 from bench.interface import Ranking
@@ -52,6 +54,21 @@ def begins(shorter: Ranking, longer: Ranking) -> None:
         n = differ[0, 0]
         found = f"top {k} {shorter[1][n].tolist()} and top {longer[1].shape[1]} {longer[1][n].tolist()} of one point"
         expect(False, found, "the first to begin the second; at equal scores the lowest label ids")
+
+
+def some_pairs(labels: npt.NDArray[np.int32]) -> sp.csr_matrix:
+    """Pairs [N, n_labels] of points and labels for rankings [N, n_labels] of all labels.
+
+    None of every third point; of others every second of the best labels and some of the worst; all but three of one.
+    """
+    n_points, n_labels = labels.shape
+    chosen = np.zeros((n_points, n_labels), dtype=bool)  # by place in the ranking
+    chosen[:, : n_labels // 3 : 2] = chosen[:, -3:] = True
+    chosen[1, 3:] = True
+    chosen[::3] = False
+    points, places = np.nonzero(chosen & (labels >= 0))
+    ids = labels[points, places]
+    return sp.csr_matrix((np.ones(len(ids), dtype=np.float32), (points, ids)), shape=(n_points, n_labels))
 
 
 def same_scores(found: Ranking, expected: Ranking, what: str) -> None:

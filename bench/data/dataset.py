@@ -64,15 +64,34 @@ class Dataset:
     notes: tuple[str, ...]
 
     @cached_property
+    def train_filter(self) -> csr_matrix | None:
+        """Labels that may not be predicted for a train point [n_train, n_labels]; None when there is no filter.
+
+        It is applied where train points are ranked, which the validation points are, and has no part in training.
+        """
+        return self._filter("train", self.train)
+
+    @cached_property
     def test_filter(self) -> csr_matrix | None:
-        """Labels that scoring must ignore for a test point [n_test, n_labels], or None when there is no
-        filter."""
-        path = filter_file(self.folder, "test")
+        """Labels that may not be predicted for a test point [n_test, n_labels]; None when there is no filter."""
+        return self._filter("test", self.test)
+
+    def left_out(self, on: str) -> csr_matrix | None:
+        """The pairs that may not be predicted for the points of ``on``, ``test`` or ``validation``: CSR [N, n_labels].
+
+        None when these points have no filter.
+        """
+        if on == "validation":
+            return None if self.train_filter is None else self.train_filter[self.validation_rows]
+        return self.test_filter
+
+    def _filter(self, name: str, split: Split) -> csr_matrix | None:
+        path = filter_path(self.folder, name)
         if not path.is_file():
             return None
         pairs = np.load(path, allow_pickle=False)
         ones = np.ones(len(pairs), np.float32)
-        return csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=self.test.Y.shape)
+        return csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=split.Y.shape)
 
     @cached_property
     def validation(self) -> Split:
@@ -115,8 +134,23 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
         licence=card.licence,
         label_names=names if names.is_file() else None,
         folder=folder,
-        notes=tuple(meta["notes"]),
+        notes=(*meta["notes"], *filter_notes(folder)),
     )
+
+
+def filter_path(folder: Path, split: str) -> Path:
+    """The file in a dataset's cache that has the (point, label) pairs of a split, if there are any."""
+    return folder / f"{split}_filter.npy"
+
+
+def filter_notes(folder: Path) -> list[str]:
+    """A remark on a dataset of which one split has a filter and the other has none."""
+    train, test = (filter_path(folder, split).is_file() for split in cache.SPLITS)
+    if train == test:
+        return []
+    if test:
+        return ["test points have a filter, train points have none: nothing is left out for validation points"]
+    return ["train points have a filter, test points have none: it is for validation points alone"]
 
 
 def prepare_dataset(name: str, progress: Progress | None = None, **overrides: Any) -> Path:
@@ -143,11 +177,6 @@ def cached_meta(name: str, **overrides: Any) -> tuple[Path, dict[str, Any]] | No
     folder = _folder(card, key)
     meta = cache.read_meta(folder, key)
     return (folder, meta) if meta else None
-
-
-def filter_file(folder: Path, split: str) -> Path:
-    """Where a dataset's cache folder keeps the pairs of ``train`` or ``test`` that may not be predicted, if any."""
-    return folder / f"{split}_filter.npy"
 
 
 def validation_count(n_train: int, points: int | None) -> int:

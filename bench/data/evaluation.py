@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.config.evaluation_inputs import EvaluationInputs
 from bench.data.cards import load_card
-from bench.data.dataset import Dataset, cached_meta, filter_file, validation_count
+from bench.data.dataset import Dataset, cached_meta, filter_path, validation_count
 from bench.data.sources.files import file_sha256
 
 POINTS = ("test", "validation")
@@ -37,7 +37,7 @@ def cached_evaluation_inputs(name: str, on: str, **overrides: Any) -> Evaluation
 def _inputs(
     fingerprint: str, folder: Path, propensity: tuple[float, float], held_out: int, on: str
 ) -> EvaluationInputs:
-    pairs = filter_file(folder, "train" if on == "validation" else "test")
+    pairs = filter_path(folder, "train" if on == "validation" else "test")
     return EvaluationInputs(
         data=fingerprint,
         points=on,

@@ -61,7 +61,7 @@ class Scorer:
         self.points: Split = data.validation if on == "validation" else data.test
         if not len(self.points):
             raise InputError(f"dataset {data.name}: found no {on} points to measure quality on; expected at least one")
-        self.left_out: sp.csr_matrix | None = data.test_filter if on == "test" else None
+        self.left_out: sp.csr_matrix | None = data.left_out(on)
 
     def suffices(self, labels: Labels) -> bool:
         """Whether the metrics of ranked labels [N, k] are known without the pairs that are left out.

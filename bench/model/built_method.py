@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 from torch import nn
 
-from bench.interface import LAYER_CAPABILITIES
+from bench.interface import LAYER_CAPABILITIES, Ranking
+from bench.metrics.scorer import without
 from bench.model.methods import members_of, refuse_near_misses
 
 
@@ -103,9 +105,36 @@ class BuiltClassifier:
         """Whether points may be ranked in batches."""
         return bool(getattr(self.instance, "batched", True))
 
+    def topk(self, X: sp.csr_matrix, k: int, left_out: sp.csr_matrix | None = None) -> Ranking:
+        """(scores [N, k], labels [N, k]) without the pairs ``left_out`` [N, n_labels]."""
+        (found,) = rank_without(lambda k, **more: [self.instance.topk(X, k, **more)], self.instance, k, left_out)
+        return found
+
     def facts(self) -> Mapping[str, Any] | None:
         """More columns of the results; None where it reports none."""
         return self.instance.facts() if hasattr(self.instance, "facts") else None
+
+
+def takes_excluded(ranker: Any) -> bool:
+    """Whether a layer, a part of one, or a classifier leaves pairs out while it ranks."""
+    return bool(getattr(ranker, "takes_excluded", False))
+
+
+def rank_without(
+    ranked: Callable[..., list[Ranking]], ranker: Any, k: int, left_out: sp.csr_matrix | None
+) -> list[Ranking]:
+    """Rankings [N, k] without the pairs ``left_out`` [N, n_labels], the same whoever leaves them out.
+
+    ``ranked(k)`` ranks with ``ranker``, a layer or a classifier, which leaves the pairs out itself where it can
+    (`bench.interface.Exclusions`). Otherwise they are dropped from a ranking that is longer by as many as any point
+    has.
+    """
+    if left_out is None:
+        return ranked(k)
+    if takes_excluded(ranker):
+        return ranked(k, excluded=left_out)
+    longer = ranked(k + int(np.diff(left_out.indptr).max(initial=0)))
+    return [without(ranking, left_out, k) for ranking in longer]
 
 
 def reproducible(built: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.config.spec import NOTHING, TrainSettings, derive_seed
 from bench.interface import Ranking
-from bench.model.built_method import BuiltLayer
+from bench.model.built_method import BuiltLayer, rank_without
 from bench.model.device import has_bf16
 from bench.model.group_size import available_bytes, group_size
 from bench.model.network import Encoder, Network
@@ -157,30 +157,49 @@ class Ensemble:
         """Names of the layer's decoders, the default first; [None] for a layer with one."""
         return list(self.built.decoders)
 
-    def topk(self, X: sp.csr_matrix, prefixes: list[int | None], k: int) -> list[Ranking]:
-        """(scores, labels) from the first R repetitions for each R in ``prefixes``; of the one network for [None]."""
-        if prefixes == [None]:
-            return [self.layer.topk(self.groups[0].network.hidden(X), k)]
-        scores, labels = self.layer.topk_prefixes(self._hidden(X), k, prefixes)
-        return list(zip(scores, labels, strict=True))
+    def topk(
+        self, X: sp.csr_matrix, prefixes: list[int | None], k: int, left_out: sp.csr_matrix | None = None
+    ) -> list[Ranking]:
+        """(scores, labels) from the first R repetitions for each R in ``prefixes``; of the one network for [None].
 
-    def topk_decoders(self, X: sp.csr_matrix, prefixes: list[int | None], k: int) -> list[Ranking]:
+        ``left_out``: CSR [N, n_labels], pairs that may not be ranked.
+        """
+        hidden = self.groups[0].network.hidden(X) if prefixes == [None] else self._hidden(X)
+
+        def ranked(k: int, **excluded: sp.csr_matrix) -> list[Ranking]:
+            if prefixes == [None]:
+                return [self.layer.topk(hidden, k, **excluded)]
+            return list(zip(*self.layer.topk_prefixes(hidden, k, prefixes, **excluded), strict=True))
+
+        return rank_without(ranked, self.layer, k, left_out)
+
+    def topk_decoders(
+        self, X: sp.csr_matrix, prefixes: list[int | None], k: int, left_out: sp.csr_matrix | None = None
+    ) -> list[Ranking]:
         """The same by each of ``decoders`` in turn."""
         if len(self.decoders) == 1:
-            return self.topk(X, prefixes, k)
-        found = self.layer.topk_decoders(self._hidden(X), k, prefixes)
-        return [ranking for name in self.decoders for ranking in zip(*found[name], strict=True)]
+            return self.topk(X, prefixes, k, left_out)
+        hidden = self._hidden(X)
+
+        def ranked(k: int, **excluded: sp.csr_matrix) -> list[Ranking]:
+            found = self.layer.topk_decoders(hidden, k, prefixes, **excluded)
+            return [ranking for name in self.decoders for ranking in zip(*found[name], strict=True)]
+
+        return rank_without(ranked, self.layer, k, left_out)
 
     def _hidden(self, X: sp.csr_matrix) -> torch.Tensor:
         return torch.cat([group.network.hidden(X) for group in self.groups])
 
-    def topk_so_far(self, X: sp.csr_matrix, group: RepetitionGroup, k: int) -> Ranking:
+    def topk_so_far(
+        self, X: sp.csr_matrix, group: RepetitionGroup, k: int, left_out: sp.csr_matrix | None = None
+    ) -> Ranking:
         """(scores, labels) from the repetitions of the groups up to and including ``group``."""
-        if group.end is None:
-            return self.layer.topk(group.network.hidden(X), k)
-        trained = self.groups[: self.groups.index(group) + 1]
+        trained = [group] if group.end is None else self.groups[: self.groups.index(group) + 1]
         hidden = [member.network.hidden(X) for member in trained]
-        return self.layer.subset(range(group.end)).topk(torch.cat(hidden), k)
+        layer = self.layer if group.end is None else self.layer.subset(range(group.end))
+        inputs = hidden[0] if group.end is None else torch.cat(hidden)
+        (found,) = rank_without(lambda k, **excluded: [layer.topk(inputs, k, **excluded)], layer, k, left_out)
+        return found
 
 
 def cut(total: int, size: int, trained: Sequence[int]) -> list[range]:

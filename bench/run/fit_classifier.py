@@ -28,7 +28,7 @@ def fit_classifier(run: RunContext) -> Fitted:
     batch = None if built.batched else len(run.scorer)
     with Clock(run.device).running() as predict_clock:
         points = points_to_rank(run.scorer, run.spec, batch)
-        rankings = predict(lambda X, k: [classifier.topk(X, k)], points, [(None, None)])
+        rankings = predict(lambda X, *asked: [built.topk(X, *asked)], points, [(None, None)])
     own = built.facts()
     times = Times(build_s=build_s, predict_s=predict_clock.seconds)
     if own is None:

@@ -11,7 +11,7 @@ import torch
 
 from bench.config.spec import RunSpec
 from bench.interface import Ranking
-from bench.metrics.scorer import Scorer, without
+from bench.metrics.scorer import Scorer
 from bench.model.ensemble import Ensemble, RepetitionGroup
 from bench.results.measurements import Memory
 from bench.results.predictions import RankedLabels
@@ -20,7 +20,7 @@ from bench.run.clock import Clock
 from bench.run.context import RunContext
 from bench.run.prediction_shards import RankingKey, gather, points_of
 
-TopK = Callable[[sp.csr_matrix, int], list[Ranking]]
+TopK = Callable[[sp.csr_matrix, int, sp.csr_matrix | None], list[Ranking]]
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def rank_points(run: RunContext, ensemble: Ensemble, shards: Sequence[str] = ())
     with torch.no_grad():
         with Clock(run.device).running() as predict_clock:
             points = points_to_rank(run.scorer, run.spec)
-            last = predict(lambda X, k: ensemble.topk(X, ensemble.prefixes[-1:], k), points, own)
+            last = predict(lambda X, *asked: ensemble.topk(X, ensemble.prefixes[-1:], *asked), points, own)
         # Off the clock: the smaller R, and other decoders, come from the same model in one more pass.
         if len(wanted) == 1:
             return Ranked(last, predict_clock.seconds)
         order = [(R, decoder) for decoder in ensemble.decoders for R in ensemble.prefixes]
-        every = predict(lambda X, k: ensemble.topk_decoders(X, ensemble.prefixes, k), points, order)
+        every = predict(lambda X, *asked: ensemble.topk_decoders(X, ensemble.prefixes, *asked), points, order)
     first = len(ensemble.prefixes)
     return Ranked([*every[first:], *every[: first - 1], *last], predict_clock.seconds)
 
@@ -92,19 +92,11 @@ def points_to_rank(scorer: Scorer, spec: RunSpec, batch: int | None = None) -> P
 
 
 def predict(topk: TopK, points: Points, wanted: Sequence[RankingKey]) -> list[RankedLabels]:
-    """Rankings of points: ``topk(X, k)`` gives (scores, labels) for each of ``wanted`` in turn.
-
-    Pairs that are left out are dropped from a longer exact ranking, so k others remain.
-    """
+    """Rankings of points: ``topk(X, k, left_out)`` gives (scores, labels) for each of ``wanted`` in turn."""
     parts: list[list[Ranking]] = []
     for low in range(0, points.X.shape[0], points.batch):
         rows = slice(low, low + points.batch)
-        if points.left_out is None:
-            parts.append(topk(points.X[rows], points.k))
-        else:
-            pairs = points.left_out[rows]
-            longer = topk(points.X[rows], points.k + int(np.diff(pairs.indptr).max(initial=0)))
-            parts.append([without(ranking, pairs, points.k) for ranking in longer])
+        parts.append(topk(points.X[rows], points.k, None if points.left_out is None else points.left_out[rows]))
     return [
         RankedLabels(
             R, np.concatenate([part[at][0] for part in parts]), np.concatenate([part[at][1] for part in parts]), decoder
@@ -115,7 +107,7 @@ def predict(topk: TopK, points: Points, wanted: Sequence[RankingKey]) -> list[Ra
 
 def validate(ensemble: Ensemble, group: RepetitionGroup, scorer: Scorer) -> dict[str, float]:
     """P@k on the scorer's points of all that is trained when ``group`` is being trained."""
-    points = Points(scorer.points.X, ensemble.settings.top_k, ensemble.settings.predict_batch)
+    points = Points(scorer.points.X, ensemble.settings.top_k, ensemble.settings.predict_batch, scorer.left_out)
     with torch.no_grad():
-        (ranked,) = predict(lambda X, k: [ensemble.topk_so_far(X, group, k)], points, [(None, None)])
+        (ranked,) = predict(lambda X, *asked: [ensemble.topk_so_far(X, group, *asked)], points, [(None, None)])
     return scorer.precision(ranked.labels)

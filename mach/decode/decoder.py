@@ -17,6 +17,7 @@ from mach.decode.cpu.pruned import PrunedSearch
 from mach.decode.cpu.scan import DenseScan
 from mach.decode.estimators import ESTIMATORS, Estimator
 from mach.decode.reference import top_k_reference
+from mach.kernels.excluded import Excluded, Pairs
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
@@ -25,7 +26,13 @@ METHODS = ("auto", "dense", "pruned", "reference")
 
 
 def top_k(
-    bucket_scores: Floats, lookup: Ints, k: int, *, estimator: str = "logit_sum", method: str = "auto"
+    bucket_scores: Floats,
+    lookup: Ints,
+    k: int,
+    *,
+    estimator: str = "logit_sum",
+    method: str = "auto",
+    excluded: Pairs | None = None,
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
     """Top-k labels of each point; exact but for the estimator ``top_buckets``, which is approximate.
 
@@ -34,9 +41,13 @@ def top_k(
     labels the other entries are label −1 at score −inf. method: ``auto``, ``dense``, ``pruned`` (points that cannot be
     pruned are scanned) or ``reference``. Raises ValueError for wrong shapes, names, and NaN or infinite scores.
 
+    excluded: labels that may not be ranked, as a CSR matrix [N, n_labels] whose stored entries are the pairs of a point
+    and a label, or as its arrays (indptr [N + 1], indices [pairs]). The result is that of the other labels alone.
+
     To decode batch after batch with one table, keep a `Decoder`.
     """
-    return Decoder(lookup, _buckets(bucket_scores)).top_k(bucket_scores, k, estimator=estimator, method=method)
+    decoder = Decoder(lookup, _buckets(bucket_scores))
+    return decoder.top_k(bucket_scores, k, estimator=estimator, method=method, excluded=excluded)
 
 
 def top_k_prefixes(
@@ -47,6 +58,7 @@ def top_k_prefixes(
     *,
     estimator: str = "logit_sum",
     method: str = "auto",
+    excluded: Pairs | None = None,
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
     """Top-k from the first R' repetitions, for every R' in ``prefixes`` (ascending), in one pass.
 
@@ -54,7 +66,7 @@ def top_k_prefixes(
     prefixes[p] repetitions bit for bit, because the sum over repetitions runs in the same order.
     """
     decoder = Decoder(lookup, _buckets(bucket_scores))
-    return decoder.top_k_prefixes(bucket_scores, k, prefixes, estimator=estimator, method=method)
+    return decoder.top_k_prefixes(bucket_scores, k, prefixes, estimator=estimator, method=method, excluded=excluded)
 
 
 class Decoder:
@@ -86,11 +98,17 @@ class Decoder:
         return PrunedSearch(self.lookup, self.B, self._dense)
 
     def top_k(
-        self, bucket_scores: Floats, k: int, *, estimator: str = "logit_sum", method: str = "auto"
+        self,
+        bucket_scores: Floats,
+        k: int,
+        *,
+        estimator: str = "logit_sum",
+        method: str = "auto",
+        excluded: Pairs | Excluded | None = None,
     ) -> tuple[Floats, npt.NDArray[np.int32]]:
         """See the function `top_k`."""
-        R = len(self.lookup)
-        scores, labels = self.top_k_prefixes(bucket_scores, k, [R], estimator=estimator, method=method)
+        names = {"estimator": estimator, "method": method}
+        scores, labels = self.top_k_prefixes(bucket_scores, k, [len(self.lookup)], **names, excluded=excluded)
         return scores[0], labels[0]
 
     def top_k_prefixes(
@@ -101,27 +119,31 @@ class Decoder:
         *,
         estimator: str = "logit_sum",
         method: str = "auto",
+        excluded: Pairs | Excluded | None = None,
     ) -> tuple[Floats, npt.NDArray[np.int32]]:
         """See the function `top_k_prefixes`."""
         how = self._check(bucket_scores, k, prefixes, estimator, method)
+        if not isinstance(excluded, Excluded):
+            excluded = Excluded.of(excluded, len(bucket_scores), self.lookup.shape[1])
         bucket_scores = np.ascontiguousarray(bucket_scores, dtype=np.float32)
-        scores, labels = self._combined(bucket_scores, k, list(prefixes), how.combine, method)
+        scores, labels = self._combined(bucket_scores, excluded, k, list(prefixes), how.combine, method)
         return how.finish(scores, np.asarray(prefixes), self.B), labels
 
     def _combined(
-        self, bucket_scores: Floats, k: int, prefixes: list[int], combine: str, method: str
+        self, bucket_scores: Floats, excluded: Excluded, k: int, prefixes: list[int], combine: str, method: str
     ) -> tuple[Floats, npt.NDArray[np.int32]]:
         if combine == "top_buckets":
             _check_finite(bucket_scores)
-            parts = [self.index.top_buckets(bucket_scores, R, k) for R in prefixes]
+            parts = [self.index.top_buckets(bucket_scores, R, k, excluded) for R in prefixes]
             return np.stack([scores for scores, _ in parts]), np.stack([labels for _, labels in parts])
         if method == "reference":
             _check_finite(bucket_scores)
-            return top_k_reference(bucket_scores, self.lookup, k, prefixes, combine)
+            return top_k_reference(bucket_scores, self.lookup, k, prefixes, combine, excluded)
         # Pruning works for a sum over one set of repetitions; several prefixes share one scan instead.
         if method == "dense" or combine != "sum" or (method == "auto" and len(prefixes) > 1):
-            return self._dense.top_k(bucket_scores, k, prefixes, combine)
-        parts = [self._pruned.top_k(bucket_scores, R, k, always=method == "pruned") for R in prefixes]
+            return self._dense.top_k(bucket_scores, k, prefixes, combine, excluded=excluded)
+        always = method == "pruned"
+        parts = [self._pruned.top_k(bucket_scores, R, k, always=always, excluded=excluded) for R in prefixes]
         return np.stack([scores for scores, _ in parts]), np.stack([labels for _, labels in parts])
 
     def _check(self, bucket_scores: Floats, k: int, prefixes: list[int], estimator: str, method: str) -> Estimator:

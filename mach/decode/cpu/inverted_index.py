@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mach.decode.cpu.topk_list import place_anywhere
+from mach.kernels.excluded import Excluded, is_excluded
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
@@ -34,18 +35,26 @@ class LabelIndex:
         return cls(labels, starts)
 
     def top_buckets(
-        self, bucket_scores: Floats, R: int, k: int, buckets: int = TOP_BUCKETS, least: int = AT_LEAST
+        self,
+        bucket_scores: Floats,
+        R: int,
+        k: int,
+        excluded: Excluded | None = None,
+        buckets: int = TOP_BUCKETS,
+        least: int = AT_LEAST,
     ) -> tuple[Floats, npt.NDArray[np.int32]]:
         """Approximate top-k of the official code: (scores [N, k], labels [N, k]) from the first R repetitions.
 
         In each repetition the best ``buckets`` buckets are opened (ties: lowest bucket). A label found in ``least`` of
         them or more (in all R when R is smaller) scores the sum of the buckets it was found in. The other repetitions
-        add nothing, which favours labels found seldom when scores are negative.
+        add nothing, which favours labels found seldom when scores are negative. ``excluded``: labels that each point
+        may not get.
         """
         N, _, B = bucket_scores.shape
+        excluded = excluded or Excluded.of(None, N, self.labels.shape[1])
         scores = np.full((N, k), -np.inf, dtype=np.float32)
         labels = np.full((N, k), -1, dtype=np.int32)
-        arguments = (bucket_scores, self.labels, self.starts, R, min(buckets, B), min(least, R))
+        arguments = (bucket_scores, excluded, self.labels, self.starts, R, min(buckets, B), min(least, R))
         _open_buckets(*arguments, min(N, numba.get_num_threads()), scores, labels)
         return scores, labels
 
@@ -66,7 +75,9 @@ def _sort_by_bucket(lookup, labels, starts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _open_buckets(bucket_scores, labels, starts, R, buckets, least, tasks, found_scores, found_labels):  # type: ignore[no-untyped-def]
+def _open_buckets(  # type: ignore[no-untyped-def]
+    bucket_scores, excluded, labels, starts, R, buckets, least, tasks, found_scores, found_labels
+):
     n_labels = labels.shape[1]
     for task in numba.prange(tasks):
         total = np.zeros(n_labels, dtype=np.float32)
@@ -82,7 +93,7 @@ def _open_buckets(bucket_scores, labels, starts, R, buckets, least, tasks, found
             for r in range(R):
                 for bucket in opened[r]:
                     for label in labels[r, starts[r, bucket] : starts[r, bucket + 1]]:
-                        if seen[label] >= least:
+                        if seen[label] >= least and not is_excluded(excluded, n, label):
                             place_anywhere(found_scores[n], found_labels[n], total[label], label)
                         seen[label] = 0
                         total[label] = 0.0

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from mach.decode.cpu.inverted_index import LabelIndex
 from mach.decode.cpu.pruned_kernels import search
 from mach.decode.cpu.scan import DenseScan
+from mach.kernels.excluded import Excluded
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
@@ -76,33 +77,37 @@ class PrunedSearch:
     def index(self) -> LabelIndex:
         return LabelIndex.of(self._lookup, self._B)
 
-    def top_k(self, bucket_scores: Floats, R: int, k: int, *, always: bool) -> tuple[Floats, npt.NDArray[np.int32]]:
+    def top_k(
+        self, bucket_scores: Floats, R: int, k: int, *, always: bool, excluded: Excluded | None = None
+    ) -> tuple[Floats, npt.NDArray[np.int32]]:
         """bucket_scores [N, R_max, B] → (scores, labels) [N, k], sums of the first R repetitions.
 
-        ``always``: try to prune every point; otherwise only where that is expected to be faster.
+        ``always``: try to prune every point; otherwise only where that is expected to be faster. ``excluded``: labels
+        that each point may not get.
         """
         N = len(bucket_scores)
+        excluded = excluded or Excluded.of(None, N, self._lookup.shape[1])
         scores = np.full((N, k), -np.inf, dtype=np.float32)
         labels = np.full((N, k), -1, dtype=np.int32)
         experience = self._experience.setdefault(R, _Experience())
         left = np.arange(N)
         if always:
-            left = self._prune(bucket_scores, R, left, scores, labels)
+            left = self._prune(bucket_scores, excluded, R, left, scores, labels)
         elif experience.rest > 0:
             experience.rest -= 1
         elif self._has_index(N, R, experience):
-            left, paid = self._prune_while_it_pays(bucket_scores, R, scores, labels)
+            left, paid = self._prune_while_it_pays(bucket_scores, excluded, R, scores, labels)
             experience.learn(paid)
         if len(left):
             left = np.sort(left)
             started = time.perf_counter()
-            found = self._scan.top_k(bucket_scores, k, [R], "sum", left)
+            found = self._scan.top_k(bucket_scores, k, [R], "sum", left, excluded)
             scores[left], labels[left] = found[0][0], found[1][0]
             experience.scanned += time.perf_counter() - started
         return scores, labels
 
     def _prune_while_it_pays(
-        self, bucket_scores: Floats, R: int, scores: Floats, labels: npt.NDArray[np.int32]
+        self, bucket_scores: Floats, excluded: Excluded, R: int, scores: Floats, labels: npt.NDArray[np.int32]
     ) -> tuple[npt.NDArray[np.int64], bool]:
         """Prune in growing rounds, spread over the points, until scanning the rest is cheaper.
 
@@ -118,7 +123,7 @@ class PrunedSearch:
         while len(waiting):
             now, waiting = waiting[:size], waiting[size:]
             started = time.perf_counter()
-            left = self._prune(bucket_scores, R, now, scores, labels)
+            left = self._prune(bucket_scores, excluded, R, now, scores, labels)
             seconds = time.perf_counter() - started
             failed = np.concatenate([failed, left])
             size = len(waiting) if paid else 2 * size
@@ -144,6 +149,7 @@ class PrunedSearch:
     def _prune(
         self,
         bucket_scores: Floats,
+        excluded: Excluded,
         R: int,
         points: npt.NDArray[np.int64],
         scores: Floats,
@@ -157,6 +163,7 @@ class PrunedSearch:
             self._tallies = np.zeros((tasks, self._lookup.shape[1]), dtype=np.uint8)
         search(
             bucket_scores,
+            excluded,
             self._scan.by_label,
             index.labels,
             index.starts,

@@ -11,6 +11,7 @@ from mach.decode.cpu.simd.lanes import first_bit, prefetch
 from mach.decode.cpu.simd.quantise import NOT_FINITE, survey
 from mach.decode.cpu.simd.vectors import BLOCK
 from mach.decode.cpu.topk_list import place_anywhere
+from mach.kernels.excluded import is_excluded
 
 LISTED = 128  # buckets per repetition that may be opened, about; the rest are bounded by the best of them
 ROOM = 8 * LISTED  # a point with more than this above the bound, in one repetition, is scanned
@@ -24,7 +25,9 @@ WORTH_OF_ONE = 60  # scoring a label costs as much as passing this many labels o
 
 
 @numba.njit(parallel=True, cache=True)
-def search(scores, by_label, by_bucket, starts, R, points, tallies, found_scores, found_labels, outcome):  # type: ignore[no-untyped-def]
+def search(  # type: ignore[no-untyped-def]
+    scores, excluded, by_label, by_bucket, starts, R, points, tallies, found_scores, found_labels, outcome
+):
     """outcome int8 [points]: 1 found and proven, 0 not found, −1 a score is not finite."""
     B, n_labels, k = scores.shape[2], len(by_label), found_scores.shape[1]
     flat = scores.reshape(-1)
@@ -53,7 +56,8 @@ def search(scores, by_label, by_bucket, starts, R, points, tallies, found_scores
                 continue
             if not fits:
                 continue
-            theta = _seed(scores[n], by_label, by_bucket, starts, bucket, value, listed, tally, candidates, k)
+            lists = bucket, value, listed, tally, candidates
+            theta = _seed(scores[n], excluded, n, by_label, by_bucket, starts, *lists, k)
             margin = _raise_cuts(cut, best, value, listed, theta, n_labels, B)
             # The float32 sum of R scores is off by less than this; a hundredth of the margin must exceed it.
             if not margin > 200.0 * R * R * 2.0**-24 * largest:
@@ -63,7 +67,8 @@ def search(scores, by_label, by_bucket, starts, R, points, tallies, found_scores
                 continue
             for c in range(count):
                 label = candidates[c]
-                place_anywhere(found_scores[n], found_labels[n], _score(scores[n], by_label, label, R), label)
+                if not is_excluded(excluded, n, label):
+                    place_anywhere(found_scores[n], found_labels[n], _score(scores[n], by_label, label, R), label)
             outcome[i] = 1
 
 
@@ -116,7 +121,9 @@ def _list_above(flat, first, B, cut, masks, bucket, value):  # type: ignore[no-u
 
 
 @numba.njit(cache=True)
-def _seed(scores, by_label, by_bucket, starts, bucket, value, listed, tally, candidates, k):  # type: ignore[no-untyped-def]
+def _seed(  # type: ignore[no-untyped-def]
+    scores, excluded, n, by_label, by_bucket, starts, bucket, value, listed, tally, candidates, k
+):
     """The k-th best exact score among the labels that most of the best buckets hold; −inf when there are too few."""
     R = len(listed)
     chosen = np.full((R, SEED_BUCKETS), -1, dtype=np.int64)
@@ -135,7 +142,7 @@ def _seed(scores, by_label, by_bucket, starts, bucket, value, listed, tally, can
             b = bucket[r, c]
             for label in by_bucket[r, starts[r, b] : starts[r, b + 1]]:
                 tally[label] += np.uint8(1) if tally[label] < 255 else np.uint8(0)
-                if tally[label] == 2 and count < len(candidates):
+                if tally[label] == 2 and count < len(candidates) and not is_excluded(excluded, n, label):
                     candidates[count] = label
                     count += 1
     often = np.zeros(256, dtype=np.int64)

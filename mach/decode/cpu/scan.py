@@ -33,6 +33,7 @@ from mach.decode.cpu.simd.quantise import MOST, NOT_FINITE
 from mach.decode.cpu.simd.vectors import BLOCK, LINE
 from mach.decode.cpu.threshold_forecast import Forecast
 from mach.decode.cpu.tuner import UNDRAINED, Grain, Tuner
+from mach.kernels.excluded import Excluded
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
@@ -48,7 +49,7 @@ NEAR_TASKS = 2  # per thread; one where every task has to fetch a far table
 HUGE_PAGE, HUGE_FROM = 2**21, 2**22
 COPY_AFTER = 32  # groups and prefixes scanned before copies of the lookup, by label and shuffled, are made
 NOT_SHUFFLED: npt.NDArray[np.int32] = np.empty(0, dtype=np.int32)  # the order of labels in that case
-KEPT = 1024  # labels that a task keeps per point before it scores them
+KEPT = 1024  # labels, and 2k at least, that a task keeps per point before it scores them
 
 
 @dataclass
@@ -94,6 +95,7 @@ class _Call:
 
     scores: Floats  # [N · R · B]
     rows: npt.NDArray[np.int64]  # [n]: where the scores of each point start
+    excluded: Excluded  # labels that each point may not get [n]
     prefixes: list[int]
     combine: str
     best: Floats  # [P, n, k]
@@ -124,7 +126,7 @@ class DenseScan:
     _scratch: dict[str, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     _groups: int = 0
     _forecast: Forecast = field(default_factory=Forecast, repr=False)
-    _samples: dict[tuple[int, int], Ints] = field(default_factory=dict, repr=False)
+    _samples: dict[tuple[int, int], tuple[npt.NDArray[np.int64], Ints]] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """The state of a copy: all but the scratch memory, which must start at a cache line and in a copy would not."""
@@ -165,17 +167,19 @@ class DenseScan:
         prefixes: list[int],
         combine: str,
         points: npt.NDArray[np.int64] | None = None,
+        excluded: Excluded | None = None,
     ) -> tuple[Floats, npt.NDArray[np.int32]]:
         """bucket_scores [N, R, B] float32, C-contiguous → (scores, labels) [P, N, k] for each R' in ``prefixes``.
 
-        ``combine``: sum, min or median over repetitions. ``points``: only these rows, [n], instead of all N. Raises
-        ValueError when a score is NaN or infinite.
+        ``combine``: sum, min or median over repetitions. ``points``: only these rows, [n], instead of all N.
+        ``excluded``: labels that each of the N points may not get. Raises ValueError when a score is NaN or infinite.
         """
+        excluded = excluded or Excluded.of(None, len(bucket_scores), self.lookup.shape[1])
         points = np.arange(len(bucket_scores)) if points is None else points
         shape = len(prefixes), len(points), k
         found = np.full(shape, -np.inf, dtype=np.float32), np.full(shape, -1, dtype=np.int32)
         rows = points * (self.B * bucket_scores.shape[1])
-        call = _Call(bucket_scores.reshape(-1), rows, prefixes, combine, *found)
+        call = _Call(bucket_scores.reshape(-1), rows, excluded.take(points), prefixes, combine, *found)
         # Points for which the forecast was wrong are scanned again without one.
         again = self._rank(call, np.arange(len(points)), sure=False)
         self._rank(call, again, sure=True)
@@ -197,8 +201,8 @@ class DenseScan:
             count = min(grain.points if grain else N, N - first)
             group = slice(first, first + count)
             # Lanes without a point repeat the last one, and their results are not used.
-            lanes = np.minimum(np.arange(first, first + (grain.points if grain else count)), N - 1)
-            points = Points(call.scores, call.rows[which[lanes]], count)
+            lanes = which[np.minimum(np.arange(first, first + (grain.points if grain else count)), N - 1)]
+            points = Points(call.scores, call.rows[lanes], count, call.excluded.take(lanes))
             try:
                 for some in passes:
                     at = slice(prefixes.index(some[0]), prefixes.index(some[-1]) + 1)
@@ -216,11 +220,11 @@ class DenseScan:
         return which[again]
 
     def _one_by_one(self, points: Points, query: _Query) -> _Lists:
-        scores, rows, prefixes = points.scores, points.rows, query.prefixes
+        rows, prefixes = points.rows, query.prefixes
         lists = _Lists.empty(query.k, np.full((len(prefixes), len(rows)), -np.inf, dtype=np.float32))
         lookup, tasks = self.lookup.reshape(-1), max(1, min(numba.get_num_threads(), self.lookup.shape[1] // 1024))
         arguments = lookup, self.lookup.shape[1], prefixes, query.kind, tasks, lists.scores, lists.labels
-        if not scan_few(scores, rows, self.B, *arguments):
+        if not scan_few(points.scores, rows, points.excluded, self.B, *arguments):
             raise ValueError("bucket_scores hold NaN or infinite values")
         return lists
 
@@ -230,7 +234,7 @@ class DenseScan:
         fours = first_of_fours(prefixes) if kind == SUM and grain.drain else []
         if grain.drain and 4 * AT_ONCE * len(fours) < 3 * R:
             grain, fours = UNDRAINED, []
-        spread = _Spread(*moments(*points, self.B, R))
+        spread = _Spread(*moments(*points[:3], self.B, R))
         likely, careful = self._forecast.bars(prefixes, k, *spread)
         present = slice(points.n_present)
         first = n_labels // FIRST_PART
@@ -241,7 +245,7 @@ class DenseScan:
         else:
             sampled = self._sample(R, min(max(SAMPLE, 8 * k), n_labels))
             # The k-th best of some labels belongs to the answer unless it is beaten, so a label may equal it.
-            bar = sample_bar(*points, self.B, sampled, k, prefixes, kind)
+            bar = sample_bar(*points, self.B, *sampled, k, prefixes, kind)
             lists = _Lists.empty(k, np.nextafter(bar, np.float32(-np.inf)))
             good = False
             if enough:
@@ -258,11 +262,11 @@ class DenseScan:
             self._forecast.learn(prefixes, k, spread.mean[:, present], spread.deviation[:, present], came_true)
         return lists
 
-    def _sample(self, R: int, size: int) -> Ints:
-        """Buckets [R, size] of labels spread over all ids."""
+    def _sample(self, R: int, size: int) -> tuple[npt.NDArray[np.int64], Ints]:
+        """Labels [size] spread over all ids, and their buckets [R, size]."""
         if (R, size) not in self._samples:
             labels = np.linspace(0, self.lookup.shape[1] - 1, size).astype(np.int64)
-            self._samples[R, size] = np.ascontiguousarray(self.lookup[:R, labels])
+            self._samples[R, size] = labels, np.ascontiguousarray(self.lookup[:R, labels])
         return self._samples[R, size]
 
     def _memory(self, name: str, size: int) -> npt.NDArray[np.uint8]:
@@ -280,7 +284,7 @@ class DenseScan:
 
     def _fill(self, points: Points, R: int, units: _Units) -> _Units:
         """Write the table of the first R repetitions; returns the units with the largest |score| and highest byte."""
-        scores, rows, count = points
+        scores, rows, count, _ = points
         table = self._memory("table", R * self.B * LINE)
         largest = np.empty((R, LINE // BLOCK), dtype=np.uint32)
         highest = np.empty(R * len(rows), dtype=np.uint8)
@@ -313,11 +317,11 @@ class DenseScan:
         table, drain = self._memory("table", 0), units.drain.reshape(-1)
         lines = Lines(table, self.B, units.low[0], units.per_unit, grounds + slack, drain, units.highest)
         buckets = self._label_buckets(prefixes)
-        labels = np.empty((tasks, P, Q, leaders or KEPT), dtype=np.int32)
+        labels = np.empty((tasks, P, Q, leaders or max(KEPT, 2 * k)), dtype=np.int32)
         if leaders:
             labels[:] = -1
-            find_leaders(buckets, points.n_present, lines, totals, labels, end, kind)
-            raise_bar(*points, self.B, buckets, labels, lists.bar, k, kind)
+            find_leaders(buckets, points.n_present, points.excluded, lines, totals, labels, end, kind)
+            raise_bar(*points[:3], self.B, buckets, labels, lists.bar, k, kind)
             return
         kept = Kept(labels, np.empty(labels.shape, dtype=np.uint8), np.zeros((tasks, P, Q), dtype=np.int64))
         cut = 0
@@ -372,7 +376,8 @@ def _choose_units(spread: _Spread, bar: Floats, kind: int, grain: Grain, aim: in
 def _units_of(bar: Floats, units: _Units, kind: int) -> Floats:
     """The bar [n] of all repetitions in units."""
     ground = (units.grounds[-1] if kind == SUM else units.low[0])[: len(bar)]
-    return np.asarray((bar - ground) * units.per_unit[: len(bar)])
+    height = np.where(np.isfinite(bar), bar - ground, 0.0)
+    return np.asarray(height * units.per_unit[: len(bar)])
 
 
 def _rate(span: Floats, aim: int) -> Floats:

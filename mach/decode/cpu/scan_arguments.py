@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mach.kernels.excluded import Excluded
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer]
 
@@ -21,6 +23,7 @@ class Points(NamedTuple):
     scores: Floats  # of all points [N · R · B]
     rows: npt.NDArray[np.int64]  # [Q]: where the scores of each lane's point start
     n_present: int  # lanes that have a point; the others repeat the last one
+    excluded: Excluded  # labels that each lane's point may not get [Q]
 
 
 class LabelBuckets(NamedTuple):

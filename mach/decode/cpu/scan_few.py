@@ -11,12 +11,13 @@ import numpy as np
 
 from mach.decode.cpu.scan_table import MIN
 from mach.decode.cpu.topk_list import insert, place_anywhere
+from mach.kernels.excluded import is_excluded
 
 TILE = 32_768  # labels whose totals are added up at a time; more would not fit into the core's own cache
 
 
 @numba.njit(parallel=True, cache=True)
-def scan_few(scores, rows, B, lookup, n_labels, prefixes, kind, tasks, best, best_labels):  # type: ignore[no-untyped-def]
+def scan_few(scores, rows, excluded, B, lookup, n_labels, prefixes, kind, tasks, best, best_labels):  # type: ignore[no-untyped-def]
     """Lists [P, Q, k] of the points whose scores start at rows [Q]; sums or minima; lookup [R · n_labels].
 
     Returns whether all scores are finite.
@@ -50,7 +51,7 @@ def scan_few(scores, rows, B, lookup, n_labels, prefixes, kind, tasks, best, bes
                     done = prefixes[p]
                     last = some[task, p, q, k - 1]
                     for t in range(width):
-                        if total[t] > last:
+                        if total[t] > last and not is_excluded(excluded, q, at + t):
                             last = insert(some[task, p, q], labels[task, p, q], total[t], at + t)
     for p in range(P):
         for q in range(Q):

@@ -14,10 +14,11 @@ from mach.decode.cpu.scan_table import MIN, SUM
 from mach.decode.cpu.simd.lanes import first_bit, next_reaching, prefetch, reaching
 from mach.decode.cpu.simd.vectors import LINE
 from mach.decode.cpu.topk_list import insert, middle, place_anywhere
+from mach.kernels.excluded import is_excluded
 
 
 @numba.njit(parallel=True, cache=True)
-def find_leaders(buckets, count, lines, totals, found_labels, end, kind):  # type: ignore[no-untyped-def]
+def find_leaders(buckets, count, excluded, lines, totals, found_labels, end, kind):  # type: ignore[no-untyped-def]
     """The labels with the highest bounds in each task's share of the labels 0..end: found_labels [tasks, P, Q, n].
 
     totals [tasks, sides, tile · 64] is scratch memory.
@@ -45,8 +46,10 @@ def find_leaders(buckets, count, lines, totals, found_labels, end, kind):  # typ
                             lane = first_bit(hits)
                             hits &= hits - np.uint64(1)
                             q = side * LINE + lane
-                            bound = np.float32(total[t * LINE + lane])
                             label = label_of(order, at + t)
+                            if is_excluded(excluded, q, label):
+                                continue
+                            bound = np.float32(total[t * LINE + lane])
                             lowest = insert(bounds[p, q], found_labels[task, p, q], bound, label)
                             limit[p * Q + q] = min(255, int(lowest) + 1)
                         t = next_reaching(total, t + 1, width, limit, first)
@@ -75,7 +78,7 @@ def raise_bar(scores, rows, count, B, buckets, leaders, bar, k, kind):  # type: 
 
 @numba.njit(parallel=True, cache=True)
 def scan_labels(  # type: ignore[no-untyped-def]
-    scores, rows, count, buckets, lines, kept, k, bar, kind, totals, end, cut
+    scores, rows, count, excluded, buckets, lines, kept, k, bar, kind, totals, end, cut
 ):
     """Every task keeps the labels of its share of 0..end whose bound reaches the bar [P, Q].
 
@@ -113,7 +116,7 @@ def scan_labels(  # type: ignore[no-untyped-def]
                             mine = labels[task, 0, here], bounds[task, 0, here], counts[task, 0, here]
                             full = _keep(hits, total, t * LINE, label_of(order, at + t), *mine)
                             if full != 0:
-                                _make_room(full, *mine, limit, scores, rows, buckets, lines, 0, side, k, kind)
+                                _make_room(full, *mine, limit, scores, rows, excluded, buckets, lines, 0, side, k, kind)
                 continue
             done = 0
             for p in range(P):
@@ -129,7 +132,7 @@ def scan_labels(  # type: ignore[no-untyped-def]
                         if hits != 0:
                             full = _keep(hits, total, t * LINE, label_of(order, at + t), *mine)
                             if full != 0:
-                                _make_room(full, *mine, limit, scores, rows, buckets, lines, p, side, k, kind)
+                                _make_room(full, *mine, limit, scores, rows, excluded, buckets, lines, p, side, k, kind)
                         t = next_reaching(total, t + 1, width, limit, first)
 
 
@@ -153,7 +156,7 @@ def _keep(hits, total, at, label, labels, bounds, counts):  # type: ignore[no-un
 
 @numba.njit(cache=True)
 def _make_room(  # type: ignore[no-untyped-def]
-    full, labels, bounds, counts, limit, scores, rows, buckets, lines, p, side, k, kind
+    full, labels, bounds, counts, limit, scores, rows, excluded, buckets, lines, p, side, k, kind
 ):
     """Thin out the lists of the points in the bits of full, which raises their limit."""
     B, low, per_unit, grounds = lines.B, lines.low, lines.per_unit, lines.grounds
@@ -163,13 +166,14 @@ def _make_room(  # type: ignore[no-untyped-def]
         full &= full - np.uint64(1)
         q = side * LINE + lane
         units = grounds[p, q], low[q], per_unit[q]
-        left, below = _thin_out(scores, rows[q], B, buckets, R, (labels[lane], bounds[lane]), k, units, kind)
+        point = scores, rows[q], excluded, q
+        left, below = _thin_out(*point, B, buckets, R, (labels[lane], bounds[lane]), k, units, kind)
         counts[lane] = left
         limit[p * Q + q] = max(limit[p * Q + q], limit_of(below, *units, R, kind))
 
 
 @numba.njit(cache=True)
-def _thin_out(scores, row, B, buckets, R, kept, k, units, kind):  # type: ignore[no-untyped-def]
+def _thin_out(scores, row, excluded, q, B, buckets, R, kept, k, units, kind):  # type: ignore[no-untyped-def]
     """Keep only the best k of a full list of labels, with the highest bound, so that they are scored again at the end.
 
     Returns how many are left, and the score that labels have to beat from now on.
@@ -178,7 +182,7 @@ def _thin_out(scores, row, B, buckets, R, kept, k, units, kind):  # type: ignore
     ground, low, per_unit = units
     best = np.full(k, -np.inf, dtype=np.float32)
     best_labels = np.full(k, -1, dtype=np.int32)
-    arguments = scores, row, B, buckets, R, labels, bounds, len(labels)
+    arguments = scores, row, excluded, q, B, buckets, R, labels, bounds, len(labels)
     _score_down(*arguments, best, best_labels, ground, low, per_unit, kind)
     count = 0
     for label in best_labels:
@@ -189,7 +193,9 @@ def _thin_out(scores, row, B, buckets, R, kept, k, units, kind):  # type: ignore
 
 
 @numba.njit(parallel=True, cache=True)
-def score_the_rest(scores, rows, count, buckets, lines, kept, best, best_labels, kind):  # type: ignore[no-untyped-def]
+def score_the_rest(  # type: ignore[no-untyped-def]
+    scores, rows, count, excluded, buckets, lines, kept, best, best_labels, kind
+):
     """The best k [P, Q, k] among the labels that the tasks have kept."""
     B, low, per_unit, grounds = lines.B, lines.low, lines.per_unit, lines.grounds
     labels, bounds, counts = kept
@@ -204,15 +210,19 @@ def score_the_rest(scores, rows, count, buckets, lines, kept, best, best_labels,
                 some[at : at + n] = labels[task, p, q, :n]
                 reach[at : at + n] = bounds[task, p, q, :n]
                 at += n
-            arguments = scores, rows[q], B, buckets, buckets.prefixes[p], some, reach, at, best[p, q], best_labels[p, q]
-            _score_down(*arguments, grounds[p, q], low[q], per_unit[q], kind)
+            point, lists = (scores, rows[q], excluded, q), (best[p, q], best_labels[p, q])
+            arguments = B, buckets, buckets.prefixes[p], some, reach, at
+            _score_down(*point, *arguments, *lists, grounds[p, q], low[q], per_unit[q], kind)
 
 
 @numba.njit(cache=True)
 def _score_down(  # type: ignore[no-untyped-def]
-    scores, row, B, buckets, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
+    scores, row, excluded, q, B, buckets, R, labels, bounds, count, best, best_labels, ground, low, per_unit, kind
 ):
-    """Score labels exactly from the highest bound down, until the next bound cannot reach the k-th best."""
+    """Score labels exactly from the highest bound down, until the next bound cannot reach the k-th best.
+
+    Labels that the point may not get are found here, since few labels get so far. q: the point's lane.
+    """
     bucket_of, step, stride = buckets.of_label, buckets.step, buckets.stride
     k = len(best)
     column = np.empty(R, dtype=np.float32)
@@ -235,6 +245,8 @@ def _score_down(  # type: ignore[no-untyped-def]
         if i >= 2 * SOON:
             prefetch(bucket_of, labels[order[i - 2 * SOON]] * np.int64(step))
         label = labels[order[i]]
+        if is_excluded(excluded, q, label):
+            continue
         score = _exact(scores, row, B, bucket_of, step, stride, label, R, kind, column)
         if place_anywhere(best, best_labels, score, label) and best_labels[k - 1] >= 0:
             below = np.nextafter(best[k - 1], np.float32(-np.inf))  # an equal score may have a lower label id

@@ -9,6 +9,7 @@ from mach.decode.cpu.simd.lanes import prefetch
 from mach.decode.cpu.simd.quantise import NOT_FINITE, quantise, quantise_halves
 from mach.decode.cpu.simd.vectors import BLOCK, LINE
 from mach.decode.cpu.topk_list import middle
+from mach.kernels.excluded import is_excluded
 
 SUM, MIN, MEDIAN = 0, 1, 2  # how repetitions combine
 LOOKED_AT = 128  # buckets per repetition from which the mean and the deviation of its scores are estimated
@@ -42,12 +43,14 @@ def _moments(values):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def sample_bar(scores, rows, count, B, sampled, k, prefixes, kind):  # type: ignore[no-untyped-def]
-    """The k-th best total of each prefix [P, Q] in a sample of labels, buckets [R, S]; −inf where it is too small."""
+def sample_bar(scores, rows, count, excluded, B, labels, sampled, k, prefixes, kind):  # type: ignore[no-untyped-def]
+    """The k-th best total of each prefix [P, Q] in a sample of labels [S], buckets [R, S]; −inf where it is too
+    small."""
     R, S = sampled.shape
     bar = np.full((len(prefixes), len(rows)), -np.inf, dtype=np.float32)
     for q in numba.prange(count if k <= S else 0):
         total = np.zeros(S, dtype=np.float32)
+        ranked = np.empty(S, dtype=np.float32)
         values = np.empty((R if kind == MEDIAN else 0, S), dtype=np.float32)
         p = 0
         for r in range(R):
@@ -63,7 +66,9 @@ def sample_bar(scores, rows, count, B, sampled, k, prefixes, kind):  # type: ign
                 if kind == MEDIAN:
                     for s in range(S):
                         total[s] = middle(values[: r + 1, s].copy())
-                bar[p, q] = np.partition(total, S - k)[S - k]
+                for s in range(S):
+                    ranked[s] = -np.inf if is_excluded(excluded, q, labels[s]) else total[s]
+                bar[p, q] = np.partition(ranked, S - k)[S - k]
                 p += 1
     return bar
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mach.decode.gpu.chunked import top_k_chunked
 from mach.decode.gpu.keys import LABEL_LIMIT
+from mach.kernels.excluded import Excluded
 from mach.kernels.triton_device import has_triton
 
 COMBINE = ("sum", "min", "median")
@@ -19,7 +20,13 @@ TABLES = (torch.int16, torch.int32)
 
 
 def top_k_prefixes_device(
-    bucket_scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine: str = "sum", method: str = "auto"
+    bucket_scores: Tensor,
+    lookup: Tensor,
+    k: int,
+    prefixes: list[int],
+    combine: str = "sum",
+    method: str = "auto",
+    excluded: Excluded | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Exact top-k from the first R' repetitions, for every R' in ``prefixes`` (ascending), in one pass.
 
@@ -30,18 +37,20 @@ def top_k_prefixes_device(
 
     combine: ``sum`` adds repetitions in order in float32 and so equals `mach.decode.decoder.top_k_prefixes` bit for
     bit; ``min`` is the count-min estimate; ``median`` takes the mean of the middle two for an even R'. method:
-    ``triton`` (sum and min, CUDA), ``torch`` (any device), ``auto`` the kernel where it can run. Raises ValueError for
-    shapes, types or devices that do not fit, NaN or infinite scores, and unknown names; and ModuleNotFoundError for
-    ``triton`` without the package."""
+    ``triton`` (sum and min, CUDA), ``torch`` (any device), ``auto`` the kernel where it can run. excluded: labels that
+    each of the N points may not get, on the host. Raises ValueError for shapes, types or devices that do not fit, NaN
+    or infinite scores, and unknown names; and ModuleNotFoundError for ``triton`` without the package."""
     if lookup.dtype == torch.uint16:
         lookup = lookup.view(torch.int16)  # torch computes little with uint16
     _check(bucket_scores, lookup, k, prefixes, combine, method)
+    if excluded is None:
+        excluded = Excluded.of(None, len(bucket_scores), lookup.shape[1])
     empty = bucket_scores.shape[0] == 0 or lookup.shape[1] == 0
     if method == "torch" or empty or (method == "auto" and not _kernel_fits(bucket_scores, k, combine)):
-        return top_k_chunked(bucket_scores, lookup, k, prefixes, combine)
+        return top_k_chunked(bucket_scores, lookup, k, prefixes, combine, excluded)
     from mach.decode.gpu.kernel import top_k_triton  # here, because triton is optional
 
-    return top_k_triton(bucket_scores, lookup, k, prefixes, combine)
+    return top_k_triton(bucket_scores, lookup, k, prefixes, combine, excluded)
 
 
 def _kernel_fits(bucket_scores: Tensor, k: int, combine: str) -> bool:

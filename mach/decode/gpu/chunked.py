@@ -7,13 +7,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mach.decode.gpu.keys import empty_entries, pack, unpack
+from mach.decode.gpu.keys import EMPTY, empty_entries, pack, unpack
+from mach.kernels.excluded import Excluded, PairsByLabel
 
 CELLS = 2**22  # points × labels × (1, or R for the median) of a chunk
 
 
 def top_k_chunked(
-    bucket_scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine: str, *, cells: int = CELLS
+    bucket_scores: Tensor,
+    lookup: Tensor,
+    k: int,
+    prefixes: list[int],
+    combine: str,
+    excluded: Excluded,
+    *,
+    cells: int = CELLS,
 ) -> tuple[Tensor, Tensor]:
     """As `mach.decode.gpu.api.top_k_prefixes_device`, with arguments that were checked there, on the device
     of the tensors.
@@ -23,13 +31,15 @@ def top_k_chunked(
     n_points, n_labels = len(bucket_scores), lookup.shape[1]
     width = max(1, cells // max(1, n_points * (prefixes[-1] if combine == "median" else 1)))
     table = bucket_scores[:, : prefixes[-1]].permute(1, 2, 0).contiguous()  # points innermost: whole rows are gathered
+    pairs = PairsByLabel(excluded, bucket_scores.device)
     best = [empty_entries(k, bucket_scores.device).expand(n_points, k) for _ in prefixes]
     for low in range(0, n_labels, width):
         buckets = bucket_ids(lookup[: prefixes[-1], low : low + width])
         labels = torch.arange(low, low + buckets.shape[1], device=bucket_scores.device)
         for p, scores in enumerate(_combined(table, buckets, prefixes, combine)):
-            keys = torch.cat([best[p], pack(scores.T, labels)], dim=1)
-            best[p] = keys.topk(k, dim=1).values
+            keys = pack(scores.T, labels)
+            keys[pairs.within(low, low + buckets.shape[1])] = EMPTY
+            best[p] = torch.cat([best[p], keys], dim=1).topk(k, dim=1).values
     return unpack(torch.stack(best))
 
 

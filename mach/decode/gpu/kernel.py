@@ -11,12 +11,14 @@ afterwards.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from mach.decode.gpu.keys import empty_entries, unpack
+from mach.kernels.excluded import Excluded
 from mach.kernels.triton_device import device_of
 
 POINTS = 32  # points side by side: their scores of one bucket fill a 128-byte cache line
@@ -28,7 +30,14 @@ SCRATCH_BYTES = 2**30  # lists of all splits; fewer splits are made rather than 
 
 
 def top_k_triton(
-    bucket_scores: Tensor, lookup: Tensor, k: int, prefixes: list[int], combine: str, *, splits: int | None = None
+    bucket_scores: Tensor,
+    lookup: Tensor,
+    k: int,
+    prefixes: list[int],
+    combine: str,
+    excluded: Excluded,
+    *,
+    splits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `mach.decode.gpu.api.top_k_prefixes_device`, with arguments that were checked there; combine is ``sum``
     or ``min``.
@@ -60,6 +69,12 @@ def top_k_triton(
     thresholds = torch.full((*shape, POINTS), -torch.inf, device=device)
     thresholds.view(*shape[:2], -1)[:, :, n_points:] = torch.inf  # lanes without a point
 
+    lanes = np.zeros((2, n_blocks * POINTS), dtype=np.int64)
+    lanes[:, :n_points] = excluded.starts, excluded.stops
+    # A pair at least, so that there is something to point at.
+    forbidden = torch.from_numpy(np.append(excluded.labels, np.int32(-1))).to(device)
+    bounds = torch.from_numpy(lanes).to(device)
+
     with device_of(bucket_scores):
         scan[(splits * n_blocks,)](
             table,
@@ -67,12 +82,15 @@ def top_k_triton(
             ends,
             keys,
             thresholds,
+            bounds,
+            forbidden,
             n_labels,
             labels_per_split,
             B,
             splits,
             n_blocks,
             len(prefixes),
+            excluded.most.bit_length(),
             K=k_padded,
             POINTS=POINTS,
             TILE=TILE,
@@ -93,19 +111,22 @@ def splits_to_fill(processors: int, n_labels: int, n_blocks: int, k: int, bytes_
 
 
 # One kernel for all numbers of points and prefixes, so that none is compiled while predictions are timed.
-@triton.jit(do_not_specialize=["n_splits", "n_blocks", "n_prefixes"])
+@triton.jit(do_not_specialize=["n_splits", "n_blocks", "n_prefixes", "halvings"])
 def scan(  # type: ignore[no-untyped-def]
     table,  # float32 [blocks, R, B, POINTS]
     lookup,  # uint16 or int32 [at least R, n_labels]
     ends,  # int32 [prefixes]: repetitions of each prefix
     keys,  # int64 [splits, prefixes, blocks, K, POINTS]: the lists, see mach.decode.gpu.keys
     thresholds,  # float32 [splits, prefixes, blocks, POINTS]: score that a label has to beat
+    bounds,  # int64 [2, blocks, POINTS]: where a point's labels in forbidden start, and where they stop
+    forbidden,  # int32: labels that a point may not get, ascending
     n_labels,
     labels_per_split,
     B,
     n_splits,
     n_blocks,
     n_prefixes,
+    halvings,  # steps of a search among the forbidden labels of any point
     K: tl.constexpr,
     POINTS: tl.constexpr,
     TILE: tl.constexpr,
@@ -117,6 +138,8 @@ def scan(  # type: ignore[no-untyped-def]
     q = tl.arange(0, POINTS)
     t = tl.arange(0, TILE)
     R = tl.load(ends + n_prefixes - 1)
+    first = tl.load(bounds + block * POINTS + q)
+    stop = tl.load(bounds + (n_blocks + block) * POINTS + q)
     lines = table + (block.to(tl.int64) * R * B) * POINTS + q[None, :]
     low = split.to(tl.int64) * labels_per_split
     high = tl.minimum(low + labels_per_split, n_labels)
@@ -133,12 +156,29 @@ def scan(  # type: ignore[no-untyped-def]
                 total = tl.minimum(total, line) if MINIMUM else total + line
             start = end
             entry = (split.to(tl.int64) * n_prefixes + p) * n_blocks + block
-            _feed(total, inside, tile, keys + entry * K * POINTS, thresholds + entry * POINTS, K, POINTS, TILE)
+            lists, bars = keys + entry * K * POINTS, thresholds + entry * POINTS
+            _feed(total, inside, tile, lists, bars, first, stop, forbidden, halvings, K, POINTS, TILE)
 
 
 @triton.jit
-def _feed(total, inside, tile, keys, thresholds, K: tl.constexpr, POINTS: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Put a tile's scores [TILE, POINTS] into the lists [K, POINTS], the best of each point first, while one enters."""
+def _feed(  # type: ignore[no-untyped-def]
+    total,
+    inside,
+    tile,
+    keys,
+    thresholds,
+    first,
+    stop,
+    forbidden,
+    halvings,
+    K: tl.constexpr,
+    POINTS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Put a tile's scores [TILE, POINTS] into the lists [K, POINTS], the best of each point first, while one enters.
+
+    A label is searched for among those that its point may not get when it would enter, which few labels do.
+    """
     q = tl.arange(0, POINTS)
     places = keys + tl.arange(0, K)[:, None] * POINTS + q[None, :]
     threshold = tl.load(thresholds + q)
@@ -148,12 +188,13 @@ def _feed(total, inside, tile, keys, thresholds, K: tl.constexpr, POINTS: tl.con
         best, at = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
         enters = best > threshold
         while tl.max(enters.to(tl.int32), axis=0) > 0:
+            may = enters & (_is_forbidden(tile + at, first, stop, forbidden, halvings) == 0)
             worst = tl.min(kept, axis=0)
-            replaced = (kept == worst[None, :]) & enters[None, :]
+            replaced = (kept == worst[None, :]) & may[None, :]
             kept = tl.where(replaced, _key(best, tile + at)[None, :], kept)
-            threshold = tl.where(enters, _score(tl.min(kept, axis=0)), threshold)
-            inserted = (tl.arange(0, TILE)[:, None] == at[None, :]) & enters[None, :]
-            scores = tl.where(inserted, float("-inf"), scores)
+            threshold = tl.where(may, _score(tl.min(kept, axis=0)), threshold)
+            seen = (tl.arange(0, TILE)[:, None] == at[None, :]) & enters[None, :]
+            scores = tl.where(seen, float("-inf"), scores)
             best, at = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
             enters = best > threshold
         # A thread reads what another wrote at the last tile: one barrier after all reads, one after all writes.
@@ -161,6 +202,17 @@ def _feed(total, inside, tile, keys, thresholds, K: tl.constexpr, POINTS: tl.con
         tl.store(places, kept)
         tl.store(thresholds + q, threshold)
         tl.debug_barrier()
+
+
+@triton.jit
+def _is_forbidden(label, first, stop, forbidden, halvings):  # type: ignore[no-untyped-def]
+    """1 where a point's label is among forbidden[first : stop], by binary search; all [POINTS]."""
+    low, high = first, stop
+    for _ in range(halvings):
+        middle = (low + high) // 2
+        smaller = (low < high) & (tl.load(forbidden + middle, mask=low < high, other=0) < label)
+        low, high = tl.where(smaller, middle + 1, low), tl.where(smaller, high, middle)
+    return ((low < stop) & (tl.load(forbidden + low, mask=low < stop, other=-1) == label)).to(tl.int32)
 
 
 @triton.jit

@@ -139,14 +139,16 @@ def trained(kind: str, labels: sp.csr_matrix, steps: int, **settings: Any) -> Ar
 
 
 def ranked(labels: sp.csr_matrix, n_points: int, k: int, seed: int, **settings: Any) -> Arrays:
-    """Top-k of whole numbers, which are exact and often equal."""
+    """Top-k of whole numbers, which are exact and often equal, of all labels, and without some pairs."""
     layer = build("softmax", labels, **settings)
     rng = np.random.default_rng(seed)
     weight = rng.integers(-1, 2, (labels.shape[1], HIDDEN)).astype(np.float32)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight[layer.rows]))
         layer.bias.zero_()
-        return list(layer.topk(torch.from_numpy(rng.integers(-1, 2, (n_points, HIDDEN)).astype(np.float32)), k))
+        hidden = torch.from_numpy(rng.integers(-1, 2, (n_points, HIDDEN)).astype(np.float32))
+        pairs = sp.csr_matrix(rng.random((n_points, labels.shape[1])) < 0.5)
+        return [*layer.topk(hidden, k), *layer.topk(hidden, k, excluded=pairs)]
 
 
 def built(labels: sp.csr_matrix, **settings: Any) -> tuple[Arrays, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,13 +12,16 @@ from torch import Tensor
 
 from baselines.parts import topk
 from baselines.parts.topk import DeviceTopK, RunningTopK, top_k_of_tiles
+from mach.kernels.excluded import Excluded
 
 BOTH = pytest.mark.parametrize("kind", ["host", "device"])
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 
 
-def made(kind: str, n_points: int, k: int) -> RunningTopK | DeviceTopK:
-    return RunningTopK(n_points, k) if kind == "host" else DeviceTopK(n_points, k, torch.device("cpu"))
+def made(kind: str, n_points: int, k: int, excluded: Excluded | None = None) -> RunningTopK | DeviceTopK:
+    if kind == "host":
+        return RunningTopK(n_points, k, excluded)
+    return DeviceTopK(n_points, k, torch.device("cpu"), excluded)
 
 
 def plainly(scores: Tensor, k: int) -> topk.Ranking:
@@ -51,6 +55,35 @@ def test_tiles_rank_as_a_stable_sort_does(
     for found, expected in zip(best.ranking(), plainly(scores, k), strict=True):
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == expected.dtype
+
+
+@BOTH
+@settings(max_examples=80, deadline=None)
+@given(
+    n_points=st.integers(0, 6),
+    n_labels=st.integers(1, 60),
+    width=st.integers(1, 61),
+    k=st.integers(1, 12),
+    levels=st.sampled_from([1, 2, 10_000]),
+    share=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_labels_that_a_point_may_not_get_are_in_no_list(
+    kind: str, n_points: int, n_labels: int, width: int, k: int, levels: int, share: float, seed: int
+) -> None:
+    """Against a stable sort of the scores of the other labels."""
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(-levels, levels, (n_points, n_labels)) / 3).astype(np.float32)
+    chosen = rng.random((n_points, n_labels)) < share
+    chosen[::4] = False
+    best = made(kind, n_points, k, Excluded.of(sp.csr_matrix(chosen), n_points, n_labels))
+    for low in range(0, n_labels, width):
+        best.feed(torch.from_numpy(scores[:, low : low + width].copy()), low)
+    expected, ids = plainly(torch.from_numpy(np.where(chosen, -np.inf, scores)), k)
+    ids[np.isneginf(expected)] = -1
+    for found, right in zip(best.ranking(), (expected, ids), strict=True):
+        np.testing.assert_array_equal(found, right)
+        assert found.dtype == right.dtype
 
 
 def test_ties_at_the_end_of_the_list_are_found_whatever_topk_takes(monkeypatch: pytest.MonkeyPatch) -> None:

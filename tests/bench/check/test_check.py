@@ -107,6 +107,12 @@ BROKEN_LAYERS = {
         "resumes",
         "a run that started over (checkpoint not written: TypeError",
     ),
+    "excluded": (
+        "    def topk(self, hidden, k):",
+        "    takes_excluded = True\n    def topk(self, hidden, k, excluded=None):",
+        "excluded",
+        "topk without some labels and all without them apart; expected the same ranking",
+    ),
     "keeps": ("self.out = nn", "KEPT.append(self); self.out = nn", "frees_its_memory", "the method (Layer)"),
 }
 
@@ -149,7 +155,11 @@ def test_a_sound_method_passes_and_the_rest_does_not_apply(
     outcomes = check(tmp_path, monkeypatch, code, f"sound_{len(code)}")
     status = {name: outcome.status for name, outcome in outcomes.items()}
     absent = {name for name, found in status.items() if found == DOES_NOT_APPLY}
-    assert absent == ({"prefixes", "parts", "labels_apart", "facts"} if code == LAYER else {"facts", "resumes"})
+    assert absent == (
+        {"prefixes", "parts", "labels_apart", "excluded", "facts"}
+        if code == LAYER
+        else {"excluded", "facts", "resumes"}
+    )
     assert {found for name, found in status.items() if name not in absent} == {PASSED}
 
 
@@ -168,6 +178,12 @@ BROKEN_CLASSIFIERS = {
     "empty": ("scores = np", "assert np.diff(X.indptr).all(); scores = np", "topk", "AssertionError"),
     "wide": ("scores = np", "k = 500; scores = np", "topk", "scores of shape (64, 500) for k = 10"),
     "order": ("np.argsort(-scores, axis", "np.argsort(scores, axis", "topk", "expected best first"),
+    "excluded": (
+        "def topk(self, X, k):",
+        "takes_excluded = True\n    def topk(self, X, k, excluded=None):",
+        "excluded",
+        "topk without some labels and all without them apart",
+    ),
     "luck": ("scores = np", "X = X * np.random.default_rng().random(); scores = np", "deterministic", "scores differ"),
     "silent": ('if mode != "plain"', "if False", "fails_with_a_reason", "finished with mode: no-such-choice"),
     "mute": ('ValueError(f"mode: found {mode!r}; expected plain")', "ValueError", "fails_with_a_reason", "names the"),
@@ -228,7 +244,7 @@ def test_exit_status_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     runner = CliRunner()
     found = runner.invoke(app, ["check", "label_frequency"])
     assert found.exit_code == 0
-    assert "label_frequency: 8 passed, 4 not applicable" in found.output
+    assert "label_frequency: 9 passed, 4 not applicable" in found.output
     (tmp_path / "gone.yaml").write_text("target: no_such_module.Layer\n")
     found = runner.invoke(app, ["check", "gone.yaml"])
     assert found.exit_code == 1

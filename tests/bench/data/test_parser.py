@@ -218,13 +218,27 @@ def test_filter_files(write: Write, tmp_path: Path) -> None:
         read_filter(path, 2, 2)
     write_xmlrepo(tmp_path / "a.txt", X, Y)
     card = write(
-        "c.yaml",
-        f"title: t\nsource: files\nparameters:\n  train: {tmp_path}/a.txt\n  test: {tmp_path}/a.txt\n"
-        f"  test_filter: {path}\n",
+        "c.yaml", f"title: t\nsource: files\nparameters: {{train: {tmp_path}/a.txt, test: {tmp_path}/a.txt}}\n"
     )
-    data = load_dataset(str(card))
+    pairs = [[0, 1], [0, 0], [1, 0]]
+    data = load_dataset(str(card), test_filter=str(path), validation_points=2)
     assert data.test_filter is not None
-    assert data.test_filter.toarray().tolist() == [[0, 1], [0, 0], [1, 0]]
+    assert data.test_filter.toarray().tolist() == pairs
+    assert data.left_out("test") is data.test_filter
+    assert data.left_out("validation") is None
+    assert "test points have a filter, train points have none: nothing is left out for validation points" in data.notes
+    data = load_dataset(str(card), train_filter=str(path), validation_points=2)
+    assert data.test_filter is None
+    assert data.train_filter is not None
+    assert data.train_filter.toarray().tolist() == pairs
+    of_validation = data.left_out("validation")
+    assert of_validation is not None
+    assert of_validation.toarray().tolist() == [pairs[row] for row in data.validation_rows]
+    assert "train points have a filter, test points have none: it is for validation points alone" in data.notes
+    data = load_dataset(str(card), train_filter=str(path), test_filter=str(path))
+    assert data.train_filter is not None
+    assert data.test_filter is not None
+    assert not any("filter" in note for note in data.notes)
 
 
 @given(st.data())

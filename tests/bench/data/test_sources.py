@@ -175,14 +175,15 @@ def test_moby_may_leave_out_what_is_known() -> None:
     plain, filtered = load_dataset("moby"), load_dataset("moby_filtered")
     assert filtered.fingerprint == plain.fingerprint
     assert plain.test_filter is None
-    left_out = filtered.test_filter
-    assert left_out is not None
-    assert left_out.multiply(filtered.test.Y).nnz == 0
-    # The entry, and the shown half of its synonyms (some of which are labels of no point).
-    per_point = np.diff(left_out.indptr)
-    hidden = np.diff(filtered.test.Y.indptr)
-    assert per_point.max() <= hidden.max() + 1
-    assert 0.8 < per_point.sum() / hidden.sum() < 1.05
+    assert plain.train_filter is None
+    for left_out, split in ((filtered.train_filter, filtered.train), (filtered.test_filter, filtered.test)):
+        assert left_out is not None
+        assert left_out.multiply(split.Y).nnz == 0
+        # The entry, and the shown half of its synonyms (some of which are labels of no point).
+        per_point = np.diff(left_out.indptr)
+        hidden = np.diff(split.Y.indptr)
+        assert per_point.max() <= hidden.max() + 1
+        assert 0.8 < per_point.sum() / hidden.sum() < 1.05
     with pytest.raises(InputError, match="key filter: found 'yes'; expected true or false"):
         load_dataset("moby", filter="yes")
 

@@ -86,12 +86,17 @@ def test_what_the_data_decide_is_worked_out_once_for_many_rankings(
     assert by_frequency.decile_of_labels is not scorer.decile_of_labels  # it was counted
 
 
-def test_pairs_that_are_left_out_belong_to_the_test_points(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_that_are_left_out_belong_to_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
     own = load_dataset("tiny")
     left_out = sp.csr_matrix(own.test.Y.shape, dtype=np.float32)
     vars(own)["test_filter"] = left_out  # in place of what it would read
     assert Scorer(own).left_out is left_out
     assert Scorer(own, "validation").left_out is None
+    of_train = sp.random(*own.train.Y.shape, 0.05, "csr", random_state=np.random.default_rng(0))
+    monkeypatch.setitem(vars(own), "train_filter", of_train)
+    of_validation = Scorer(own, "validation").left_out
+    assert of_validation is not None
+    np.testing.assert_array_equal(of_validation.toarray(), of_train.toarray()[own.validation_rows])
     monkeypatch.setitem(vars(own), "validation", own.train.take(np.array([], dtype=np.int64)))
     with pytest.raises(InputError, match="found no validation points to measure quality on; expected at least one"):
         Scorer(own, "validation")

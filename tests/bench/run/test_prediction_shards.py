@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from bench.config.experiment import unfold
 from bench.config.spec import RunSpec, Shard
 from bench.data import load_dataset
+from bench.interface import Ranking
 from bench.metrics.scorer import Scorer
+from bench.model.built_method import rank_without
 from bench.process.events import Event, Note
 from bench.process.options import RunOptions
 from bench.results.run_folder import RunFolder
@@ -102,8 +104,9 @@ def test_shards_with_gaps_or_overlaps_are_refused(shards: list[Shard]) -> None:
 ESTIMATORS = "logit_sum+min+median+top_buckets"
 
 
-@pytest.mark.parametrize("loss", ["bce", "softmax"])
-def test_a_layer_ranks_some_labels_with_the_scores_that_they_have_among_all(loss: str) -> None:
+@pytest.mark.parametrize(("loss", "share"), [("bce", 0.0), ("softmax", 0.0), ("bce", 0.3)])
+def test_a_layer_ranks_some_labels_with_the_scores_that_they_have_among_all(loss: str, share: float) -> None:
+    """share: of pairs that may not be ranked."""
     n_labels, R, k = 300, 5, 20
     labels = sp.random(50, n_labels, 0.05, "csr", random_state=np.random.default_rng(0), dtype=np.float32)
     seeds = {"hashing": 1, "initialisation": 2, "sampling": 3}
@@ -113,15 +116,16 @@ def test_a_layer_ranks_some_labels_with_the_scores_that_they_have_among_all(loss
         return MachOutput(n_labels=n_labels, hidden=6, train_labels=labels, seeds=seeds, **settings)
 
     hidden = torch.rand(R, 33, 6, generator=torch.Generator().manual_seed(0))
+    excluded = sp.random(33, n_labels, share, "csr", random_state=np.random.default_rng(2)) if share else None
     ends = [0, 1, 120, 300]
     shards = [Shard(LABELS, low, high) for low, high in itertools.pairwise(ends)]
     with torch.no_grad():
-        expected = layer().topk_decoders(hidden, k, range(1, R + 1))
+        expected = layer().topk_decoders(hidden, k, range(1, R + 1), excluded)
         parts = []
         for shard in shards:
             some = layer()
             some.rank_only(range(shard.start, shard.stop))
-            parts.append(some.topk_decoders(hidden, k, range(1, R + 1)))
+            parts.append(some.topk_decoders(hidden, k, range(1, R + 1), excluded))
     for name in expected:
         found = join(shards, [part[name][0] for part in parts], [part[name][1] for part in parts], 33)
         for mine, right in zip(found, expected[name], strict=True):
@@ -229,7 +233,10 @@ def test_pairs_that_are_left_out_stay_with_their_points() -> None:
     weights = np.random.default_rng(1).normal(size=(data.test.X.shape[1], n_labels)).astype(np.float32)
 
     def ranked(of: RunSpec) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        (found,) = predict(lambda X, k: [best(X @ weights, k, 0)], points_to_rank(Scorer(data), of), [(None, None)])
+        def topk(X: sp.csr_matrix, k: int, left_out: sp.csr_matrix | None) -> list[Ranking]:
+            return rank_without(lambda k: [best(X @ weights, k, 0)], None, k, left_out)
+
+        (found,) = predict(topk, points_to_rank(Scorer(data), of), [(None, None)])
         return found.scores, found.labels
 
     shards = split(PredictionSize(n_points, n_labels, 150), 3, 0.0)

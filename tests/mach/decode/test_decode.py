@@ -13,6 +13,7 @@ from mach.decode.decoder import METHODS, Decoder, top_k, top_k_prefixes
 from mach.decode.estimators import ESTIMATORS, estimator_names
 from mach.decode.reference import top_buckets_reference
 from mach.hashing.families import hash_labels
+from mach.kernels.excluded import Excluded
 
 FAR = 9000  # buckets whose lines no core's own cache holds
 EXACT = [name for name, how in ESTIMATORS.items() if how.exact]
@@ -93,9 +94,10 @@ def test_peaked_scores_are_pruned_and_flat_ones_scanned() -> None:
     flat = np.random.default_rng(0).normal(size=peaked.shape).astype(np.float32)
     decoder = Decoder(lookup, 500)
     room = np.full((20, 5), -np.inf, np.float32), np.full((20, 5), -1, np.int32)
-    assert len(decoder._pruned._prune(peaked, 16, np.arange(20), *room)) == 0
+    none = Excluded.of(None, 20, 30_000)
+    assert len(decoder._pruned._prune(peaked, none, 16, np.arange(20), *room)) == 0
     assert_same(room, decoder.top_k(peaked, 5, method="reference"))
-    assert len(decoder._pruned._prune(flat, 16, np.arange(20), *room)) > 15
+    assert len(decoder._pruned._prune(flat, none, 16, np.arange(20), *room)) > 15
 
 
 def test_more_labels_near_the_top_than_are_kept() -> None:
@@ -105,6 +107,15 @@ def test_more_labels_near_the_top_than_are_kept() -> None:
     scores = np.random.default_rng(1).normal(size=(5, 4, 3)).astype(np.float32)
     for estimator in ("logit_sum", "min", "median"):
         dense, plain = (top_k(scores, lookup, 7, estimator=estimator, method=m) for m in ("dense", "reference"))
+        assert_same(dense, plain)
+
+
+def test_lists_longer_than_what_is_usually_kept() -> None:
+    """A full list of labels is thinned out to the best k, and there must be room for more."""
+    lookup = hash_labels(40 * KEPT, 3, 4, seed=2)
+    scores = np.random.default_rng(1).normal(size=(5, 4, 3)).astype(np.float32)
+    for estimator in ("logit_sum", "min", "median"):
+        dense, plain = (top_k(scores, lookup, 3 * KEPT, estimator=estimator, method=m) for m in ("dense", "reference"))
         assert_same(dense, plain)
 
 

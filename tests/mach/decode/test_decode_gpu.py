@@ -10,17 +10,19 @@ import importlib.util
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mach.decode.decoder import top_k_prefixes
 from mach.decode.gpu.api import top_k_prefixes_device
 from mach.decode.gpu.chunked import top_k_chunked
 from mach.decode.gpu.keys import empty_entries, pack, unpack
+from mach.decode.reference import top_k_reference
 from mach.hashing.families import hash_labels
+from mach.kernels.excluded import Excluded
 from mach.speed.decode_gpu import K, decode_gpu, variants
 
 Table = npt.NDArray[np.uint16] | npt.NDArray[np.int32]
@@ -31,10 +33,17 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
-def plainly(scores: npt.NDArray[np.float32], lookup: Table, k: int, prefixes: list[int], combine: str) -> Found:
+def plainly(
+    scores: npt.NDArray[np.float32],
+    lookup: Table,
+    k: int,
+    prefixes: list[int],
+    combine: str,
+    excluded: Excluded | None = None,
+) -> Found:
     """A score for every label of a point, then a stable sort."""
-    if combine == "sum":
-        return top_k_prefixes(scores, lookup, k, prefixes, method="reference")
+    if combine == "sum" or excluded is not None:
+        return top_k_reference(scores, lookup, k, prefixes, combine, excluded)
     found = np.full((len(prefixes), len(scores), k), -np.inf, dtype=np.float32)
     labels = np.full(found.shape, -1, dtype=np.int32)
     kept = min(k, lookup.shape[1])
@@ -68,6 +77,7 @@ def assert_same(found: tuple[Tensor, Tensor], expected: Found) -> None:
     combine=st.sampled_from(["sum", "min", "median"]),
     wide=st.booleans(),
     cells=st.sampled_from([1, 100, 1000, 2**22]),
+    share=st.sampled_from([0.0, 0.1, 0.9, 1.0]),
     seed=st.integers(0, 1000),
 )
 def test_chunks_equal_reference(
@@ -80,17 +90,22 @@ def test_chunks_equal_reference(
     combine: str,
     wide: bool,
     cells: int,
+    share: float,
     seed: int,
 ) -> None:
-    """Random and heavily tied scores, fewer labels than k, one bucket, any chunk: scores and ids bit for bit."""
+    """Random and heavily tied scores, fewer labels than k, one bucket, any chunk: scores and ids bit for bit.
+
+    share: of pairs that may not be ranked.
+    """
     rng = np.random.default_rng(seed)
     shape = (n_points, R, B)
     scores = (rng.integers(-levels, levels, size=shape) / rng.choice([-7, 7], size=shape)).astype(np.float32)  # −0 too
     lookup = hash_labels(n_labels, B, R, seed=seed)
     table = on_device(lookup.astype(np.int32) if wide else lookup)
     prefixes = sorted(set(rng.integers(1, R + 1, size=R).tolist()))
-    found = top_k_chunked(torch.from_numpy(scores), table, k, prefixes, combine, cells=cells)
-    assert_same(found, plainly(scores, lookup, k, prefixes, combine))
+    excluded = Excluded.of(sp.csr_matrix(rng.random((n_points, n_labels)) < share), n_points, n_labels)
+    found = top_k_chunked(torch.from_numpy(scores), table, k, prefixes, combine, excluded, cells=cells)
+    assert_same(found, plainly(scores, lookup, k, prefixes, combine, excluded if share else None))
 
 
 def test_tables_of_many_buckets() -> None:
@@ -123,7 +138,7 @@ def test_nothing_of_size_points_times_labels_exists() -> None:
     for combine in ("sum", "min", "median"):
         scores, table = torch.rand(n_points, R, 6), on_device(hash_labels(n_labels, 6, R))
         with Sizes() as sizes:
-            top_k_chunked(scores, table, k, [R], combine, cells=cells)
+            top_k_chunked(scores, table, k, [R], combine, Excluded.of(None, n_points, n_labels), cells=cells)
         assert cells <= sizes.largest <= max(cells, scores.numel()) + n_points * k
 
 
@@ -224,8 +239,13 @@ def test_kernel_and_chunks_on_a_gpu_equal_the_cpu(
     prefixes = list(range(1, R + 1))
     expected = plainly(scores, lookup, k, prefixes, combine)
     there, table = torch.from_numpy(scores).cuda(), on_device(lookup, "cuda")
+    best = expected[1][-1, :, : k // 2]
+    pairs = np.arange(0, best.size + 1, k // 2), np.sort(best, 1).ravel()
+    excluded = Excluded.of(pairs, n_points, n_labels) if (best >= 0).all() else None
+    without = plainly(scores, lookup, k, prefixes, combine, excluded)
     for method in ("triton", "torch", "auto"):
         assert_same(top_k_prefixes_device(there, table, k, prefixes, combine, method), expected)
+        assert_same(top_k_prefixes_device(there, table, k, prefixes, combine, method, excluded), without)
 
 
 @needs_gpu

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from mach.decode.decoder import top_k_prefixes
 from mach.hashing.families import hash_labels
@@ -36,6 +37,7 @@ class Case(NamedTuple):
     prefixes: list[int]
     combine: str = "sum"
     wide: bool = False  # an int32 table
+    share: float = 0.0  # of pairs that may not be ranked, for two points of three
 
 
 CASES = {
@@ -56,6 +58,10 @@ CASES = {
     "ids_of_the_upper_half": Case(2, 150, 65_536, 2, 3, 1000, 2, [2]),
     "min": Case(4, 200, 9, 4, 4, 5, 2, [1, 3, 4], "min"),
     "min_ties_wide": Case(2, 100, 3, 2, 4, 1, 2, [1, 2], "min", wide=True),
+    "some_excluded": Case(33, 150, 8, 2, 3, 1000, 2, [1, 2], share=0.3),
+    "ties_excluded": Case(4, 300, 7, 3, 4, 2, 3, [1, 3], share=0.6),
+    "nearly_all_excluded": Case(4, 200, 9, 2, 5, 1000, 2, [2], "min", share=0.98),
+    "all_excluded": Case(3, 130, 9, 2, 5, 1000, 2, [2], share=1.0),
 }
 
 INTERPRETED = """
@@ -64,15 +70,18 @@ import numpy as np
 import torch
 from mach.decode.gpu.api import top_k_prefixes_device
 from mach.decode.gpu.kernel import top_k_triton
+from mach.kernels.excluded import Excluded
 
 folder = sys.argv[1]
 for name, (k, prefixes, combine, splits) in json.load(open(f"{folder}/cases.json")).items():
     with np.load(f"{folder}/{name}.npz") as case:
         scores, lookup = torch.from_numpy(case["scores"]), torch.from_numpy(case["lookup"])
+        pairs = case["indptr"], case["indices"]
+    excluded = Excluded.of(pairs, len(scores), lookup.shape[1])
     if splits:
-        found, labels = top_k_triton(scores, lookup, k, prefixes, combine, splits=splits)
+        found, labels = top_k_triton(scores, lookup, k, prefixes, combine, excluded, splits=splits)
     else:
-        found, labels = top_k_prefixes_device(scores, lookup, k, prefixes, combine, "triton")
+        found, labels = top_k_prefixes_device(scores, lookup, k, prefixes, combine, "triton", excluded)
     np.savez(f"{folder}/{name}.found.npz", scores=found.numpy(), labels=labels.numpy())
 """
 
@@ -85,6 +94,7 @@ from mach.decode.gpu.kernel import POINTS, TILE, WARPS, scan
 table, minimum, k, capability, ones = sys.argv[1], sys.argv[2] == "min", *(int(word) for word in sys.argv[3:])
 constants = {"K": k, "POINTS": POINTS, "TILE": TILE, "MINIMUM": minimum}
 types = {"table": "*fp32", "lookup": f"*{table}", "ends": "*i32", "keys": "*i64", "thresholds": "*fp32"}
+types |= {"bounds": "*i64", "forbidden": "*i32"}
 if ones:  # the launcher makes constants of arguments that are 1
     constants |= {name: 1 for name in ("n_labels", "B", "n_splits", "n_blocks", "n_prefixes")}
 signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in scan.arg_names}
@@ -122,7 +132,11 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scores = rng.integers(-case.levels, case.levels, size=shape) / rng.choice([-7, 7], size=shape)  # −0 too
         lookup = hash_labels(case.n_labels, case.B, case.R, seed=seed)
         table = lookup.astype(np.int32) if case.wide else lookup.view(np.int16)
-        np.savez(folder / f"{name}.npz", scores=scores.astype(np.float32), lookup=table)
+        chosen = rng.random((case.n_points, case.n_labels)) < case.share
+        chosen[::3] = False
+        pairs = sp.csr_matrix(chosen)
+        arrays = {"indptr": pairs.indptr, "indices": pairs.indices}
+        np.savez(folder / f"{name}.npz", scores=scores.astype(np.float32), lookup=table, **arrays)
     requests = {name: (case.k, case.prefixes, case.combine, case.splits) for name, case in CASES.items()}
     (folder / "cases.json").write_text(json.dumps(requests))
     run(INTERPRETED, str(folder), TRITON_INTERPRET="1")
@@ -140,7 +154,8 @@ def test_kernel_equals_reference(name: str, interpreted: Path) -> None:
             if case.combine == "min":  # a repetition whose buckets are the labels holds the minima: nothing is added
                 scores = np.stack([scores[:, r, repetitions[r]] for r in range(R)]).min(0)[:, None]
                 repetitions = np.arange(case.n_labels, dtype=np.int32)[None]
-            expected = top_k_prefixes(scores, repetitions, case.k, [len(repetitions)], method="reference")
+            ask = {"method": "reference", "excluded": (inputs["indptr"], inputs["indices"])}
+            expected = top_k_prefixes(scores, repetitions, case.k, [len(repetitions)], **ask)
             np.testing.assert_array_equal(found["labels"][p], expected[1][0])
             np.testing.assert_array_equal(found["scores"][p], expected[0][0])
 

@@ -81,7 +81,7 @@ def test_where_pruning_paid_for_all_points_rounds_are_long(monkeypatch: pytest.M
     monkeypatch.setattr(decoder._dense.tuner, "expected_seconds", lambda n_points, _: 10.0 * n_points)
     rounds: list[int] = []
     search = decoder._pruned._prune
-    monkeypatch.setattr(decoder._pruned, "_prune", lambda *some: rounds.append(len(some[2])) or search(*some))
+    monkeypatch.setattr(decoder._pruned, "_prune", lambda *some: rounds.append(len(some[3])) or search(*some))
     plain = decoder.top_k(scores, 5, method="reference")
     for expected in ([4, 8, 16, 32, 64, 128, 68], [64, 256]):
         rounds.clear()
