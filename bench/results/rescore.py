@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bench.columns import QUALITY
 from bench.common import environment
 from bench.common.errors import InputError
 from bench.common.files import write_atomic
+from bench.common.names import as_file_name, checked_name
 from bench.config.spec import RunSpec
 from bench.data import Dataset, load_dataset
 from bench.data.formats.scores import read_scores
@@ -23,11 +25,12 @@ from bench.results.run_folder import RunFolder
 from bench.results.store import Store
 
 
-def score_experiment(store: Store) -> dict[str, float]:
+def score_experiment(store: Store, skip: Callable[[InputError], None] | None = None) -> dict[str, float]:
     """Evaluate the kept top-k of every finished run again and rewrite its record where a metric moved.
 
     Returns, for each run that has predictions, the largest absolute change of a metric. Raises InputError when the
-    predictions cannot be read or the dataset on disk is not the one that was predicted.
+    dataset on disk is not the one that was predicted. Where predictions cannot be read, ``skip`` gets the error and the
+    other runs go on; without it, the error is raised.
     """
     datasets: dict[str, Dataset] = {}
     scorers: dict[tuple[str, str], Scorer] = {}
@@ -36,7 +39,13 @@ def score_experiment(store: Store) -> dict[str, float]:
         if not record.ranked:
             continue
         folder = store.runs / record.run_id
-        name, overrides, on = predicted(folder)
+        try:
+            name, overrides, on = predicted(folder)
+        except InputError as error:
+            if skip is None:
+                raise
+            skip(error)
+            continue
         key = json.dumps([name, overrides], sort_keys=True)
         if key not in datasets:
             datasets[key] = load_dataset(name, **overrides)
@@ -46,7 +55,12 @@ def score_experiment(store: Store) -> dict[str, float]:
             raise InputError(f"{folder}: predictions are for data {found}; {name} on disk is {data.fingerprint}")
         if (key, on) not in scorers:
             scorers[key, on] = Scorer(data, on)
-        changes[record.run_id] = _score_again(record, folder, scorers[key, on])
+        try:
+            changes[record.run_id] = _score_again(record, folder, scorers[key, on])
+        except InputError as error:
+            if skip is None:
+                raise
+            skip(error)
     return changes
 
 
@@ -71,14 +85,16 @@ def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
     The file is a CSR matrix in .npz, arrays ``labels`` and ``scores`` in .npz, or text pairs; see
     `bench.data.formats.scores.read_scores` for its checks.
     """
+    checked_name(method, "--method")
     data = load_dataset(dataset)
     scorer = Scorer(data)
     read = read_scores(path, len(data.test), data.test.Y.shape[1])
     scores, labels = read[0].astype(np.float32), read[1].astype(np.int32)
     if scorer.left_out is not None:
         scores, labels = without((scores, labels), scorer.left_out, labels.shape[1])
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:6]
-    run_id = f"{method}-{data.name}-{digest}"
+    named = method.encode() if as_file_name(method) != method else b""  # two methods do not share a folder
+    digest = hashlib.sha256(path.read_bytes() + named).hexdigest()[:6]
+    run_id = f"{as_file_name(method)}-{as_file_name(data.name)}-{digest}"
     folder = RunFolder.create_foreign(store.runs, run_id, {"method": method, "dataset": dataset, "file": path.name})
     folder.write_predictions([RankedLabels(None, scores, labels)])
     shared: dict[str, Scalar] = {
@@ -100,9 +116,12 @@ def score_file(store: Store, path: Path, method: str, dataset: str) -> str:
 
 def predicted(folder: Path) -> tuple[str, dict[str, Any], str]:
     """Name and parameters of the dataset that a run predicts, and which of its points."""
-    text = (folder / "spec.json").read_text()
-    foreign = json.loads(text).get("foreign")
-    if foreign:
-        return foreign["dataset"], {}, "test"
-    spec = RunSpec.from_json(text)
+    try:
+        text = (folder / "spec.json").read_text()
+        foreign = json.loads(text).get("foreign")
+        if foreign:
+            return foreign["dataset"], {}, "test"
+        spec = RunSpec.from_json(text)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'spec.json'}: not a readable spec: {error}") from None
     return spec.dataset, dict(spec.dataset_overrides), spec.train.evaluate_on

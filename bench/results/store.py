@@ -16,11 +16,11 @@ from bench.common.errors import InputError
 from bench.common.locks import held, hold
 from bench.config.spec import RunSpec
 from bench.results.ledger import ENDS, Ledger, end_of
-from bench.results.record import RunRecord, read_record
+from bench.results.left_out.damage import read_quarantine, read_run
+from bench.results.record import RunRecord
 from bench.results.run_folder import CHECKPOINTS, run_id_of, settle, status_of
 
 REPETITIONS, WEIGHTS = ".repetitions", "weights"  # beside the experiments: trained repetitions that are kept
-QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
 OVER = ("ok", "diverged", "unsupported")  # statuses after which there is nothing to go on with
 UNSETTLED = ("interrupted", "skipped_by_plan")  # statuses of runs that the next command takes up again
 SHOWN_CODE = 8  # hex digits of a code's hash in table.csv
@@ -40,28 +40,25 @@ class Store:
         return self.root.parent
 
     def record(self, run_id: str) -> RunRecord | None:
-        """A run's record; None when there is none. InputError when it cannot be read."""
+        """A run's record; None when there is none that can be read: `bench.results.left_out.damage` says why."""
         try:
-            return read_record(self.runs / run_id / "record.json")
-        except (FileNotFoundError, NotADirectoryError):
+            return read_run(self.runs / run_id)
+        except InputError:
             return None
 
     def records(self) -> Iterator[RunRecord]:
-        """Records of all complete runs, by run id."""
+        """Records of all complete runs that can be read, by run id."""
         for folder in sorted(self.runs.glob("[!.]*")):
             record = self.record(folder.name)
             if record is not None:
                 yield record
 
     def quarantined(self, run_id: str) -> str | None:
-        """Why a run's result is withdrawn; None when it is not. InputError when the mark cannot be read."""
-        path = self.runs / run_id / QUARANTINE
-        if not path.is_file():
-            return None
+        """Why a run's result is withdrawn; None when it is not. A mark that cannot be read withdraws it too."""
         try:
-            return str(json.loads(path.read_text())["reason"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a readable mark of quarantine: {error}") from error
+            return read_quarantine(self.runs / run_id)
+        except InputError as error:
+            return str(error)
 
     @contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
@@ -205,7 +202,7 @@ def _open_rows(
     """Rows for runs that were killed and have no record, unless another has a result for the same spec and data."""
     recorded = {record.run_id for record in records}
     answered = {answers[record.run_id][0] for record in records if record.status != "interrupted"} - {None}
-    last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started")}
+    last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started", "forgotten")}
     for run_id, entry in last.items():
         if run_id not in recorded and entry["event"] == "interrupted" and entry.get("asked") not in answered:
             shared = {**entry.get("shared", {}), "experiment": experiment, "run_id": run_id}
