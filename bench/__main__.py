@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +14,27 @@ from rich.console import Console
 
 from bench.common.child_processes import python
 from bench.common.environment import THREADS
-from bench.common.errors import InputError, unknown_name
+from bench.common.errors import InputError
 from bench.common.exits import ended
 from bench.common.files import write_atomic
 from bench.config.experiment import experiment_name, load_experiment
-from bench.launch.experiment_runner import RETRY, Launcher, LaunchOptions, run_experiment
+from bench.launch.experiment_runner import RETRY, LaunchOptions, run_experiment
 from bench.launch.progress import Progress
-from bench.results.quarantine import lift as lift_quarantine
-from bench.results.quarantine import quarantine as withdraw
+from bench.options import (
+    RESULTS,
+    AcrossOption,
+    ExperimentArgument,
+    OnlyYamlOption,
+    ResultsOption,
+    WhereOption,
+    chosen_launcher,
+    chosen_rows,
+    experiment_folder,
+    print_damage,
+    run_ids_in_file,
+)
+from bench.results.left_out.quarantine import lift as lift_quarantine
+from bench.results.left_out.quarantine import quarantine as withdraw
 from bench.results.status import status_table
 from bench.results.store import Store
 
@@ -30,10 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-ExperimentArgument = Annotated[str, typer.Argument(help="Name of an experiment that was run.")]
-ResultsOption = Annotated[Path, typer.Option("--results", help="Folder with a folder per experiment.")]
-AcrossOption = Annotated[bool, typer.Option("--across-machines", help="Show times of several machines together.")]
-RESULTS = Path("results")
 
 
 # Each verb imports what it needs: the process that runs experiments loads no data, torch or figures.
@@ -64,7 +74,9 @@ def plan(
     from bench.plan.view import show_plan
 
     given = {"parameters": budget_parameters, "bytes": budget_bytes, "seconds": budget_seconds}
-    show_plan(load_experiment(experiment, overrides or []), results, given, solve_for or [], json_file, tables)
+    chosen = load_experiment(experiment, overrides or [])
+    show_plan(chosen, results, given, solve_for or [], json_file, tables)
+    print_damage(results / chosen.name)
 
 
 @app.command()
@@ -95,13 +107,13 @@ def run(
     """
     if retry is not None and retry not in RETRY:
         raise InputError(f"--retry: found {retry!r}; expected one of {', '.join(RETRY)}")
-    chosen_launcher = _launcher(launcher, address, exchange)
+    place = chosen_launcher(launcher, address, exchange)
     chosen = load_experiment(experiment, overrides or [])
     console = Console()
     try:
         with Progress(console) as progress:
             options = LaunchOptions(retry, force, skip_unfit)
-            failed = run_experiment(chosen, results, progress, options, chosen_launcher)
+            failed = run_experiment(chosen, results, progress, options, place)
         folder = results / chosen.name
         command, env = python("bench.report.write_all")
         written = subprocess.run([*command, str(folder), *["--across-machines"] * across_machines], env=env).returncode
@@ -117,8 +129,10 @@ def run(
 
 @app.command()
 def status(experiment: ExperimentArgument, results: ResultsOption = RESULTS) -> None:
-    """Show which runs are done, failed, running or interrupted."""
-    Console().print(status_table(experiment_folder(experiment, results)))
+    """Show which runs are done, failed, running, interrupted or unreadable."""
+    folder = experiment_folder(experiment, results)
+    Console().print(status_table(folder))
+    print_damage(folder)
 
 
 @app.command()
@@ -136,10 +150,10 @@ def score(
     from bench.results.rescore import score_experiment, score_file, scored_line
 
     store = Store(results / experiment_name(experiment) if file else experiment_folder(experiment, results))
+    if file is not None and dataset is None:
+        raise InputError("--file: found no --dataset; expected the dataset whose test points the file ranks")
     with store.lock():
-        if file is not None:
-            if dataset is None:
-                raise InputError("--file: found no --dataset; expected the dataset whose test points the file ranks")
+        if file is not None and dataset is not None:
             print(scored_line(store, score_file(store, file, method, dataset)))
         left = False
         for found in score_experiment(store):
@@ -148,6 +162,7 @@ def score(
         from bench.results.table import write_results
 
         write_results(store)
+    print_damage(store.root)
     raise typer.Exit(left)
 
 
@@ -155,51 +170,71 @@ def score(
 def table(
     experiment: ExperimentArgument,
     format: Annotated[str, typer.Option(help="md, csv or latex.")] = "md",
+    where: WhereOption = None,
+    only_yaml: OnlyYamlOption = False,
     across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Write the tables and print them."""
+    """Write the tables and print them; of a selection of rows, print them only."""
     from bench.report.against_best import against_best
-    from bench.report.machines import on_one_machine
+    from bench.report.selection import read_rows, readable_rows
     from bench.report.tables import further_tables, render_table, write_tables
 
     folder = experiment_folder(experiment, results)
+    selection = chosen_rows(experiment, folder, where, only_yaml)
     with Store(folder).writing():
-        frame = on_one_machine(folder, across_machines)
-        more, tested = further_tables(frame, folder), against_best(frame, folder)
-        write_tables(frame, folder / "tables", more, tested)
+        frame = read_rows(folder, across_machines, selection)
+        more, tested = further_tables(frame, folder, selection is None), against_best(frame, folder)
+        if selection is None:
+            write_tables(frame, folder / "tables", more, tested)
     print(render_table(frame, format, more, tested))
+    if selection is not None:
+        print(selection.words(readable_rows(folder)), file=sys.stderr)
+    print_damage(folder)
 
 
 @app.command()
 def figure(
     experiment: ExperimentArgument,
     only: Annotated[str | None, typer.Option(help="Name of one figure, as in the report; default: all.")] = None,
+    where: WhereOption = None,
+    only_yaml: OnlyYamlOption = False,
     across_machines: AcrossOption = False,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Draw the figures."""
+    """Draw the figures; of a selection of rows, into selected/figures/."""
     from bench.report.figures import write_figures
-    from bench.report.machines import on_one_machine
+    from bench.report.selection import SELECTED, read_rows, readable_rows
 
     folder = experiment_folder(experiment, results)
+    selection = chosen_rows(experiment, folder, where, only_yaml)
+    target = (folder / SELECTED if selection else folder) / "figures"
     with Store(folder).writing():
-        paths = write_figures(on_one_machine(folder, across_machines), folder / "figures", only=only)
+        paths = write_figures(read_rows(folder, across_machines, selection), target, folder / "runs", only)
     for path in paths:
         print(path)
+    if selection is not None:
+        print(selection.words(readable_rows(folder)), file=sys.stderr)
+    print_damage(folder)
 
 
 @app.command()
 def report(
-    experiment: ExperimentArgument, across_machines: AcrossOption = False, results: ResultsOption = RESULTS
+    experiment: ExperimentArgument,
+    where: WhereOption = None,
+    only_yaml: OnlyYamlOption = False,
+    across_machines: AcrossOption = False,
+    results: ResultsOption = RESULTS,
 ) -> None:
-    """Write report.html, one self-contained page."""
+    """Write report.html, one self-contained page; of a selection of rows, selected/report.html."""
     from bench.report.html import write_report
 
     folder = experiment_folder(experiment, results)
+    selection = chosen_rows(experiment, folder, where, only_yaml)
     with Store(folder).writing():
-        path = write_report(folder, across_machines=across_machines)
+        path = write_report(folder, across_machines=across_machines, selection=selection)
     print(path)
+    print_damage(folder)
 
 
 @app.command()
@@ -214,6 +249,8 @@ def diff(
 
     lines, significant = compare(a, b, results, times)
     print("\n".join(lines))
+    for folder in dict.fromkeys(folder for name in (a, b) for folder in (results / name, Path(name))):
+        print_damage(folder)
     raise typer.Exit(significant)
 
 
@@ -238,6 +275,54 @@ def quarantine(
     write_readings(folder)
     state = "out of quarantine, its rows are back" if lift else "in quarantine; only `run --force` runs it again"
     print(f"{run_id}: {state}")
+    print_damage(folder)
+
+
+@app.command()
+def forget(
+    experiment: ExperimentArgument,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="key=value: runs with it; value,value: any of these. Repeatable."),
+    ] = None,
+    not_in_yaml: Annotated[
+        bool, typer.Option("--not-in-yaml", help="Runs that the experiment's file does not ask for as it is now.")
+    ] = False,
+    all_runs: Annotated[bool, typer.Option("--all", help="All runs.")] = False,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Bring back what was forgotten last, or what --where says.")
+    ] = False,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Move runs to the trash folder of the experiment's results; --restore brings them back."""
+    from bench.config.conditions import read_conditions
+    from bench.report.write_all import write_readings
+    from bench.results.left_out import trash
+    from bench.results.table import write_results
+
+    folder, conditions = experiment_folder(experiment, results), read_conditions(where or [])
+    store = Store(folder)
+    if restore and (not_in_yaml or all_runs):
+        raise InputError("--restore: found another choice of runs; expected --restore alone or with --where")
+    if not (restore or conditions or not_in_yaml or all_runs):
+        raise InputError("forget: found no choice of runs; expected --where key=value, --not-in-yaml or --all")
+    with store.lock():
+        if restore:
+            runs = trash.restore(store, conditions)
+        else:
+            others = None
+            if not_in_yaml:
+                others = set(trash.rows_of_runs(store)) - run_ids_in_file(experiment, folder)
+            runs = trash.choose(store, conditions, others)
+            reason = " ".join([*(f"--where {condition}" for condition in conditions), *["--not-in-yaml"] * not_in_yaml])
+            place = trash.forget(store, runs, reason or "--all")
+        write_results(store)
+    write_readings(folder)
+    for run_id in runs:
+        print(run_id)
+    done = "brought back" if restore else f"moved to {place}; --restore brings them back"
+    print(f"{len(runs)} run{'s' * (len(runs) != 1)} {done}")
+    print_damage(folder)
 
 
 @app.command()
@@ -272,30 +357,6 @@ def speed(
         print(f"{row['what']:10} {row['variant']:40} {numbers}  {row.get('note', '')}", flush=True)
     if json_file:
         write_atomic(json_file, json.dumps(rows, indent=1) + "\n")
-
-
-def _launcher(name: str, address: str | None, exchange: str | None) -> Launcher | None:
-    if name not in ("local", "ray"):
-        raise InputError(f"--launcher: found {name!r}; expected local or ray")
-    if name == "local":
-        for option, value in (("--address", address), ("--exchange", exchange)):
-            if value is not None:
-                raise InputError(
-                    f"{option}: found without --launcher ray; expected both, because the option is for a cluster"
-                )
-        return None
-    from bench.launch.ray.cluster import RayCluster
-
-    return RayCluster(address, exchange)
-
-
-def experiment_folder(experiment: str, results: Path) -> Path:
-    """The results of an experiment given by name or by its YAML file; InputError when there are none."""
-    folder = results / experiment_name(experiment)
-    if not folder.is_dir():
-        known = [path.parent.name for path in results.glob("*/ledger.jsonl")]
-        raise unknown_name("results of experiment", folder.name, known)
-    return folder
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ end: all that the readers of results know about methods.
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +25,8 @@ STATUS_WORDS = {
 }
 OUT_OF_MEMORY = ("oom_host", "oom_device", "skipped_by_plan")  # statuses of runs that did not fit
 MIB = 2**20
+NEVER_EMPTY = ("experiment", "run_id", "status", "method", "dataset")
+_ROUNDING = 1e-9  # a mean of ones may be a little above one
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,26 @@ class Column:
             return str(value)
         shown = float(value) * self.scale
         return f"{shown:.2f}" if self.style == "fixed2" else three_digits(shown)
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value that is not missing fits the column: its kind, finite, and its range."""
+        if self.kind == "text":
+            return not isinstance(value, list | dict)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            return False
+        number = float(value)
+        whole = self.kind == "float" or number.is_integer()
+        return whole and number >= 0 and (self.group != "quality" or number <= 1 + _ROUNDING)
+
+    @property
+    def expected(self) -> str:
+        """What the column accepts, in words."""
+        if self.group == "quality":
+            return "a fraction from 0 to 1"
+        if self.kind == "text":
+            return "text"
+        what = "a whole number" if self.kind == "int" else "a number"
+        return f"{what}, 0 or more{f' ({self.unit})' if self.unit else ''}, or nothing when it was not measured"
 
 
 def three_digits(x: float) -> str:
@@ -211,6 +235,33 @@ COLUMNS: tuple[Column, ...] = (
 
 
 BY_NAME = {column.name: column for column in COLUMNS}
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is none: it is empty in the file."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def odd_values(row: Mapping[str, Any]) -> dict[str, str]:
+    """What does not fit the columns of a row, by column: found and expected. Missing values fit."""
+    return {
+        name: f"found {value!r}; expected {BY_NAME[name].expected}"
+        for name, value in row.items()
+        if name in BY_NAME and not is_missing(value) and not BY_NAME[name].accepts(value)
+    }
+
+
+def without_odd_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a run without a result, with what does not fit left empty and named in its reason.
+
+    Earlier versions executed runs with settings such as B = 16.5, which failed; their rows are kept.
+    """
+    odd = odd_values(row)
+    if not odd:
+        return dict(row)
+    left_out = "; ".join(f"column {name}: {words}" for name, words in odd.items())
+    reason = "; ".join(filter(None, [str(row.get("reason") or ""), left_out]))
+    return {**row, **dict.fromkeys(odd), "reason": reason}
 
 
 # All that the readers of results know about methods.

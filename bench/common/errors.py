@@ -24,5 +24,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     """The error for a misspelt name, with the nearest known one ("did you mean", as in lm-evaluation-harness)."""
     choices = sorted(known)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return InputError(f"unknown {kind} {name!r}{f' in {where}' if where else ''}{hint} Known: {', '.join(choices)}")

@@ -174,6 +174,9 @@ _LATEX = {
     "→": "$\\to$",
     "†": "\\dag{}",
     "…": "\\ldots{}",
+    "[": "{[}",  # behind the end of a row it would begin an argument
+    "]": "{]}",
+    "*": "{*}",
     "≈": "$\\approx$",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
@@ -212,7 +215,7 @@ def _md_cell(cell: Cell) -> str:
 def _md(text: str) -> str:
     """Escape what Markdown would interpret; an underscore inside a word needs no escape."""
     text = " ".join(text.split()).replace("\\", "\\\\")
-    text = re.sub(r"([|`*<\[\]])", r"\\\1", text)
+    text = re.sub(r"([|`*<\[\]$~]|&(?=#?\w+;))", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 

@@ -19,10 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.columns import BY_NAME, QUALITY
 from bench.common.errors import InputError, unknown_name
+from bench.common.names import checked_name
 from bench.common.units import read_bytes
 from bench.config.search_space import Space, draw_trials
 from bench.config.spec import RunSpec, TrainSettings
-from bench.config.yaml_files import apply_override, as_list, check_keys, config_path, read_yaml
+from bench.config.yaml_files import SUFFIXES, apply_override, as_list, check_keys, config_path, read_yaml
 
 EXPERIMENT_KEYS: tuple[str, ...] = (
     *("name", "description", "paper", "dataset", "seeds", "tune", "train", "methods"),
@@ -66,6 +67,7 @@ class Experiment:
     paper: Path | None = None  # the file of published values to compare with
     tuning: Tuning | None = None
     memory_limit_bytes: int | None = None
+    file: Path | None = None  # where it was read from
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -78,10 +80,7 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     for override in overrides:
         apply_override(config, override, EXPERIMENT_KEYS)
     check_keys(config, EXPERIMENT_KEYS, "key", str(path))
-    if not config.get("methods"):
-        raise InputError(f"{path}, key methods: found nothing; expected at least one method")
-    if not config.get("dataset"):
-        raise InputError(f"{path}, key dataset: found nothing; expected a dataset name")
+    _check_shape(config, str(path))
     seconds, memory = config.get("time_limit_s"), config.get("memory_limit_bytes")
     tuning = Tuning.read(config["tune"] or {}, f"{path}, tune") if "tune" in config else None
     return Experiment(
@@ -93,13 +92,41 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
         config=config,
         paper=config_path("paper", str(config["paper"])) if config.get("paper") else None,
         tuning=tuning,
+        file=path,
     )
 
 
 def experiment_name(experiment: str) -> str:
     """The name of the results folder of an experiment, given that name or the experiment's YAML file."""
     path = Path(experiment)
-    return _name(read_yaml(path), path) if path.suffix in (".yaml", ".yml") and path.is_file() else path.stem
+    if is_file_of_experiment(experiment):
+        return _name(read_yaml(path), path)
+    return checked_name(path.stem if path.suffix in SUFFIXES else path.name, "experiment")
+
+
+def is_file_of_experiment(experiment: str) -> bool:
+    """Whether the text is the path of a YAML file that exists; otherwise it is a name, which may have dots."""
+    return Path(experiment).suffix in SUFFIXES and Path(experiment).is_file()
+
+
+def _check_shape(config: Mapping[str, Any], where: str) -> None:
+    """InputError where a key of the experiment does not hold what it should: a list instead of keys, a number."""
+    methods, dataset, train = config.get("methods"), config.get("dataset"), config.get("train")
+    if methods is None or methods == {}:
+        raise InputError(f"{where}, key methods: found nothing; expected at least one method")
+    if not isinstance(methods, Mapping):
+        raise InputError(f"{where}, key methods: found {methods!r}; expected keys and values, such as {{mach: {{}}}}")
+    for name in methods:
+        checked_name(name, f"{where}, key methods")
+    if dataset is None or dataset == []:
+        raise InputError(f"{where}, key dataset: found nothing; expected a dataset name")
+    for one in as_list(dataset):
+        if not isinstance(one, str | Mapping):
+            raise InputError(f"{where}, key dataset: found {one!r}; expected a name, or a mapping with a name")
+    if train is not None and not isinstance(train, Mapping):
+        raise InputError(f"{where}, key train: found {train!r}; expected keys and values, such as {{epochs: 5}}")
+    if as_list(config.get("seeds", 0)) == []:
+        raise InputError(f"{where}, key seeds: found []; expected at least one whole number")
 
 
 def _name(config: Mapping[str, Any], path: Path) -> str:
@@ -108,6 +135,13 @@ def _name(config: Mapping[str, Any], path: Path) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"{path}, key name: found {name!r}; expected letters, digits, '_', '-' and '.'")
     return name
+
+
+def _seed(value: Any, where: str) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # 1e1 is 10
+    if isinstance(value, bool) or not whole or value < 0:
+        raise InputError(f"{where}, key seeds: found {value!r}; expected whole numbers, 0 or more")
+    return int(value)
 
 
 def _seconds(value: Any, where: str) -> float:
@@ -120,9 +154,7 @@ def unfold(config: Mapping[str, Any], where: str, tuning: Tuning | None = None) 
     """Every combination of swept values, or every trial; seeds are the outermost loop, so that an interrupted sweep has
     all methods at seed 0. ``where`` names the config in errors."""
     train_keys = {f.name for f in fields(TrainSettings)}
-    for seed in as_list(config.get("seeds", 0)):
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise InputError(f"{where}, key seeds: found {seed!r}; expected whole numbers")
+    for seed in [_seed(value, where) for value in as_list(config.get("seeds", 0))]:
         for card, swept_card, shared, chosen in _datasets(config, where):
             check_keys(shared, train_keys, "key", f"{where}, train")
             methods = {name: _method(name, own, train_keys, where) for name, own in chosen.items()}
@@ -159,6 +191,9 @@ def _combinations(name: str, method: _Method, before: Mapping[str, Any], where: 
             expected = "expected a value, or the key tune in the experiment to search over it"
             raise InputError(f"{where}, methods.{name}.{key.removeprefix('train.')}: found {value!r}; {expected}")
     sweeps = {key: value for key, value in flat.items() if isinstance(value, list)}
+    for key in sweeps:
+        if not sweeps[key]:
+            raise InputError(f"{where}, {key.removeprefix('train.')} of {name}: found []; expected at least one value")
     for values in itertools.product(*sweeps.values()):
         point = dict(zip(sweeps, values, strict=True))
         swept = {
@@ -206,7 +241,12 @@ def _datasets(config: Mapping[str, Any], where: str) -> Iterator[tuple[dict[str,
         for name, own in own_methods.items():
             check_keys(own, own, "key", f"{where}, dataset {card['name']}, methods.{name}")
             methods[name] = {**(methods[name] or {}), **own}
+        if not isinstance(card["name"], str) or not card["name"].strip():
+            raise InputError(f"{where}, key dataset.name: found {card['name']!r}; expected the name of one dataset")
         sweeps = {key: value for key, value in card.items() if isinstance(value, list)}
+        for key in sweeps:
+            if not sweeps[key]:
+                raise InputError(f"{where}, key dataset.{key}: found []; expected at least one value")
         for values in itertools.product(*sweeps.values()):
             point = dict(zip(sweeps, values, strict=True))
             swept = {f"dataset.{key}": value for key, value in point.items()}
@@ -241,11 +281,20 @@ def _method(name: str, chosen: Mapping[str, Any] | None, train_keys: set[str], w
 
 
 def _train_settings(values: Mapping[str, Any], where: str) -> TrainSettings:
+    whole = {f.name for f in fields(TrainSettings) if isinstance(f.default, int) and not isinstance(f.default, bool)}
+    given = {
+        name: int(value) if name in whole and isinstance(value, float) and value.is_integer() else value  # 1e3 is 1000
+        for name, value in values.items()
+    }
     try:
         # A structured config converts where it can ("5" is 5) and refuses the rest.
-        typed = OmegaConf.merge(OmegaConf.structured(TrainSettings), OmegaConf.create(dict(values)))
+        typed = OmegaConf.merge(OmegaConf.structured(TrainSettings), OmegaConf.create(given))
     except OmegaConfBaseException as error:
-        raise InputError(f"{where}, train settings: {str(error).splitlines()[0]}") from error
+        key = f"train.{error.full_key}" if error.full_key else "train settings"
+        raise InputError(f"{where}, {key}: {str(error).splitlines()[0]}") from error
     settings = TrainSettings(**OmegaConf.to_container(typed))  # type: ignore[arg-type]
-    settings.check()
+    try:
+        settings.check()
+    except InputError as error:
+        raise InputError(f"{where}, train settings: {error}") from None
     return settings

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.common.errors import InputError, unknown_name
+from bench.common.names import as_file_name
 
 # The first path of a method whose module was moved, by its later paths: so results of all versions answer the same
 # question, and those of earlier code are recognised as stale.
@@ -59,9 +61,9 @@ class TrainSettings:
         for name in ("repetitions_at_a_time", "validate_every", "threads"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: found {getattr(self, name)}; expected 0 or more")
-        if not self.checkpoint_every_s >= 0:
+        if not 0 <= self.checkpoint_every_s < math.inf:
             raise InputError(f"checkpoint_every_s: found {self.checkpoint_every_s}; expected 0 or more")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise InputError(f"lr: found {self.lr}; expected a positive number")
         choices = {
             "evaluate_on": ("test", "validation"),
@@ -129,7 +131,7 @@ class RunSpec:
         identity = "\n".join([self.canonical(), code_hash, data_fingerprint])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
         sizes = [f"{key}{self.settings[key]}" for key in ("B", "R") if key in self.settings]
-        return "-".join([self.method, self.dataset_name, *sizes, f"s{self.seed}", digest])
+        return "-".join(map(as_file_name, [self.method, self.dataset_name, *sizes, f"s{self.seed}", digest]))
 
     def question(self, data_fingerprint: str) -> str:
         """Short hash of spec and data, without the code: what a checkpoint of the run depends on besides the code."""

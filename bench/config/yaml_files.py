@@ -17,10 +17,12 @@ import yaml
 from bench.common.errors import InputError, unknown_name
 from bench.common.paths import config_root
 
+SUFFIXES = (".yaml", ".yml")
+
 
 def config_path(kind: str, name: str) -> Path:
     """The file of a name under configs/<kind>/, or of a path to a YAML file; InputError when there is none."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(SUFFIXES):
         path = Path(name)
         if not path.is_file():
             raise InputError(f"{kind} file {name!r} does not exist")
@@ -33,7 +35,10 @@ def config_path(kind: str, name: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """As OmegaConf reads YAML: 1e-3 is a number, a date is text, and a key given twice is an error."""
+    """As OmegaConf reads YAML: 1e-3 is a number, a date is text, and a key given twice is an error.
+
+    1:30 and 010 are text too, not the 90 and the 8 of YAML 1.1, which nobody means.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
@@ -47,6 +52,9 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_NO_NUMBER = ("tag:yaml.org,2002:str", re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)$"))
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers[_first].insert(0, _NO_NUMBER)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
@@ -68,7 +76,7 @@ def read_yaml(path: Path, known: Collection[str] | None = None) -> dict[str, Any
 
             content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except Exception as error:  # OmegaConf and the YAML reader raise unrelated classes
-        raise InputError(f"{path}: not readable as YAML: {error}") from error
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     content = {} if content is None else content  # an empty file
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {reprlib.repr(content)}; expected keys and values")
@@ -79,8 +87,6 @@ def read_yaml(path: Path, known: Collection[str] | None = None) -> dict[str, Any
 
 def apply_override(config: dict[str, Any], override: str, known: Collection[str]) -> None:
     """Set ``a.b.c=value``, a in ``known``; a comma makes a list, which is a sweep. InputError when that cannot be."""
-    from omegaconf import OmegaConf
-
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"override {override!r}: expected key=value, for example methods.mach.B=1024")
@@ -88,9 +94,9 @@ def apply_override(config: dict[str, Any], override: str, known: Collection[str]
     if parts[0] not in known:
         raise unknown_name("key", parts[0], known, f"override {override!r}")
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={_listed(text)}"]))["value"]  # type: ignore[index,call-overload]
+        value = yaml.load(_listed(text), _Loader)
     except Exception as error:
-        raise InputError(f"override {override!r}: cannot read the value: {error}") from error
+        raise InputError(f"override {override!r}: cannot read the value: {' '.join(str(error).split())}") from error
     node = config
     for part in parts[:-1]:
         if not isinstance(node.get(part), dict):

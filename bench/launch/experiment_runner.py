@@ -19,7 +19,9 @@ from bench.launch.tune import write_chosen
 from bench.plan.check_methods import checked
 from bench.plan.plan import PlannedRun, plan
 from bench.process.options import RunOptions
-from bench.results.kept_inputs import keep_description, keep_paper
+from bench.results.kept_inputs import check_source, keep_description, keep_paper, keep_source
+from bench.results.left_out.damage import damage_lines
+from bench.results.left_out.trash import TRASH, set_aside
 from bench.results.store import SHOWN_CODE, UNSETTLED, Store
 
 RETRY = {
@@ -81,6 +83,8 @@ def run_experiment(
     """
     options = options or LaunchOptions()
     store = Store(results / experiment.name)
+    if experiment.file is not None:
+        check_source(experiment.file, store.root)
     experiment = checked(experiment, store)
     with store.lock(shared=True):
         for run_id in store.sweep_up():
@@ -89,6 +93,8 @@ def run_experiment(
         with store.writing():
             keep_paper(experiment.paper, store.root)
             keep_description(experiment.description, store.root)
+            if experiment.file is not None and (note := keep_source(experiment.file, store.root)):
+                progress.note(note)
         done = store.ledger.times_done()  # before the records are read: what ends in between is seen again later
         runs = plan(experiment, store, lambda name: progress.note(f"building dataset {name} (once)"))
         if not options.force:
@@ -105,6 +111,8 @@ def run_experiment(
             from bench.results.table import write_results
 
             write_results(store)
+        for line in damage_lines(store.root):  # of runs that are not of this plan: those were repeated
+            progress.note(line)
         with store.writing():
             write_chosen(experiment, runs, store)
     return 0 if all(status == "ok" for status in statuses.values()) else 1
@@ -185,6 +193,8 @@ def run_unless_locked(
         if _edited(run):
             progress.note(f"{run.run_id}: its code was edited since the plan was made; left for the next call")
             return RunResult(None)
+        if (broken := set_aside(store, run.run_id)) is not None:
+            progress.note(f"{broken.reason}; its folder is in {TRASH}/ now, and the run is repeated")
         if context.force:
             store.drop_checkpoint(run.run_id)
         limit = context.experiment.memory_limit_bytes or math.inf

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ from bench.config.spec import RunSpec
 from bench.results.store import Store
 
 Pair = tuple[str, str]  # target, and settings as JSON
+Ask = Callable[[Sequence[tuple[str, Mapping[str, Any]]]], Sequence[Mapping[str, Any]]]
 
 
-def checked(experiment: Experiment, store: Store) -> Experiment:
+def checked(experiment: Experiment, store: Store, ask: Ask | None = None) -> Experiment:
     """The experiment with settings of the types that its methods expect. Nothing is built or written.
+
+    ``ask`` answers the pairs; default: in a process of its own.
 
     InputError, one line per error, for a setting that is unknown, missing, of another type or out of its range, and for
     a method with a misspelt name. Runs that the same code has finished are not checked again: where all are finished,
@@ -41,10 +44,12 @@ def checked(experiment: Experiment, store: Store) -> Experiment:
     pairs = list(dict.fromkeys(_pair(spec) for spec in new))
     if not pairs:
         return experiment
-    answers = dict(zip(pairs, _ask([(target, json.loads(settings)) for target, settings in pairs]), strict=True))
+    asked = [(target, json.loads(settings)) for target, settings in pairs]
+    answers = dict(zip(pairs, (ask or _ask)(asked), strict=True))
     errors = list(dict.fromkeys(answer["error"] for answer in answers.values() if "error" in answer))
     if errors:
-        raise InputError("\n".join(errors))
+        where = f"{experiment.file}: " if experiment.file else ""
+        raise InputError("\n".join(where + error for error in errors))
     runs = [spec.with_settings(answers.get(_pair(spec), {}).get("settings", spec.settings)) for spec in experiment.runs]
     return replace(experiment, runs=tuple(runs))
 
@@ -78,6 +83,11 @@ def _ask(pairs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]
     if done.returncode or len(answers) != len(pairs):
         raise InputError(f"the process that checks methods ended with exit status {done.returncode} and no result")
     return answers
+
+
+def answers_here(pairs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The answers of this process, which imports the methods."""
+    return [answer(target, settings) for target, settings in pairs]
 
 
 def answer(target: str, settings: Mapping[str, Any]) -> dict[str, Any]:

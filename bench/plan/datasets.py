@@ -103,6 +103,9 @@ def main() -> int:
     except InputError as error:
         emit({"error": str(error)})
     except OSError as error:
+        if not is_full(error) and error.filename is not None:
+            emit({"error": f"{error.filename}: cannot be read or written ({error.strerror})"})
+            return 1
         if not is_full(error):
             raise
         emit({"full": [error.errno, error.strerror, error.filename]})

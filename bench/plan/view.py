@@ -17,8 +17,11 @@ from bench.common.text_table import to_markdown, write_each
 from bench.common.units import in_units, read_bytes
 from bench.config.experiment import Experiment
 from bench.plan.budget import Budget, Solution, solve
+from bench.plan.check_methods import answers_here, checked
 from bench.plan.grid import Planner, grid_table, make_grid
 from bench.plan.recipes import sizes_tables
+from bench.results.kept_inputs import check_source
+from bench.results.store import Store
 
 WIDE = 240  # columns of a table that goes to a file or a pipe
 
@@ -39,6 +42,10 @@ def show_plan(
     """
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     budget = read_budget(given)
+    store = Store(results / experiment.name)
+    if experiment.file is not None:
+        check_source(experiment.file, store.root)
+    experiment = checked(experiment, store, answers_here)
     if budget is None:
         grid = make_grid(experiment, results)
         console.print(grid_table(grid, experiment.name), highlight=False, markup=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.common.errors import InputError
 from bench.metrics.ranking import Floats
 from bench.metrics.significance import holm, paired_bootstrap
 from bench.report.groups import Configuration, grouped, repeat, shown_groups
@@ -31,8 +32,8 @@ def against_best(df: pd.DataFrame, folder: Path) -> AgainstBest:
 
     A point's value is its mean over the seeds that both rows have; the paired bootstrap over points then compares the
     two (`bench.metrics.significance.paired_bootstrap`), and the p-values of a column are adjusted by Holm's method.
-    Rows of random splits are not tested: their points differ. ``folder``: the experiment's results. Raises InputError
-    when kept predictions cannot be read."""
+    Rows of random splits are not tested: their points differ, and neither are those whose kept predictions cannot be
+    read. ``folder``: the experiment's results."""
     rows = [group for group, _ in shown_groups(grouped(df)) if group.ok]
     points = Points(folder)
     p: dict[tuple[Any, ...], float] = {}
@@ -87,7 +88,7 @@ def _by_repeat(group: Configuration, points: Points, untested: dict[str, None]) 
     for row in group.ok:
         try:
             values = points.of(row)
-        except NotAvailable as reason:
+        except (NotAvailable, InputError) as reason:  # of a damaged folder: its row stays, without a test
             untested[str(reason)] = None
             continue
         key = (*repeat(row), row.get("evaluated_on") or "test")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.common.errors import DataError
 from bench.report.groups import Configuration
 from bench.results.run_folder import read_curve
 
@@ -43,7 +44,6 @@ class Validation:
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
     def _of_row(self, row: dict[str, Any], run: dict[str, Any] | None) -> float | None:
-        """Raises DataError when the curve cannot be read."""
         if run is None or row["decoder"] != run["decoder"]:
             return None
         # A curve has a line per epoch for each group of repetitions that was trained together, such as 4-7, with the
@@ -60,7 +60,10 @@ class Validation:
     def _curve(self, run_id: str) -> list[dict[str, Any]]:
         if run_id not in self._curves:
             path = self._folder / run_id / "curve.csv" if self._folder is not None else None
-            self._curves[run_id] = read_curve(path) if path is not None and path.is_file() else []
+            try:
+                self._curves[run_id] = read_curve(path) if path is not None and path.is_file() else []
+            except DataError:  # a damaged folder, which every command reports: as if there were no curve
+                self._curves[run_id] = []
         return self._curves[run_id]
 
 

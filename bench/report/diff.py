@@ -12,9 +12,10 @@ from bench.columns import BY_NAME
 from bench.common.errors import InputError, unknown_name
 from bench.metrics.significance import LEVEL, Paired, holm, paired_bootstrap, t_half_width
 from bench.report.groups import SETTINGS, SPLIT, records
+from bench.report.selection import readable_rows
 from bench.results.per_point import NotAvailable, Points
 from bench.results.store import Store
-from bench.results.table import load_results, rows_to_frame, swept_columns
+from bench.results.table import rows_to_frame, swept_columns
 
 QUALITY = ("P@1", "P@5", "nDCG@5", "PSP@5")
 SIZES = ("params_total", "params_output", "index_bytes")
@@ -87,7 +88,10 @@ def _side(name: str, results: Path) -> Side:
             return Side(name, folder, _own_rows(folder), single=False)
     known: list[str] = []
     for table in sorted(results.glob("*/table.csv")):
-        rows = _own_rows(table.parent)
+        try:
+            rows = _own_rows(table.parent)
+        except InputError:  # an experiment that nobody asked for
+            continue
         found = [row for row in rows if row["run_id"] == name]
         if found:
             return Side(name, table.parent, found, single=True)
@@ -101,7 +105,7 @@ def _side(name: str, results: Path) -> Side:
 
 
 def _own_rows(folder: Path) -> list[dict[str, Any]]:
-    df = load_results(folder)
+    df = readable_rows(folder)
     swept = [name for name in swept_columns(df) if name.rsplit(".", 1)[1] not in ("B", "R", "seed", "seeds")]
     return [row | {"swept": swept} for row in records(df) if row["derived_from"] is None]
 
@@ -139,7 +143,7 @@ def _pair(a: dict[str, Any], b: dict[str, Any], of_a: Points, of_b: Points) -> P
         return Pair(a, b, {}, f"not comparable, because the points or their evaluation differ: {apart}", apart)
     try:
         x, y = of_a.of(a), of_b.of(b)
-    except NotAvailable as reason:
+    except (NotAvailable, InputError) as reason:
         return Pair(a, b, {}, str(reason))
     return Pair(a, b, {metric: paired_bootstrap(x[metric], y[metric]) for metric in QUALITY}, "")
 
@@ -197,8 +201,10 @@ def _across_seeds(pairs: list[Pair]) -> list[str]:
 
 def _specs(left: Path, a: Mapping[str, Any], right: Path, b: Mapping[str, Any]) -> list[str]:
     """Settings in which the specs of two runs differ."""
-    specs = [_json(folder / "runs" / row["run_id"] / "spec.json") for folder, row in ((left, a), (right, b))]
-    x, y = specs
+    try:
+        x, y = (_json(folder / "runs" / row["run_id"] / "spec.json") for folder, row in ((left, a), (right, b)))
+    except InputError as error:
+        return [f"settings not compared: {error}"]
     if x is None or y is None:
         return ["settings not compared: spec.json is not beside the table"]
     return [f"setting {line}" for line in _changes(x, y)]

@@ -18,10 +18,11 @@ from bench.common.files import read_json_object, write_atomic
 from bench.report.against_best import AgainstBest, against_best
 from bench.report.figures import Picture, build_figures
 from bench.report.groups import Configuration, grouped, points_of, records
-from bench.report.machines import on_one_machine
+from bench.report.selection import SELECTED, Selection, read_rows, readable_rows
 from bench.report.tables import build_tables, further_tables
 from bench.report.verdict import QUESTION, verdict
 from bench.results.kept_inputs import read_description
+from bench.results.left_out.damage import damage_lines
 
 PASSPORT = ("data_fingerprint", "n_train", "n_test", "n_features", "n_labels")
 
@@ -31,8 +32,11 @@ def write_report(
     tested: AgainstBest | None = None,
     across_machines: bool = False,
     pictures: Sequence[Picture] | None = None,
+    selection: Selection | None = None,
 ) -> Path:
     """Write ``report.html`` into the experiment folder (``results/quickstart``) and return its path.
+
+    Of a ``selection`` of rows the page goes to the folder ``selected`` in there, and says what it leaves out.
 
     ``tested``: the tests over points and ``pictures``: the figures, where they are there already.
     ``across_machines``: see `bench.report.machines`.
@@ -43,13 +47,14 @@ def write_report(
     folder = Path(experiment_dir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected results/<experiment>, as `machbench run` leaves it")
-    df = on_one_machine(folder, across_machines)
+    df = read_rows(folder, across_machines, selection)
     groups, rows = grouped(df), records(df)
     runs = [row for row in rows if row["derived_from"] is None]
     environments = _described(folder.parent / "env", [row["env_id"] for row in rows])
     passports = _described(folder.parent / "data", [row["data_fingerprint"] for row in rows])
     experiment = next((row["experiment"] for row in rows), folder.resolve().name)
     named = shlex.quote(experiment) + " --across-machines" * across_machines
+    named += f" {selection.options}" if selection else ""
     pictures = build_figures(df, folder / "runs") if pictures is None else pictures
     page = _template().render(
         experiment=experiment,
@@ -60,13 +65,15 @@ def write_report(
         points=points_of(groups),
         failures=[{**row, "words": STATUS_WORDS[row["status"]]} for row in runs if row["status"] != "ok"],
         figures=[_figure(picture, f"machbench figure {named} --only {picture.name}") for picture in pictures],
-        tables=[*build_tables(df, tested or against_best(df, folder)), *further_tables(df, folder)],
+        tables=[*build_tables(df, tested or against_best(df, folder)), *further_tables(df, folder, selection is None)],
         datasets=_datasets(rows),
         passports=passports,
         environments=environments,
         command=f"machbench report {named}",
+        selected=selection.words(readable_rows(folder)) if selection else "",
+        damage=damage_lines(folder),
     )
-    return write_atomic(folder / "report.html", page)
+    return write_atomic((folder / SELECTED if selection else folder) / "report.html", page)
 
 
 def _template() -> jinja2.Template:

@@ -14,7 +14,7 @@ from bench.common.child_processes import die_with_parent
 from bench.report.against_best import AgainstBest, against_best
 from bench.report.figures import build_figures
 from bench.report.html import write_report
-from bench.report.machines import on_one_machine
+from bench.report.selection import read_rows
 from bench.report.tables import further_tables, render_table, write_tables
 from bench.results.store import Store
 
@@ -26,7 +26,7 @@ def write_readings(folder: Path, across_machines: bool = False) -> tuple[pd.Data
     several machines are left out unless ``across_machines``.
     """
     with Store(folder).writing():
-        frame = on_one_machine(folder, across_machines)
+        frame = read_rows(folder, across_machines)
         tested = against_best(frame, folder)
         write_tables(frame, folder / "tables", further_tables(frame, folder), tested)
         pictures = build_figures(frame, folder / "runs")

@@ -23,6 +23,7 @@ class Answer:
         question: hash of spec and data (`RunSpec.question`); None for predictions made elsewhere.
         code: hash of the code; empty where the result does not record it.
         file: name of the file of predictions made elsewhere.
+        target: dotted path of the method's class; empty for predictions made elsewhere.
     """
 
     record: RunRecord
@@ -30,6 +31,7 @@ class Answer:
     question: str | None = None
     code: str = ""
     file: str = ""
+    target: str = ""
 
 
 def read_answer(record: RunRecord, folder: Path) -> Answer:
@@ -42,7 +44,8 @@ def read_answer(record: RunRecord, folder: Path) -> Answer:
             return Answer(record, request, file=foreign["file"])
         spec = RunSpec.from_json(text)
         question = content.get("asked") or spec.question(str(record.shared["data_fingerprint"]))
-        return Answer(record, spec.request(), question, str(content["code"]) if content.get("asked") else "")
+        code = str(content["code"]) if content.get("asked") else ""
+        return Answer(record, spec.request(), question, code, target=spec.target)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Answer(record)
 

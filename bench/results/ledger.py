@@ -60,10 +60,24 @@ class Ledger:
         for line in self.path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
+            except ValueError:
                 continue
-            if isinstance(entry, dict) and "event" in entry and "run_id" in entry:
+            if _is_entry(entry):
                 yield entry
+
+    def broken_lines(self) -> list[int]:
+        """Numbers, from 1, of the lines that cannot be read."""
+        if not self.path.is_file():
+            return []
+        found = []
+        for number, line in enumerate(self.path.read_text(errors="replace").splitlines(), 1):
+            try:
+                whole = not line.strip() or _is_entry(json.loads(line))
+            except ValueError:
+                whole = False
+            if not whole:
+                found.append(number)
+        return found
 
     def open_starts(self) -> dict[str, dict[str, Any]]:
         """Runs whose last word is ``started``: the entry of that start by run id."""
@@ -71,10 +85,16 @@ class Ledger:
         for entry in self.events():
             if entry["event"] == "started":
                 starts[entry["run_id"]] = entry
-            elif entry["event"] in ENDS:
+            elif entry["event"] in (*ENDS, "forgotten"):
                 starts.pop(entry["run_id"], None)
         return starts
 
     def times_done(self) -> Counter[str]:
         """How often each run came to an end of its own, finished or failed."""
         return Counter(entry["run_id"] for entry in self.events() if entry["event"] in DONE)
+
+
+def _is_entry(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("shared", {}), dict):
+        return False
+    return isinstance(found.get("event"), str) and isinstance(found.get("run_id"), str)

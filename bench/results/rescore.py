@@ -22,6 +22,7 @@ from bench.common import environment
 from bench.common.child_processes import die_with_parent
 from bench.common.errors import InputError
 from bench.common.files import write_atomic
+from bench.common.names import as_file_name, checked_name
 from bench.config.evaluation_inputs import EvaluationInputs
 from bench.config.spec import RunSpec
 from bench.data import Dataset, load_dataset
@@ -121,12 +122,14 @@ def score_file(store: Store, path: Path, method: str, dataset: str) -> RunRecord
     The file is a CSR matrix in .npz, arrays ``labels`` and ``scores`` in .npz, or text pairs; see
     `bench.data.formats.scores.read_scores` for its checks.
     """
+    checked_name(method, "--method")
     data = load_dataset(dataset)
     scorer = Scorer(data)
     read = read_scores(path, len(data.test), data.test.Y.shape[1])
     scores, labels = read[0].astype(np.float32), read[1].astype(np.int32)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:6]
-    run_id = f"{method}-{data.name}-{digest}"
+    named = method.encode() if as_file_name(method) != method else b""  # two methods do not share a folder
+    digest = hashlib.sha256(path.read_bytes() + named).hexdigest()[:6]
+    run_id = f"{as_file_name(method)}-{as_file_name(data.name)}-{digest}"
     folder = RunFolder.create_foreign(store.runs, run_id, {"method": method, "dataset": dataset, "file": path.name})
     folder.write_predictions([RankedLabels(None, scores, labels)])
     shared: dict[str, Scalar] = {
@@ -171,11 +174,14 @@ def main(folder: Path) -> int:
 
 def predicted(folder: Path) -> tuple[str, dict[str, Any], str]:
     """Name and parameters of the dataset that a run predicts, and which of its points."""
-    text = (folder / "spec.json").read_text()
-    foreign = json.loads(text).get("foreign")
-    if foreign:
-        return foreign["dataset"], {}, "test"
-    spec = RunSpec.from_json(text)
+    try:
+        text = (folder / "spec.json").read_text()
+        foreign = json.loads(text).get("foreign")
+        if foreign:
+            return foreign["dataset"], {}, "test"
+        spec = RunSpec.from_json(text)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'spec.json'}: not a readable spec: {error}") from None
     return spec.dataset, dict(spec.dataset_overrides), spec.train.evaluate_on
 
 

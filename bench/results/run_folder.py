@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,19 +172,25 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
 
     Raises DataError naming file and line when a column is missing or a value is no number.
     """
-    rows = []
-    with path.open(encoding="utf-8", newline="") as f:
-        reader = csv.DictReader(f)
-        absent = [name for name in COLUMNS if name not in (reader.fieldnames or []) and name != "P@1"]
-        if absent:
-            raise DataError(path, 1, f"no column {absent[0]!r}", f"columns {', '.join(COLUMNS)}")
-        for record in reader:
-            row: dict[str, Any] = {"repetitions": record["repetitions"] or ""}
-            for name in COLUMNS[:-1]:
-                try:
-                    row[name] = float(record[name]) if record.get(name) else None
-                except ValueError:
-                    found = f"{record[name]!r} in column {name!r}"
-                    raise DataError(path, reader.line_num, found, "a number or nothing") from None
-            rows.append(row)
-    return rows
+    try:
+        with path.open(encoding="utf-8", newline="") as f:
+            return list(_curve_rows(path, csv.DictReader(f)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(path, None, f"no readable text ({error})", "comma-separated values in UTF-8") from None
+    except OSError as error:
+        raise DataError(path, None, f"no readable file ({error.strerror})", "a file") from None
+
+
+def _curve_rows(path: Path, reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
+    absent = [name for name in COLUMNS if name not in (reader.fieldnames or []) and name != "P@1"]
+    if absent:
+        raise DataError(path, 1, f"no column {absent[0]!r}", f"columns {', '.join(COLUMNS)}")
+    for record in reader:
+        row: dict[str, Any] = {"repetitions": record["repetitions"] or ""}
+        for name in COLUMNS[:-1]:
+            try:
+                row[name] = float(record[name]) if record.get(name) else None
+            except ValueError:
+                found = f"{record[name]!r} in column {name!r}"
+                raise DataError(path, reader.line_num, found, "a number or nothing") from None
+        yield row

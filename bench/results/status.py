@@ -13,7 +13,7 @@ from bench.common.code_hash import code_hash
 from bench.common.errors import InputError
 from bench.config.evaluation_inputs import EvaluationInputs
 from bench.results.answers import Answer, changes, replaced
-from bench.results.run_folder import RunFolder
+from bench.results.left_out.damage import damaged
 from bench.results.store import UNSETTLED, Store
 
 
@@ -21,23 +21,29 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
     """State and reason of every run in the ledger, in the order they were first planned.
 
     ``running`` (a living process holds it, here or on another machine), else ``interrupted``; ``quarantined`` for a
-    withdrawn result; ``replaced`` for one with a newer answer to the same request; ``stale`` for one of other code,
-    data, filter or propensity constants than there are now; else a record's status, or ``planned``.
+    withdrawn result; ``unreadable`` for a damaged one; ``replaced`` for one with a newer answer to the same request;
+    ``stale`` for one of other code, data, filter or propensity constants than there are now; else a record's status, or
+    ``planned``. Runs that were forgotten are left out.
     """
+    broken = {found.run_id: found.reason for found in damaged(store.runs)}
     open_starts = store.ledger.open_starts()
     now = _Now()
     answers = {answer.record.run_id: answer for answer in store.answers()}
     newest = replaced(list(answers.values()), list(store.ledger.events()))
     states: dict[str, dict[str, Any]] = {}
-    for entry in store.ledger.events():
-        run_id = entry["run_id"]
-        if run_id in states:
+    last = {entry["run_id"]: entry["event"] for entry in store.ledger.events()}
+    forgotten = {run for run, event in last.items() if event == "forgotten" and not (store.runs / run).exists()}
+    unlisted = (folder.name for folder in sorted(store.runs.glob("[!.]*")) if folder.name not in last)
+    for run_id in (*last, *unlisted):  # a broken ledger may lack runs that have a folder
+        if run_id in forgotten:
             continue
         answer, withdrawn = answers.get(run_id), store.quarantined(run_id)
         if run_id in open_starts:
             start = open_starts[run_id]
-            reason = f"process {start.get('pid')} on {start.get('host')}, started {start['time']}"
+            reason = f"process {start.get('pid')} on {start.get('host')}, started {start.get('time')}"
             states[run_id] = {"state": "running" if store.run_locked(run_id) else "interrupted", "reason": reason}
+        elif run_id in broken:
+            states[run_id] = {"state": "unreadable", "reason": broken[run_id]}
         elif withdrawn is not None:
             states[run_id] = {"state": "quarantined", "reason": withdrawn}
         elif answer is not None:
@@ -45,7 +51,7 @@ def run_states(store: Store) -> dict[str, dict[str, Any]]:
         else:
             states[run_id] = {"state": "planned", "reason": ""}
     for entry in store.ledger.events():
-        if entry["event"] == "interrupted" and states[entry["run_id"]]["state"] == "planned":
+        if entry["event"] == "interrupted" and states.get(entry["run_id"], {}).get("state") == "planned":
             states[entry["run_id"]] = {"state": "interrupted", "reason": entry.get("reason") or ""}
     return states
 
@@ -78,7 +84,7 @@ class _Now:
         if record.status in UNSETTLED or answer.request is None:
             return ""
         if answer.question is not None:
-            code = self._code(RunFolder(folder).spec().target)
+            code = self._code(answer.target)
             if code is not None and code != answer.code:
                 return "made by other code"
         inputs = self._inputs(*_evaluates(folder)) if record.ranked else None

@@ -5,7 +5,6 @@ Several processes, also of several machines on a shared folder, may work on one 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,11 +15,11 @@ from bench.common.errors import InputError
 from bench.common.locks import held, hold
 from bench.results.answers import Answer, read_answer, replaced, replacements
 from bench.results.ledger import ENDS, Ledger, end_of
-from bench.results.record import RunRecord, read_record
+from bench.results.left_out.damage import read_quarantine, read_run
+from bench.results.record import RunRecord
 from bench.results.run_folder import CHECKPOINTS, run_id_of, settle, status_of
 
 REPETITIONS, WEIGHTS = ".repetitions", "weights"  # beside the experiments: trained repetitions that are kept
-QUARANTINE = "quarantine.json"  # in a run's folder: its result is withdrawn, and why
 OVER = ("ok", "diverged", "unsupported")  # statuses after which there is nothing to go on with
 UNSETTLED = ("interrupted", "skipped_by_plan")  # statuses of runs that the next command takes up again
 SHOWN_CODE = 8  # hex digits of a code's hash in table.csv
@@ -40,28 +39,25 @@ class Store:
         return self.root.parent
 
     def record(self, run_id: str) -> RunRecord | None:
-        """A run's record; None when there is none. InputError when it cannot be read."""
+        """A run's record; None when there is none that can be read: `bench.results.left_out.damage` says why."""
         try:
-            return read_record(self.runs / run_id / "record.json")
-        except (FileNotFoundError, NotADirectoryError):
+            return read_run(self.runs / run_id)
+        except InputError:
             return None
 
     def records(self) -> Iterator[RunRecord]:
-        """Records of all complete runs, by run id."""
+        """Records of all complete runs that can be read, by run id."""
         for folder in sorted(self.runs.glob("[!.]*")):
             record = self.record(folder.name)
             if record is not None:
                 yield record
 
     def quarantined(self, run_id: str) -> str | None:
-        """Why a run's result is withdrawn; None when it is not. InputError when the mark cannot be read."""
-        path = self.runs / run_id / QUARANTINE
-        if not path.is_file():
-            return None
+        """Why a run's result is withdrawn; None when it is not. A mark that cannot be read withdraws it too."""
         try:
-            return str(json.loads(path.read_text())["reason"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a readable mark of quarantine: {error}") from error
+            return read_quarantine(self.runs / run_id)
+        except InputError as error:
+            return str(error)
 
     @contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
@@ -179,7 +175,7 @@ def _open_rows(
     recorded = {answer.record.run_id for answer in answers}
     ended = [answer for answer in answers if answer.record.status != "interrupted"]
     answered = {known for answer in ended for known in (answer.request, answer.question) if known is not None}
-    last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started")}
+    last = {entry["run_id"]: entry for entry in events if entry["event"] in (*ENDS, "started", "forgotten")}
     for run_id, entry in last.items():
         if run_id in recorded or entry["event"] != "interrupted":
             continue

@@ -11,24 +11,23 @@ from typing import Any
 
 import pandas as pd
 
-from bench.columns import BY_NAME, COLUMNS, STATUS_WORDS, Column
+from bench.columns import BY_NAME, COLUMNS, NEVER_EMPTY, STATUS_WORDS, is_missing, without_odd_values
 from bench.common.errors import DataError, InputError
 from bench.common.files import write_atomic
 from bench.data.formats.streams import without_mark
 from bench.results.store import Store
 
 TABLE = "table.csv"
-NEVER_EMPTY = ("experiment", "run_id", "status", "method", "dataset")
-_ROUNDING = 1e-9  # a mean of ones may be a little above one
 
 
 def rows_to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Result rows as a frame with the contract's columns in order; swept (dotted) keys follow the settings.
 
     A key that is absent, None or NaN is missing (empty on disk), never 0. Counts are Int64, measurements
-    float64, words ``string``. Raises InputError when a value does not fit its column.
+    float64, words ``string``. Raises InputError when a value of a finished run does not fit its column; of a run
+    without a result it is left empty and named in the reason.
     """
-    rows = list(rows)
+    rows = [row if row.get("status") == "ok" else without_odd_values(row) for row in rows]
     names = _order({key: None for row in rows for key in row})
     data: dict[str, pd.Series[Any]] = {}
     for name in names:
@@ -36,8 +35,7 @@ def rows_to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         try:
             data[name] = _series(values, BY_NAME[name].kind if name in BY_NAME else _guess(values))
         except (TypeError, ValueError) as error:
-            expected = _expected(BY_NAME[name])
-            raise InputError(f"results column {name!r}: {error}; expected {expected}") from None
+            raise InputError(f"results column {name!r}: {error}; expected {BY_NAME[name].expected}") from None
     return pd.DataFrame(data, columns=names)
 
 
@@ -56,7 +54,8 @@ def load_results(path: Path | str) -> pd.DataFrame:
     """The checked frame of an experiment folder (``results/quickstart``) or of a ``table.csv``.
 
     Raises InputError naming file, line, column, found and expected: a missing column, an unknown status, a
-    quality outside [0, 1], text instead of a number, a file that was cut short.
+    quality outside [0, 1], text instead of a number, a file that was cut short. Such a number of a run without a result
+    is left empty and named in its reason.
     """
     path = Path(path)
     if path.is_dir():
@@ -67,8 +66,8 @@ def load_results(path: Path | str) -> pd.DataFrame:
         raise DataError(path, 1, f"no column {', '.join(map(repr, absent))}", "every column of the results contract")
     columns: dict[str, list[Any]] = {name: [] for name in header}
     for line, record in records:
-        for name, text in zip(header, record, strict=True):
-            columns[name].append(_parse(path, line, name, text))
+        for name, value in _parse_row(path, line, dict(zip(header, record, strict=True))).items():
+            columns[name].append(value)
     data = {
         name: _series(values, BY_NAME[name].kind) if name in BY_NAME else _series(*_retype(values))
         for name, values in columns.items()
@@ -119,7 +118,19 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, records[1:]
 
 
+def _parse_row(path: Path, line: int, row: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a line by column; an odd one is an error where the run has a result."""
+    values = {name: _parse(path, line, name, text) for name, text in row.items()}
+    for name, text in row.items():
+        if values["status"] == "ok" and values[name] is not None and name in BY_NAME:
+            column = BY_NAME[name]
+            if not column.accepts(values[name]):
+                raise DataError(path, line, f"{text!r} in column {name!r}", column.expected)
+    return values if values["status"] == "ok" else without_odd_values(values)
+
+
 def _parse(path: Path, line: int, name: str, text: str) -> Any:
+    """None for an empty text; a number where the column has numbers and the text is one."""
     if text == "":
         if name in NEVER_EMPTY:
             raise DataError(path, line, f"nothing in column {name!r}", "a value")
@@ -130,12 +141,9 @@ def _parse(path: Path, line: int, name: str, text: str) -> Any:
             raise DataError(path, line, f"{text!r} in column 'status'", f"one of {', '.join(STATUS_WORDS)}")
         return text
     try:
-        value = _number(text, column.kind)
-        if value < 0 or (column.group == "quality" and value > 1 + _ROUNDING):
-            raise ValueError
+        return _number(text, column.kind)
     except ValueError:
-        raise DataError(path, line, f"{text!r} in column {name!r}", _expected(column)) from None
-    return value
+        return text
 
 
 def _number(text: str, kind: str) -> float | int:
@@ -143,15 +151,6 @@ def _number(text: str, kind: str) -> float | int:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
-
-
-def _expected(column: Column) -> str:
-    if column.group == "quality":
-        return "a fraction from 0 to 1"
-    if column.kind == "text":
-        return "text"
-    what = "a whole number" if column.kind == "int" else "a number"
-    return f"{what}, 0 or more{f' ({column.unit})' if column.unit else ''}, or nothing when it was not measured"
 
 
 def _series(values: Sequence[Any], kind: str) -> pd.Series[Any]:
@@ -172,7 +171,7 @@ def _line_ends(text: str) -> str:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value == "" or (isinstance(value, float) and math.isnan(value))
+    return value is pd.NA or is_missing(value)
 
 
 def _guess(values: Sequence[Any]) -> str:

@@ -10,5 +10,5 @@ from bench.results.run_folder import RunFolder
 
 def write_record(folder: RunFolder, **content: Any) -> None:
     """Write a record of these keys of record.json; without any it is one row that says nothing."""
-    known = {"run_id": folder.run_id, "shared": {}, "rows": [{}]}
+    known = {"run_id": folder.run_id, "shared": {"method": "made", "dataset": "tiny"}, "rows": [{}]}
     folder.write_record(RunRecord.from_json(known | content))

@@ -23,6 +23,8 @@ from bench.data.download.http import DEFAULT_PATIENCE, Patience, download
 from bench.data.sources import Progress
 from bench.data.sources.files import FILES, complete, file_sha256
 
+LONGEST_NAME = 100  # of a dataset that is imported; names of files have at most 255 bytes
+
 # names that published archives give their files, the most specific first
 USUAL = {
     "train": ("**/trn_X_Xf.txt", "**/X.trn.npz", "**/*train*.txt", "**/*train*.svm"),
@@ -70,14 +72,20 @@ def install(name: str, files: Mapping[str, Path], progress: Progress, locked: bo
     """Take files (keys of `bench.data.sources.files.FILES`) as the dataset ``name``, after checking them against
     its card.
 
-    An unknown name gets a card of its own. Raises InputError when the contents differ from the card's
-    statistics or (``locked``) from the sha256 noted at an earlier fetch; nothing is installed then.
+    An unknown name gets a card of its own. Raises InputError for a dataset that is built without files, and when the
+    contents differ from the card's statistics or (``locked``) from the sha256 noted at an earlier fetch; nothing is
+    installed then.
     """
     for key in files:
         if key not in FILES:
             raise unknown_name("kind of file", key, FILES, where=f"import of {name}")
     absolute = {key: str(path.expanduser().resolve()) for key, path in files.items()}
     fresh = name not in known_datasets()
+    if not fresh and (source := load_card(name).source) != "files":
+        raise InputError(
+            f"data import {name}: found a dataset that machbench builds itself (source {source}); "
+            f"expected another name for these files, such as {name}-own"
+        )
     if fresh:
         _write_card(name)
     card = load_card(name)
@@ -216,7 +224,7 @@ def _lock() -> dict[str, dict[str, str]]:
 
 
 def _write_card(name: str) -> None:
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise InputError(f"dataset name {name!r}: expected letters, digits, - and _")
+    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > LONGEST_NAME:
+        raise InputError(f"dataset name {name!r}: expected letters, digits, - and _, at most {LONGEST_NAME} of them")
     card = {"title": f"{name} (imported)", "source": "files", "origin": "imported by the user"}
     write_atomic(user_cards() / f"{name}.yaml", yaml.safe_dump(card))

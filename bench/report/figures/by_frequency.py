@@ -16,6 +16,8 @@ from bench.report.groups import Configuration, points_of
 
 TITLE = "Frequent and rare labels: head, torso and tail"
 PARTS = ("head", "torso", "tail")
+UNSEEN = "unseen"  # right predictions of labels that train never had: the rest of P@1
+ROUNDING = 1e-9  # of the sum of the parts
 
 
 def draw(groups: Sequence[Configuration], machines: Machines, name: str = "head_torso_tail") -> Picture:
@@ -28,10 +30,13 @@ def draw(groups: Sequence[Configuration], machines: Machines, name: str = "head_
     colors = [look.color for _, _, look in found]
     with matplotlib.rc_context(RC):
         figure, axes = row_panels([label for _, label, _ in found], [1.5, 1, 1, 1])
-        parts = [_percent(shown, f"P@1_{part}") for part in PARTS]
+        parts, names = [_percent(shown, f"P@1_{part}") for part in PARTS], [*PARTS]
+        if any(_unseen(group) for group in shown):
+            parts.append([_unseen(group) for group in shown])
+            names.append(UNSEEN)
         whole = _percent(shown, "P@1")
         stacked(axes[0], parts, whole, [_text(v) for v in whole])
-        key(axes[0], PARTS)
+        key(axes[0], names)
         axes[0].set_title("P@1, of which")
         axes[0].set_xlabel("per cent")
         for ax, part in zip(axes[1:], PARTS, strict=True):
@@ -42,9 +47,10 @@ def draw(groups: Sequence[Configuration], machines: Machines, name: str = "head_
             ax.set_xticks([0, 50, 100])
     rows = [_row(group) for group in shown]
     caption = (
-        f"On {points_of(groups)}. Left: P@1 by the group of the predicted label; the three parts add up to P@1. "
+        f"On {points_of(groups)}. Left: P@1 by the group of the predicted label; the parts add up to P@1. "
         "Right: of the labels of each group that the points have, the share found among the first 5. Groups by number "
-        "of train points, as in docs/metrics.md: tail labels have 1 to 5, torso labels 6 to 100, head labels more. For "
+        "of train points, as in docs/metrics.md: tail labels have 1 to 5, torso labels 6 to 100, head labels more, "
+        "unseen labels none. For "
         "each method its best settings, for a method with B and R the largest R of each B. "
         f"{context(shown, machines, 'means')}"
     )
@@ -56,6 +62,12 @@ def _percent(groups: Sequence[Configuration], column: str) -> list[float | None]
     return [None if mean is None else 100 * mean for mean in means]
 
 
+def _unseen(group: Configuration) -> float:
+    """What is left of P@1 beside the parts, per cent."""
+    rest = (group.mean("P@1") or 0.0) - sum(group.mean(f"P@1_{part}") or 0.0 for part in PARTS)
+    return 100 * rest if rest > ROUNDING else 0.0
+
+
 def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
@@ -65,4 +77,5 @@ def _row(group: Configuration) -> dict[str, Any]:
     row |= {"n_seeds": len(group.ok)}
     for column in ("P@1", *(f"{metric}_{part}" for metric in ("P@1", "R@5") for part in PARTS)):
         (row[f"{column}_percent_mean"],) = _percent([group], column)
+    row[f"P@1_{UNSEEN}_percent_mean"] = _unseen(group)
     return row | trace([group])

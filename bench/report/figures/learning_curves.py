@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from bench.common.errors import DataError
 from bench.report.figures.drawing.labels import Label, label_ends
 from bench.report.figures.drawing.machine import Machines
 from bench.report.figures.drawing.panels import Curves, chosen, pareto, whole_and_top
@@ -33,12 +34,17 @@ def draw(groups: Sequence[Configuration], machines: Machines, runs: Path, name: 
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[str, Style, list[tuple[float, float]]]] = []
     used: dict[int, Configuration] = {}
+    broken: list[str] = []
     for group, label, look in chosen(groups, Curves(groups)):
         for run in group.ok:
             path = runs / run["run_id"] / "curve.csv"
             if run["derived_from"] is not None or run["fit_s"] is None or not path.is_file():
                 continue  # without fit_s: not comparable with the others, see `bench.report.machines`
-            points = [r for r in read_curve(path) if _plottable(r)]
+            try:
+                points = [r for r in read_curve(path) if _plottable(r)]
+            except DataError:  # a damaged folder: the other curves are drawn
+                broken.append(run["run_id"])
+                continue
             if points:
                 drawn.append((label, look, [(r["fit_s"], 100 * r["P@1"]) for r in points]))
                 used[id(group)] = group
@@ -48,7 +54,7 @@ def draw(groups: Sequence[Configuration], machines: Machines, runs: Path, name: 
             ]
     if not drawn:
         apart = machines_note(row for group in groups for row in group.rows)
-        reason = apart or "no finished run kept a learning curve with a P@1 (runs/*/curve.csv)"
+        reason = apart or "no finished run kept a readable learning curve with a P@1 (runs/*/curve.csv)"
         return Picture(name, TITLE, reason=reason)
     with matplotlib.rc_context(RC):
         figure, axes = whole_and_top([y for _, _, curve in drawn for _, y in curve])
@@ -74,8 +80,10 @@ def draw(groups: Sequence[Configuration], machines: Machines, runs: Path, name: 
         if any(row["repetitions"] for row in rows)
         else ""
     )
+    absent = f"Left out, because their curve.csv cannot be read: {', '.join(broken)}. " if broken else ""
     how = "One line per run; markers are evaluations on the validation split. Bold: no other is better in less time."
-    return Picture(name, TITLE, f"{how} {groups_note}{context(used.values(), machines, 'one line each')}", figure, rows)
+    caption = f"{how} {absent}{groups_note}{context(used.values(), machines, 'one line each')}"
+    return Picture(name, TITLE, caption, figure, rows)
 
 
 def _draw(ax: Axes, curve: Sequence[tuple[float, float]], look: Style, bold: bool) -> None:

@@ -161,10 +161,17 @@ def _pairs(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:
             color, marker = look.color, look.marker
             ax.plot(xs, ys, color=color, marker=marker, mfc=fill, linestyle="", clip_on=False, zorder=3)
         marker = look.marker if counted else ""
-        ax.plot([], [], color=look.color, linestyle=look.line, marker=marker, label=curves.label(i))
-    ax.legend(frameon=False, fontsize=SIZE, loc="upper right")  # the lines fall too steeply for labels at their ends
+        ax.plot([], [], color=look.color, linestyle=look.line, marker=marker, label=_shown(curves.label(i)))
+    legend = ax.legend(frameon=False, fontsize=SIZE, loc="upper right")  # the lines fall too steeply for labels
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     ax.set_ylim(bottom=LOWEST_PAIRS)
     return rows, []
+
+
+def _shown(name: str) -> str:
+    """A label for a legend, which leaves out those that begin with '_'."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def _quality(ax: Axes, curves: Curves, keep: list[int]) -> Drawn:

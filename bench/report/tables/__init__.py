@@ -35,14 +35,15 @@ def build_tables(df: pd.DataFrame, tested: AgainstBest | None = None) -> tuple[T
     return quality_table(rows, failures, tested or AgainstBest()), cost_table(rows, groups, failures)
 
 
-def further_tables(df: pd.DataFrame, folder: Path) -> list[Table]:
-    """Tables that only some experiments have; ``folder``: the results of the experiment."""
+def further_tables(df: pd.DataFrame, folder: Path, whole: bool = True) -> list[Table]:
+    """Tables that only some experiments have; ``folder``: the results of the experiment. ``whole``: the frame has all
+    of its rows; otherwise there is none of the table that is about the experiment as a whole."""
     found = [
         comparison_table(df, folder),  # several datasets
         *matched_tables(df, folder),  # methods that compare at equal budgets
         frequency_table(df),  # quality by label frequency was kept
         decile_table(df, folder),
-        tuning_table(folder),  # settings were chosen on validation points
+        tuning_table(folder) if whole else None,  # settings were chosen on validation points
         reproduction_table(df, folder),  # published values to compare with
     ]
     return [table for table in found if table is not None]

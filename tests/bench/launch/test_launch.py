@@ -21,7 +21,7 @@ from bench.launch.experiment_runner import LaunchOptions, choose_runs
 from bench.launch.progress import Progress
 from bench.plan.plan import PlannedRun
 from bench.results.ledger import Ledger
-from bench.results.quarantine import quarantine
+from bench.results.left_out.quarantine import quarantine
 from bench.results.record import described
 from bench.results.run_folder import RunFolder
 from bench.results.store import Store

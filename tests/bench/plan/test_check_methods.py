@@ -49,7 +49,8 @@ def test_every_error_is_a_line_and_one_process_finds_them(tmp_path: Path, monkey
     with pytest.raises(InputError) as error:
         checked(wrong, Store(tmp_path / "results" / "small"))
     mach, adaptive = str(error.value).splitlines()
-    assert mach == ("method mach.layer.MachOutput, setting B: found 16.5; expected a whole number of at least 1")
+    words = "method mach.layer.MachOutput, setting B: found 16.5; expected a whole number of at least 1"
+    assert mach == f"{tmp_path / 'small.yaml'}: {words}"
     assert adaptive.endswith("AdaptiveSoftmax, setting bias: found 'piror'; expected one of prior, zero")
     assert [len(pairs) for pairs in calls] == [3]  # seeds ask nothing new
     assert not (tmp_path / "results").exists()

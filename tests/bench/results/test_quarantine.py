@@ -10,7 +10,7 @@ from test_store import RUN_ID, complete
 
 from bench.__main__ import main
 from bench.common.errors import InputError
-from bench.results.quarantine import lift, quarantine
+from bench.results.left_out.quarantine import lift, quarantine
 from bench.results.status import run_states
 from bench.results.store import Store
 from bench.results.table import load_results, write_results
@@ -78,8 +78,12 @@ def test_what_cannot_be_withdrawn_is_said(store: Store) -> None:
     with pytest.raises(InputError, match=r"already in quarantine \(wrong\)"):
         quarantine(store, RUN_ID, "again")
     (store.runs / RUN_ID / "quarantine.json").write_text("{")
-    with pytest.raises(InputError, match=r"quarantine\.json"):
-        write_results(store)
+    write_results(store)
+    assert runs_of(store) == {"other-run"}  # with a mark that cannot be read it stays withdrawn
+    assert run_states(store)[RUN_ID]["state"] == "unreadable"
+    lift(store, RUN_ID, "the mark was broken")
+    write_results(store)
+    assert runs_of(store) == {RUN_ID, "other-run"}
 
 
 @pytest.mark.filterwarnings("ignore:No artists")  # a run without sizes has a figure without curves

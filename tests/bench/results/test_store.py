@@ -13,6 +13,7 @@ from bench.common.code_hash import code_hash
 from bench.common.errors import InputError
 from bench.config.spec import RunSpec, TrainSettings
 from bench.data import load_dataset
+from bench.results.left_out.damage import damaged
 from bench.results.predictions import RankedLabels
 from bench.results.record import described
 from bench.results.run_folder import RunFolder
@@ -120,11 +121,15 @@ def test_a_torn_ledger_line_costs_only_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"version": 99, "status": "ok"}', '{"version": 1}'])
-def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+def test_a_record_that_cannot_be_read_is_named_and_the_others_go_on(tmp_path: Path, text: str) -> None:
     store = Store(tmp_path / "e")
     (complete(store) / "record.json").write_text(text)
-    with pytest.raises(InputError, match=r"record\.json"):
-        list(store.records())
+    complete(store, "other-run")
+    assert store.record(RUN_ID) is None
+    assert [record.run_id for record in store.records()] == ["other-run"]
+    (found,) = damaged(store.runs)
+    assert (found.run_id, found.lost) == (RUN_ID, True)
+    assert "record.json" in found.reason
 
 
 def test_only_one_process_works_on_an_experiment(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def row_panels(names: Sequence[str], widths: Sequence[float], gap: float = 0.035
         ax.set_xlim(left=0)
         axes.append(ax)
         left += own + gap
-    axes[0].set_yticks(range(len(names)), labels=list(names), fontsize=SIZE)
+    axes[0].set_yticks(range(len(names)), labels=list(names), fontsize=SIZE, parse_math=False)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     return figure, axes
 
@@ -51,7 +51,10 @@ def bars(
 def stacked(
     ax: Axes, parts: Sequence[Sequence[float | None]], totals: Sequence[float | None], texts: Sequence[str]
 ) -> None:
-    """Bars of several parts (one sequence per part) in different greys and hatches; the text stands behind the bar."""
+    """Bars of several parts (one sequence per part) in different greys and hatches; the text stands behind the bar.
+
+    ``totals``: the sums of the parts, None where nothing was measured.
+    """
     for y, (values, total, text) in enumerate(zip(zip(*parts, strict=True), totals, texts, strict=True)):
         start = 0.0
         for value, grey, hatch in zip(values, GREYS, HATCHES, strict=False):

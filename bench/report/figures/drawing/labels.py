@@ -61,7 +61,8 @@ def label_ends(ax: Axes, labels: Sequence[Label]) -> None:
             ax.plot(BESIDE, (at, at), linestyle=label.look.line, linewidth=1.2, **sample)
             ax.plot([middle], [at], linestyle="", marker=marker, markersize=3.8, **sample)
         left = BESIDE[1 if label.look else 0] + 0.01
-        ax.text(left, at, label.text, transform=ax.transAxes, color=for_text(label.color), fontsize=SIZE, va="center")
+        shown: dict[str, Any] = {"color": for_text(label.color), "fontsize": SIZE, "va": "center", "parse_math": False}
+        ax.text(left, at, label.text, transform=ax.transAxes, **shown)
 
 
 def _spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -120,6 +121,7 @@ def label_points(
             fontsize=SIZE - 0.5,
             color=for_text(label.color),
             path_effects=_HALO,
+            parse_math=False,  # names with $ are text
         )
         size = text.get_window_extent(renderer)
         offsets = _NEAR + _FAR if label.leader else _NEAR
@@ -140,6 +142,7 @@ def label_points(
             fontsize=SIZE - 0.5,
             color=for_text(label.color),
             path_effects=_HALO,
+            parse_math=False,
             arrowprops=leader if math.hypot(dx, dy) > 10 else None,
             zorder=6,
         )

@@ -53,7 +53,7 @@ def whole_and_top(
         axes[0].tick_params(labelbottom=False)
         axes[1].set_title(title)
         axes[1].set_ylim(top - NEAR, top + 0.1 * NEAR)
-    axes[0].set_ylim(0, max(values) * 1.15)
+    axes[0].set_ylim(0, max(values) * 1.15 or 1.0)  # an axis from 0 also where all values are 0
     return figure, axes
 
 

@@ -7,7 +7,8 @@ import time
 
 from bench.common.errors import InputError, unknown_name
 from bench.common.files import write_atomic
-from bench.results.store import QUARANTINE, Store
+from bench.results.left_out.damage import QUARANTINE
+from bench.results.store import Store
 
 
 def quarantine(store: Store, run_id: str, reason: str) -> None:

@@ -1,0 +1,1 @@
+"""Runs that the table leaves out: damaged, withdrawn or forgotten ones."""
