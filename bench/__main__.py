@@ -163,7 +163,7 @@ def score(
 
         write_results(store)
     print_damage(store.root)
-    raise typer.Exit(left)
+    raise typer.Exit(int(left))
 
 
 @app.command()

@@ -160,6 +160,9 @@ PHASES = {"load": "load", "build": "build", "warmup": "warm-up", "fit": "fit", "
 PARTS = ("weights", "gradients", "optimiser", "activations", "index", "data", "process")  # of a predicted peak
 
 
+DECILES = 10  # bins of label frequency of equal weight, beside one for labels without a train point
+
+
 BY_GROUP = tuple(f"{metric}_{group}" for metric in ("P@1", "P@5", "R@5") for group in ("head", "torso", "tail"))
 
 

@@ -127,7 +127,16 @@ def swap_token(data: bytes, draw: Draw) -> bytes:
     return b" ".join(tokens)
 
 
-EDITS: tuple[Callable[[bytes, Draw], bytes], ...] = (flip, cut, repeat_line, drop_line, put_in, swap_token)
+def other_digit(data: bytes, draw: Draw) -> bytes:
+    """A digit becomes another one: often still plain text, with another meaning."""
+    digits = [at for at, byte in enumerate(data) if chr(byte).isdigit()]
+    if not digits:
+        return data
+    at = digits[int(draw.integers(len(digits)))]
+    return data[:at] + str(int(draw.integers(10))).encode() + data[at + 1 :]
+
+
+EDITS: tuple[Callable[[bytes, Draw], bytes], ...] = (flip, cut, repeat_line, drop_line, put_in, swap_token, other_digit)
 
 
 def edited(data: bytes, draw: Draw) -> bytes:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.columns import BY_GROUP
+from bench.columns import BY_GROUP, DECILES
 from bench.data.passport import GROUPS, group_of_labels
 from bench.metrics.ranking import Floats, LabelMatrix, Truth, hits
 
-DECILES = 10
 SHOWN = ("P@1", "P@3", "P@5", "R@5")  # kept for each decile
 
 

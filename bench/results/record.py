@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.columns import BY_NAME, DECODER_SETTING
+from bench.columns import BY_NAME, DECILES, DECODER_SETTING
 from bench.common import environment
 from bench.common.errors import InputError
 from bench.config.evaluation_inputs import EvaluationInputs
@@ -89,6 +89,14 @@ class Evaluation:
         return replace(self, quality={**self.quality, **score.quality}, deciles=score.deciles)
 
 
+def _deciles_from_json(content: Any) -> Deciles:
+    """ValueError or AttributeError for anything but a list of numbers for each bin, by metric."""
+    for metric, values in content.items():
+        if len(values) != DECILES + 1 or not all(value is None or type(value) in (int, float) for value in values):
+            raise ValueError(f"deciles of {metric}: found {values!r}; expected {DECILES + 1} numbers")
+    return dict(content)
+
+
 def _group(column: str) -> str | None:
     """Where a column of a row belongs: quality, size, facts, or (None) to the run as a whole."""
     if column in TRAINING.values():
@@ -141,7 +149,8 @@ class RunRecord:
     def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
         """From the content of a record.json. KeyError, TypeError, ValueError or AttributeError where it is none."""
         *others, own = content["rows"]
-        deciles = [*content.get("deciles", []), *[None] * len(content["rows"])]
+        known = [_deciles_from_json(of_row) for of_row in content.get("deciles", [])]
+        deciles = [*known, *[None] * len(content["rows"])]
         return cls(
             run_id=content["run_id"],
             status=content["status"],

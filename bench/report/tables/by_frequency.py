@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.columns import BY_GROUP, BY_NAME
+from bench.columns import BY_GROUP, BY_NAME, DECILES
 from bench.common.text_table import Cell, Head, Table
 from bench.data.passport import GROUPS
-from bench.metrics.by_frequency import DECILES
 from bench.report.groups import grouped, points_of, shown_groups
 from bench.report.tables.parts import Shown, head, identity, rules, title
 from bench.results.record import Deciles
