@@ -69,7 +69,7 @@ class Reading:
     def _check_widths(self, points: int) -> None:
         """The widths of a file without a header; DataError where nothing in the file supports them."""
         if points and not self.features.entries:
-            raise DataError(self.path, None, f"{points} points without any feature", "`feature:value` in some of them")
+            raise DataError(self.path, 1, f"{points} points without any feature", "`feature:value` in some of them")
         for kind, seen, offset, believed in (
             ("feature", self.features, self.feature_offset, self.believed[0]),
             ("label", self.labels, self.label_offset, self.believed[1]),
