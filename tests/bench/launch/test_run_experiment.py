@@ -132,7 +132,6 @@ def test_fit_seconds_are_known_where_a_group_ended(ran: Path) -> None:
     assert 0 < fit_s[3] < fit_s[4]
 
 
-@pytest.mark.soak
 @pytest.mark.slow
 def test_same_spec_and_seed_give_identical_predictions(ran: Path, tmp_path: Path) -> None:
     machbench("run", write_experiment(tmp_path), cwd=tmp_path)
@@ -179,7 +178,6 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.soak
 def test_sigkill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     """The whole command is killed in the second run: its child dies too, and the next command continues."""
     slow = EXPERIMENT.replace("epochs: 2", "epochs: 2000")
