@@ -158,9 +158,7 @@ def score(
         from bench.results.table import write_results
 
         write_results(store)
-    for error in skipped:
-        print(f"not scored: {error}", file=sys.stderr)
-    print_damage(store.root)
+    print_damage(store.root, [f"not scored: {error}" for error in skipped])
     raise typer.Exit(bool(skipped))
 
 
