@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,9 +67,12 @@ def run_ids_in_file(experiment: str, folder: Path) -> set[str]:
     return runs_in_file(load_experiment(str(file or experiment)), Store(folder))
 
 
-def print_damage(folder: Path) -> None:
-    """What cannot be read of an experiment's results, on standard error."""
-    for line in damage_lines(folder):
+def print_damage(folder: Path, found: Sequence[str] = ()) -> None:
+    """What cannot be read of an experiment's results, on standard error; ``found``: what the command itself met, left
+    out where it is about a file that is named anyway."""
+    lines = damage_lines(folder)
+    more = [one for one in found if not any(one.split(": ")[1] in line for line in lines)]
+    for line in (*more, *lines):
         print(line, file=sys.stderr)
 
 

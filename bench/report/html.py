@@ -42,7 +42,7 @@ def write_report(
     ``across_machines``: see `bench.report.machines`.
 
     The page contains its figures, styles and script and loads nothing from the network. Raises InputError when the
-    table, a learning curve or an environment file is broken.
+    table or an environment file is broken; what cannot be read of runs is left out, and the page says so.
     """
     folder = Path(experiment_dir)
     if not folder.is_dir():

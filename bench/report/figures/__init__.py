@@ -67,7 +67,8 @@ def build_figures(df: pd.DataFrame, runs: Path | None = None, only: str | None =
 
     A dataset whose parameters are swept counts as one for each of their values. Figures that cannot be drawn carry the
     ``reason``. ``runs`` is the folder of run directories, for the learning curves; the records of machines are in the
-    folder ``env`` two levels up, as in ``results/``. Raises InputError for a broken one, and for an unknown figure.
+    folder ``env`` two levels up, as in ``results/``. Raises InputError for a broken record of a machine, and for
+    an unknown figure; a broken learning curve is left out.
     """
     runs = runs or Path("runs")
     groups = grouped(df)

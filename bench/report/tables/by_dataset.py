@@ -20,8 +20,7 @@ def comparison_table(df: pd.DataFrame, folder: Path | None = None) -> Table | No
     """The table ``comparison`` of results about several datasets; None for one.
 
     A method with several configurations on a dataset shows the one that `bench.report.best_configuration.choose` picks;
-    a note says which. ``folder``: the experiment's results, for validation P@1. Raises DataError when a learning curve
-    cannot be read."""
+    a note says which. ``folder``: the experiment's results, for validation P@1."""
     groups = grouped(df)
     datasets = list(dict.fromkeys(group.dataset for group in groups))
     methods = list(dict.fromkeys(group.method for group in groups))

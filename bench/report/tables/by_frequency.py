@@ -40,7 +40,7 @@ def frequency_table(df: pd.DataFrame) -> Table | None:
 def decile_table(df: pd.DataFrame, folder: Path) -> Table | None:
     """``deciles``: parts of P@5 and R@5 by frequency decile from the records in ``folder``; None where none has them.
 
-    Two rows per row of the quality table. Raises InputError when a record cannot be read.
+    Two rows per row of the quality table. Records that cannot be read are passed over.
     """
     kept = _kept(folder)
     rows, lines = [], []

@@ -87,8 +87,7 @@ def matched_tables(df: pd.DataFrame, folder: Path | None = None) -> list[Table]:
     """``matched_parameters``, ``matched_bytes`` and ``matched_seconds``; each where two methods have the quantity.
 
     Budgets: see `budget_levels`; one with the same configurations as the next larger budget is left out. ``folder``:
-    the experiment's results, for validation P@1 from its learning curves (`bench.report.best_configuration`). Raises
-    DataError when one cannot be read."""
+    the experiment's results, for validation P@1 from its learning curves (`bench.report.best_configuration`)."""
     groups = grouped(df)
     validation = Validation(folder, groups)
     tables = []

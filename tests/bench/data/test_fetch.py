@@ -250,3 +250,16 @@ def test_archive_bounds(tmp_path: Path) -> None:
     cut.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="unpackable"):
         extract(cut, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["tiny", "icd10cm"])
+def test_the_name_of_a_dataset_that_is_built_is_refused(tmp_path: Path, name: str) -> None:
+    """Files under such a name would be ignored, whether they exist or not."""
+    with pytest.raises(InputError, match=f"data import {name}: .*builds itself.*another name"):
+        install(name, {"train": tmp_path / "nofile", "test": tmp_path / "nofile"}, lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\nb", "x" * 300])
+def test_names_of_imports_that_are_no_names(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="dataset name"):
+        install(name, {"train": tmp_path / "a", "test": tmp_path / "b"}, lambda _: None)

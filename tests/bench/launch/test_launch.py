@@ -16,8 +16,10 @@ from sweep import executions, write_sweep
 
 from bench.columns import STATUS_WORDS
 from bench.common.units import in_units
+from bench.config.experiment import Experiment
 from bench.config.spec import RunSpec, TrainSettings
-from bench.launch.experiment_runner import LaunchOptions, choose_runs
+from bench.launch import experiment_runner
+from bench.launch.experiment_runner import LaunchContext, LaunchOptions, choose_runs, run_unless_locked
 from bench.launch.progress import Progress
 from bench.plan.plan import PlannedRun
 from bench.results.ledger import Ledger
@@ -159,6 +161,34 @@ def test_edited_code_is_stale_and_runs_again(tmp_path: Path) -> None:
     assert table["code"].nunique() == 2
     assert "1 ok, 1 replaced, 1 stale" in machbench("status", "small", cwd=folder).stdout
     assert len(list((folder / "results" / "small" / "runs").iterdir())) == 3  # nothing is removed
+
+
+def test_a_damaged_folder_goes_to_the_trash_before_its_run_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "e")
+    made = RunFolder.create(store.runs, "broken", SPEC)
+    write_record(made, status="ok", shared=described(SPEC))
+    made.complete()
+    (store.runs / "broken" / "record.json").write_text('{"version": 1, "sta')
+    found: list[bool] = []
+
+    def execute(*_: object) -> str:
+        found.append((store.runs / "broken").exists())
+        return "ok"
+
+    monkeypatch.setattr(experiment_runner, "run_one", execute)
+    monkeypatch.setattr(experiment_runner, "_edited", lambda _: False)
+    text = io.StringIO()
+    with Progress(Console(file=text, width=500)) as progress:
+        experiment = Experiment("e", "", (SPEC,), None, {})
+        context = LaunchContext(store, experiment)
+        result = run_unless_locked(PlannedRun("broken", SPEC, None), 0, context, progress)
+    assert result is not None
+    assert (result.status, found) == ("ok", [False])
+    assert "record.json: not a readable record" in text.getvalue()
+    (kept,) = (store.root / ".trash").glob("*/broken/record.json")
+    assert kept.read_text() == '{"version": 1, "sta'
 
 
 @pytest.mark.slow

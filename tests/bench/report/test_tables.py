@@ -196,6 +196,22 @@ def test_special_characters_are_escaped() -> None:
     assert read(to_csv(table))[0]["m"] == hostile
 
 
+@pytest.mark.parametrize(
+    ("name", "markdown", "latex"),
+    [
+        ("cost $5 to $9", r"cost \$5 to \$9", r"cost \$5 to \$9"),
+        ("[z] *", r"\[z\] \*", "{[}z{]} {*}"),  # in LaTeX an argument or a star of the end of the row before
+        ("~~old~~ &lt; a&b", r"\~\~old\~\~ \&lt; a&b", None),
+        ("_x_ a_b", r"\_x\_ a_b", r"\_x\_ a\_b"),
+    ],
+)
+def test_names_of_methods_are_text(name: str, markdown: str, latex: str | None) -> None:
+    table = Table("t", "T", [Head("m", "m", number=False)], [[Cell(name, name)]])
+    assert f"| {markdown} |" in to_markdown(table)
+    if latex:
+        assert f"\n{latex} \\\\\n" in to_latex(table)
+
+
 def several(make: Make) -> Rows:
     """Three seeds on one dataset, one on another, where a method ran out of memory and one was not run."""
     rows = make(seeds=(0, 1, 2))
