@@ -31,6 +31,7 @@ from bench.options import (
     chosen_rows,
     experiment_folder,
     print_damage,
+    print_remarks,
     run_ids_in_file,
 )
 from bench.results.left_out.quarantine import lift as lift_quarantine
@@ -162,7 +163,7 @@ def score(
         from bench.results.table import write_results
 
         write_results(store)
-    print_damage(store.root)
+    print_remarks(store.root)
     raise typer.Exit(int(left))
 
 
@@ -190,7 +191,7 @@ def table(
     print(render_table(frame, format, more, tested))
     if selection is not None:
         print(selection.words(readable_rows(folder)), file=sys.stderr)
-    print_damage(folder)
+    print_remarks(folder)
 
 
 @app.command()
@@ -215,7 +216,7 @@ def figure(
         print(path)
     if selection is not None:
         print(selection.words(readable_rows(folder)), file=sys.stderr)
-    print_damage(folder)
+    print_remarks(folder)
 
 
 @app.command()
@@ -234,7 +235,7 @@ def report(
     with Store(folder).writing():
         path = write_report(folder, across_machines=across_machines, selection=selection)
     print(path)
-    print_damage(folder)
+    print_remarks(folder)
 
 
 @app.command()
@@ -250,7 +251,7 @@ def diff(
     lines, significant = compare(a, b, results, times)
     print("\n".join(lines))
     for folder in dict.fromkeys(folder for name in (a, b) for folder in (results / name, Path(name))):
-        print_damage(folder)
+        print_remarks(folder)
     raise typer.Exit(significant)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ from bench.config.experiment import experiment_name, is_file_of_experiment, load
 from bench.launch.experiment_runner import Launcher
 from bench.results.kept_inputs import check_source, kept_source
 from bench.results.left_out.damage import damage_lines
+from bench.results.status import stale_line
 from bench.results.store import Store
 
 if TYPE_CHECKING:  # loads pandas
@@ -67,13 +67,17 @@ def run_ids_in_file(experiment: str, folder: Path) -> set[str]:
     return runs_in_file(load_experiment(str(file or experiment)), Store(folder))
 
 
-def print_damage(folder: Path, found: Sequence[str] = ()) -> None:
-    """What cannot be read of an experiment's results, on standard error; ``found``: what the command itself met, left
-    out where it is about a file that is named anyway."""
-    lines = damage_lines(folder)
-    more = [one for one in found if not any(one.split(": ")[1] in line for line in lines)]
-    for line in (*more, *lines):
+def print_damage(folder: Path) -> None:
+    """What of an experiment's results cannot be read, on standard error."""
+    for line in damage_lines(folder):
         print(line, file=sys.stderr)
+
+
+def print_remarks(folder: Path) -> None:
+    """The same, and what is stale: for commands that show results."""
+    print_damage(folder)
+    if (folder / "ledger.jsonl").is_file() and (stale := stale_line(Store(folder))):
+        print(stale, file=sys.stderr)
 
 
 def experiment_folder(experiment: str, results: Path) -> Path:

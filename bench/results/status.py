@@ -122,6 +122,16 @@ def _code_now(target: str) -> str | None:
         return None
 
 
+def stale_line(store: Store) -> str | None:
+    """What a command that shows results says of those that are stale; None where none is."""
+    stale = {run_id: state for run_id, state in run_states(store).items() if state["state"] == "stale"}
+    if not stale:
+        return None
+    run_id, state = next(iter(stale.items()))
+    which = f"{run_id} is stale" if len(stale) == 1 else f"{len(stale)} runs are stale, such as {run_id}"
+    return f"{which} ({state['reason']}); `machbench run {store.root.name}` answers anew"
+
+
 def status_table(folder: Path) -> Table:
     """The states as a table for the terminal."""
     states = run_states(Store(folder))

@@ -58,6 +58,8 @@ def test_what_is_imported_again_is_evaluated_again_and_said(tmp_path: Path) -> N
     assert "evaluated otherwise than now: filter none → " in _joined(
         machbench("status", "small", cwd=tmp_path, **cache).stdout
     )
+    shown = machbench("table", "small", cwd=tmp_path, **cache)
+    assert "is stale (ok, evaluated otherwise than now: filter none → " in shown.stderr
     text = run()
     assert ", 0 to do" in text  # nothing is trained again
     assert "evaluated again: filter none → " in text
