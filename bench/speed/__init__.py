@@ -48,7 +48,8 @@ class Measurement:
 def known() -> dict[str, str]:
     """What can be measured: name → dotted path of a function (configs/speed.yaml).
 
-    The function returns variants, or an iterator of (case, variants), or finished rows where other processes work.
+    The function returns variants, or an iterator of (case, variants) or (case, variants, other work to time beside
+    them), or finished rows where other processes work.
     """
     return {name: str(path) for name, path in read_yaml(config_root() / "speed.yaml").items()}
 
@@ -74,8 +75,9 @@ def measure(what: str | None = None) -> Iterator[Row]:
         if isinstance(found, list):
             yield from found
         elif isinstance(found, Iterator):
-            for case, variants in found:
-                yield from (row | {"variant": f"{case}: {row['variant']}"} for row in compare(name, variants))
+            for case, variants, *beside in found:
+                measurement = Measurement(variants, beside=beside[0]) if beside else variants
+                yield from (row | {"variant": f"{case}: {row['variant']}"} for row in compare(name, measurement))
         else:
             yield from compare(name, found)
 

@@ -17,6 +17,7 @@ LISTED = 128  # buckets per repetition that may be opened, about; the rest are b
 ROOM = 8 * LISTED  # a point with more than this above the bound, in one repetition, is scanned
 LOOKED_AT = 1024  # buckets per repetition from whose scores that bound is estimated
 SEED_BUCKETS = 2  # best buckets per repetition, which give the first labels and so θ
+SEED_SHARE = 32  # one more for each label that may not be ranked, while they hold less than 1/32 of all labels
 MARGIN_UNITS = 200  # the margin in a byte's units
 CANDIDATES = 1 << 14  # more labels than this are cheaper to scan
 MANY = 32  # where one label in so many was passed, clearing all is cheaper than clearing those
@@ -126,14 +127,19 @@ def _seed(  # type: ignore[no-untyped-def]
 ):
     """The k-th best exact score among the labels that most of the best buckets hold; −inf when there are too few."""
     R = len(listed)
-    chosen = np.full((R, SEED_BUCKETS), -1, dtype=np.int64)
+    # The best buckets may be those of labels that may not be ranked.
+    wanted = SEED_BUCKETS + excluded.stops[n] - excluded.starts[n]
+    seeds = max(SEED_BUCKETS, min(wanted, scores.shape[1] // (SEED_SHARE * R)))
+    chosen = np.full((R, seeds), -1, dtype=np.int64)  # best first
     for r in range(R):
-        for place in range(SEED_BUCKETS):
-            for c in range(listed[r]):
-                if place > 0 and (c == chosen[r, 0]):
-                    continue
-                if chosen[r, place] < 0 or value[r, c] > value[r, chosen[r, place]]:
-                    chosen[r, place] = c
+        for c in range(listed[r]):
+            at = seeds
+            while at > 0 and (chosen[r, at - 1] < 0 or value[r, chosen[r, at - 1]] < value[r, c]):
+                if at < seeds:
+                    chosen[r, at] = chosen[r, at - 1]
+                at -= 1
+            if at < seeds:
+                chosen[r, at] = c
     count = 0
     for r in range(R):
         for c in chosen[r]:

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from bench.speed import compare
+from bench.speed import Measurement, compare
 from mach.hashing.families import hash_labels
-from mach.speed import decode, trained_scores
+from mach.speed import decode, decode_filtered, trained_scores
 
 
 def test_decoders_agree_on_synthetic_scores() -> None:
@@ -18,6 +18,19 @@ def test_decoders_agree_on_synthetic_scores() -> None:
     rows = compare("decode", decode.variants(decode.peaked(lookup, 300, 9), lookup), repeats=1)
     names = ["official algorithm, plain numba", "torch embedding_bag", "dense", "pruned", "auto"]
     assert [row["variant"] for row in rows] == names
+
+
+def test_pairs_are_left_out_of_both_forms_of_the_measurement() -> None:
+    """Unequal labels would raise; the time without pairs stands beside."""
+    pairs, raised = decode_filtered.drawn_pairs(9, 5000)
+    assert (np.diff(pairs.indptr) > 0).all()
+    lookup = hash_labels(5000, 300, 8)
+    variants, beside = decode_filtered.variants(decode_filtered.peaked(lookup, 300, raised), lookup, pairs, "dense")
+    rows = compare("decode_filtered", Measurement(variants, beside=beside), repeats=1)
+    assert [row["variant"] for row in rows] == ["filtered", "longer, then dropped", "unfiltered"]
+    _, labels = variants["filtered"]()
+    assert pairs[np.repeat(np.arange(9), labels.shape[1]), labels.ravel()].sum() == 0
+    assert not np.array_equal(labels, beside["unfiltered"]()[1])
 
 
 def test_the_trained_model_has_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
