@@ -10,5 +10,6 @@ from bench.results.run_folder import RunFolder
 
 def write_record(folder: RunFolder, **content: Any) -> None:
     """Write a record of these keys of record.json; without any it is one row that says nothing."""
-    known = {"run_id": folder.run_id, "shared": {"method": "made", "dataset": "tiny"}, "rows": [{}]}
+    shared = {"method": "made", "dataset": "tiny"} | content.pop("shared", {})
+    known = {"run_id": folder.run_id, "shared": shared, "rows": [{}]}
     folder.write_record(RunRecord.from_json(known | content))
