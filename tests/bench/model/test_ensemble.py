@@ -10,11 +10,15 @@ from torch import Tensor
 
 import bench.model.ensemble
 from bench.config.spec import TrainSettings, derive_seed
-from bench.data import Split
+from bench.data import Split, load_dataset
+from bench.interface import Ranking
+from bench.metrics.scorer import Scorer
 from bench.model.ensemble import Ensemble
 from bench.model.methods import method_class
 from bench.run.clock import Clock
+from bench.run.predict import validate
 from bench.run.train import train, train_groups
+from mach.layer.output import MachOutput, MachSubset
 
 CPU = torch.device("cpu")
 N_FEATURES, N_LABELS = 40, 25
@@ -178,3 +182,50 @@ def test_bf16_where_layer_and_hardware_have_it(monkeypatch: pytest.MonkeyPatch) 
         make(precision="bf16")
     with pytest.raises(NotImplementedError, match="precision bf16: Linear offers fp32 only"):
         Ensemble(torch.nn.Linear(4, 5), N_FEATURES, TrainSettings(hidden="4", precision="bf16"), 0, CPU)
+
+
+def test_pairs_are_left_out_of_every_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All R, all decoders, and what is trained so far: masked by the layer, and dropped from longer rankings."""
+    ensemble = make(layer={"estimator": "logit_sum+min"}, repetitions_at_a_time=2)
+    X, _ = data()
+    left_out = sp.csr_matrix(np.random.default_rng(0).random((60, N_LABELS)) < 0.3)
+
+    def rankings() -> list[Ranking]:
+        with torch.no_grad():
+            return [
+                *ensemble.topk(X, ensemble.prefixes, 5, left_out),
+                *ensemble.topk_decoders(X, ensemble.prefixes, 5, left_out),
+                ensemble.topk_so_far(X, ensemble.groups[0], 5, left_out),
+            ]
+
+    masked = rankings()
+    for part in (MachOutput, MachSubset):
+        monkeypatch.setattr(part, "takes_excluded", False)
+    assert len(masked) == 4 + 8 + 1
+    for found, expected in zip(masked, rankings(), strict=True):
+        np.testing.assert_array_equal(found[1], expected[1])
+        np.testing.assert_array_equal(found[0], expected[0])
+        assert not left_out.toarray()[np.arange(60)[:, None], found[1]].any()
+
+
+def test_validation_leaves_pairs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_dataset("tiny")
+    rows, labels = dataset.validation_rows, np.asarray(dataset.validation.Y.argmax(1)).ravel()
+
+    class Right:
+        """Ranks each point's first label first, where it may."""
+
+        settings = TrainSettings()
+
+        def topk_so_far(self, X: Any, group: Any, k: int, left_out: sp.csr_matrix | None) -> Ranking:
+            del X, group
+            best = np.full((len(rows), k), -1, dtype=np.int32)
+            best[:, 0] = labels if left_out is None else -1
+            return np.zeros(best.shape, dtype=np.float32), best
+
+    monkeypatch.setitem(vars(dataset), "train_filter", None)
+    assert validate(Right(), None, Scorer(dataset, "validation"))["P@1"] > 0  # type: ignore[arg-type]
+    ones = np.ones(len(rows), dtype=np.float32)
+    of_train = sp.csr_matrix((ones, (dataset.validation_rows, labels)), shape=dataset.train.Y.shape)
+    monkeypatch.setitem(vars(dataset), "train_filter", of_train)
+    assert validate(Right(), None, Scorer(dataset, "validation"))["P@1"] == 0  # type: ignore[arg-type]
