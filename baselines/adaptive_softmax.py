@@ -51,7 +51,7 @@ class AdaptiveSoftmax(nn.Module):
         hidden: int,
         train_labels: sp.csr_matrix,
         seeds: dict[str, int],
-        cutoffs: str | float = "0.1-0.4",
+        cutoffs: Annotated[str | float, cutoff_values] = "0.1-0.4",
         div_value: Annotated[float, ">= 1"] = 4.0,
         bias: Literal["prior", "zero"] = "prior",
         label_chunk: Annotated[int, ">= 0"] = 0,
@@ -206,19 +206,27 @@ def cluster_ends(n_labels: int, cutoffs: str | float) -> list[int]:
 
     ValueError unless cutoffs are increasing shares between 0 and 1, or increasing counts between 0 and n_labels.
     """
+    values = cutoff_values(cutoffs)
+    if values[-1] < 1:
+        cuts = {max(1, round(share * n_labels)) for share in values}
+        return [*sorted(cut for cut in cuts if cut < n_labels), n_labels]
+    if values[-1] < n_labels:
+        return [*map(int, values), n_labels]
+    raise ValueError(f"cutoffs: found {cutoffs!r}; expected numbers of labels below {n_labels}")
+
+
+def cutoff_values(cutoffs: str | float) -> list[float]:
+    """The cutoffs as numbers. ValueError unless they are increasing shares below 1, or increasing counts."""
     try:
         values = [float(part) for part in str(cutoffs).split("-")]
     except ValueError:
         values = []
     rising = bool(values) and values[0] > 0 and all(a < b for a, b in itertools.pairwise(values))
-    if rising and values[-1] < 1:
-        cuts = {max(1, round(share * n_labels)) for share in values}
-        return [*sorted(cut for cut in cuts if cut < n_labels), n_labels]
-    if rising and values[-1] < n_labels and all(value == int(value) for value in values):
-        return [*map(int, values), n_labels]
+    if rising and (values[-1] < 1 or all(value.is_integer() for value in values)):
+        return values
     raise ValueError(
-        f"cutoffs: found {cutoffs!r}; expected increasing shares of the labels such as 0.1-0.4, "
-        f"or increasing numbers of labels below {n_labels} such as 2000-10000"
+        f"found {cutoffs!r}; expected increasing shares of the labels such as 0.1-0.4, "
+        "or increasing numbers of labels such as 2000-10000"
     )
 
 

@@ -1,7 +1,8 @@
 """The settings of a method against its constructor: names, types by annotation, and ranges. Nothing is executed.
 
 Annotations that are checked: int, float, bool, str, Literal, None, unions, sequences and mappings, and ``Annotated``
-with ranges such as ``Annotated[int, ">= 1", "<= 100"]``. Any other annotation, or none, accepts every value.
+with ranges such as ``Annotated[int, ">= 1", "<= 100"]``, or with a function that raises ValueError for a value that it
+refuses: ``Annotated[str, estimator_names]``. Any other annotation, or none, accepts every value.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Parameters = Mapping[str, inspect.Parameter]  # by name; annotations as objects
 
 
 class Mismatch(Exception):
-    """A value is not what its annotation says."""
+    """A value is not what its annotation says; the words, if any, are those of a function that refused it."""
 
 
 def checked_settings(method: type, settings: Mapping[str, Any], supplied: Sequence[str], where: str) -> dict[str, Any]:
@@ -68,9 +69,9 @@ def _checked(parameter: inspect.Parameter | None, name: str, value: Any, where: 
         return value
     try:
         return converted(value, parameter.annotation)
-    except Mismatch:
-        expected = _described(parameter.annotation)
-        raise InputError(f"{where}, setting {name}: found {value!r}; expected {expected}") from None
+    except Mismatch as mismatch:
+        why = str(mismatch) or f"found {value!r}; expected {_described(parameter.annotation)}"
+        raise InputError(f"{where}, setting {name}: {why}") from None
 
 
 def constructor_parameters(method: type) -> tuple[Parameters, bool]:
@@ -185,6 +186,11 @@ def _in_ranges(value: Any, ranges: Sequence[Any]) -> Any:
         found = RANGE.fullmatch(limit) if isinstance(limit, str) else None
         if found and not RANGES[found[1]][0](value, float(found[2])):
             raise Mismatch
+        if callable(limit):
+            try:
+                limit(value)
+            except ValueError as refused:
+                raise Mismatch(str(refused)) from None
     return value
 
 

@@ -100,9 +100,14 @@ def answer(target: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     except Exception:  # a library that is missing here may be there where the run is executed; the run reports it
         return {}
     try:
-        return {"settings": dict(Method.load(target, settings).settings)}
+        method = Method.load(target, settings)
     except InputError as error:
         return {"error": str(error)}
+    try:
+        _ = method.encoders, method.processes  # what follows from the settings alone
+    except ValueError as error:
+        return {"error": f"method {target}: {error}"}
+    return {"settings": dict(method.settings)}
 
 
 def main() -> int:

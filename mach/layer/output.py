@@ -12,7 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from mach.decode.estimators import estimator_names
+from mach.decode.estimators import ESTIMATORS, estimator_names
 from mach.decode.ranking import BucketRanker, Query, Ranking
 from mach.hashing.families import hash_features, hash_labels
 from mach.kernels.product import PRECISIONS
@@ -56,7 +56,7 @@ class MachOutput(nn.Module):
         loss: Literal["bce", "softmax"] = "bce",
         hash: Literal["universal", "murmur3", "balanced"] = "universal",
         bias: Literal["prior", "zero"] = "prior",
-        estimator: str = "logit_sum",
+        estimator: Annotated[str, estimator_names] = "logit_sum",
         share_encoder: bool = False,
         feature_hash: Annotated[int, ">= 0"] = 0,
         first: Annotated[int, ">= 0"] = 0,
@@ -68,11 +68,7 @@ class MachOutput(nn.Module):
         ]:
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-        if feature_hash < 0 or (feature_hash and share_encoder):
-            raise ValueError(
-                f"feature_hash: found {feature_hash} with share_encoder {share_encoder}; expected 0 or more, and 0 for "
-                "a shared encoder, because every repetition hashes the features in its own way"
-            )
+        check_together(B, estimator, share_encoder, feature_hash)
         self.B, self.R, self.first, self.loss_kind = B, R, first, loss
         self.decoders = estimator_names(estimator)
         self.share_encoder, self.feature_hash = share_encoder, feature_hash
@@ -112,8 +108,20 @@ class MachOutput(nn.Module):
         return R * (hidden * B + B)
 
     @staticmethod
-    def encoders(*, R: int, share_encoder: bool = False, feature_hash: int = 0, **_: object) -> dict[str, int]:
-        """Repetitions, encoders that they are trained with, and hashed features of each (0: not hashed)."""
+    def encoders(
+        *,
+        B: int,
+        R: int,
+        estimator: str = "logit_sum",
+        share_encoder: bool = False,
+        feature_hash: int = 0,
+        **_: object,
+    ) -> dict[str, int]:
+        """Repetitions, encoders that they are trained with, and hashed features of each (0: not hashed).
+
+        ValueError for settings that do not go together.
+        """
+        check_together(B, estimator, share_encoder, feature_hash)
         return {"repetitions": R, "encoders": 1 if share_encoder else R, "feature_hash": feature_hash}
 
     @staticmethod
@@ -235,6 +243,17 @@ class MachSubset(nn.Module):
         query = Query(k, [len(self.members)], self.members, [name], excluded)
         scores, labels = whole._ranked(hidden, query)[name]
         return scores[0], labels[0]
+
+
+def check_together(B: int, estimator: str, share_encoder: bool, feature_hash: int) -> None:
+    """ValueError for settings that are right each by itself, and not together."""
+    if feature_hash < 0 or (feature_hash and share_encoder):
+        raise ValueError(
+            f"feature_hash: found {feature_hash} with share_encoder {share_encoder}; expected 0 or more, and 0 for "
+            "a shared encoder, because every repetition hashes the features in its own way"
+        )
+    if B < 2 and any(ESTIMATORS[name].unbiased for name in estimator_names(estimator)):
+        raise ValueError(f"B: found {B} with estimator {estimator}; expected at least 2 buckets")
 
 
 def bucket_prior(train_labels: sp.csr_matrix, buckets: npt.NDArray[np.integer], B: int, loss: str) -> Tensor:

@@ -96,6 +96,22 @@ def test_what_cannot_be_imported_here_is_left_to_the_run(tmp_path: Path, monkeyp
     }
 
 
+@pytest.mark.parametrize(
+    ("target", "settings", "says"),
+    [
+        ("mach.layer.MachOutput", {"B": 8, "R": 2, "estimator": "foo"}, "setting estimator: unknown estimator 'foo'"),
+        ("mach.layer.MachOutput", {"B": 8, "R": 2, "estimator": "mean+mean"}, "names one twice"),
+        ("mach.layer.MachOutput", {"B": 1, "R": 2, "estimator": "unbiased"}, "expected at least 2 buckets"),
+        ("mach.layer.MachOutput", {"B": 8, "R": 2, "share_encoder": True, "feature_hash": 9}, "a shared encoder"),
+        ("baselines.adaptive_softmax.AdaptiveSoftmax", {"cutoffs": "0.4-0.1"}, "setting cutoffs: found '0.4-0.1'"),
+        ("baselines.adaptive_softmax.AdaptiveSoftmax", {"cutoffs": "1.5-9"}, "setting cutoffs: found '1.5-9'"),
+        ("baselines.sampled_softmax.SampledSoftmax", {"sampler": "foo"}, "setting sampler: found 'foo'"),
+    ],
+)
+def test_settings_that_only_the_method_can_judge(target: str, settings: dict[str, Any], says: str) -> None:
+    assert says in answer(target, settings)["error"]
+
+
 def test_a_process_that_ends_without_an_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_methods, "python", lambda _: (["false"], {}))
     with pytest.raises(InputError, match="the process that checks methods ended with exit status 1"):
