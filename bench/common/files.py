@@ -14,6 +14,12 @@ from typing import IO, Any
 
 from bench.common.errors import DataError
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# the longer marks first: that of UTF-32 begins like that of UTF-16
+_FOREIGN_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
+)  # fmt: skip
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
@@ -73,6 +79,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(path, 1, f"a JSON {type(content).__name__}", "a JSON object")
     return content
+
+
+def without_mark(path: Path, start: bytes) -> bytes:
+    """The first bytes of a text file without its UTF-8 byte-order mark. DataError for the marks of other encodings."""
+    for mark, encoding in _FOREIGN_MARKS:
+        if start.startswith(mark):
+            raise DataError(path, 1, f"{encoding} text", "UTF-8 text")
+    return start.removeprefix(BYTE_ORDER_MARK)
 
 
 def is_full(error: BaseException) -> bool:

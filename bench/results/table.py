@@ -13,8 +13,7 @@ import pandas as pd
 
 from bench.columns import BY_NAME, COLUMNS, NEVER_EMPTY, STATUS_WORDS, is_missing, without_odd_values
 from bench.common.errors import DataError, InputError
-from bench.common.files import write_atomic
-from bench.data.formats.streams import without_mark
+from bench.common.files import without_mark, write_atomic
 from bench.results.store import Store
 
 TABLE = "table.csv"

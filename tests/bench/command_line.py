@@ -62,7 +62,9 @@ def machbench(
 ) -> subprocess.CompletedProcess[str]:
     whole = command(*arguments, pages=pages)
     done = subprocess.run(whole, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=300)
-    assert check is None or done.returncode == check, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert check is None or done.returncode == check, said
+    assert "Traceback" not in said, said  # a traceback is a defect, however a command ends
     return done
 
 

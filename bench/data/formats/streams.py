@@ -12,15 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.common.errors import DataError, InputError
+from bench.common.files import without_mark
 
 BLOCK_BYTES = 1 << 22
 MAX_LINE_BYTES = 256 << 20
 HEAD_BYTES = 1 << 16
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# the longer marks first: that of UTF-32 begins like that of UTF-16
-_FOREIGN_MARKS = (
-    (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
-)  # fmt: skip
 
 
 class Broken(Exception):
@@ -93,14 +89,6 @@ def _first_of(text: bytes) -> tuple[int, bytes]:
         if (bare := line.strip()) and not bare.startswith(b"#"):
             return number, line
     return 0, b""
-
-
-def without_mark(path: Path, start: bytes) -> bytes:
-    """The first bytes of a text file without its UTF-8 byte-order mark. DataError for the marks of other encodings."""
-    for mark, encoding in _FOREIGN_MARKS:
-        if start.startswith(mark):
-            raise DataError(path, 1, f"{encoding} text", "UTF-8 text")
-    return start.removeprefix(BYTE_ORDER_MARK)
 
 
 def _lines_until_break(path: Path) -> int:

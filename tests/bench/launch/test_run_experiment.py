@@ -178,6 +178,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_sigkill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     """The whole command is killed in the second run: its child dies too, and the next command continues."""
     slow = EXPERIMENT.replace("epochs: 2", "epochs: 2000")

@@ -103,7 +103,8 @@ def test_a_checkpoint_of_what_is_over_is_swept_up(tmp_path: Path) -> None:
     for run_id, status in {"good": "ok", "late": "timeout"}.items():
         (store.root / ".checkpoints" / run_id).mkdir(parents=True)
         (store.runs / run_id).mkdir(parents=True)
-        record = {"version": 1, "run_id": run_id, "status": status, "attempt": "a", "shared": {}, "rows": [{}]}
+        record = {"version": 1, "run_id": run_id, "status": status, "attempt": "a", "rows": [{}]}
+        record["shared"] = {"method": "m", "dataset": "d"}
         (store.runs / run_id / "record.json").write_text(json.dumps(record))
         store.ledger.append("started", run_id, attempt="a")
     assert store.sweep_up() == []

@@ -32,14 +32,14 @@ def drawn(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.ND
 @pytest.mark.parametrize(
     "kind",
     [
-        *("normal", "standard_cauchy", "shifted"),
-        *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("exponential", "spikes", "levels")),
+        *("normal", "shifted"),
+        *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("standard_cauchy", "exponential", "spikes", "levels")),
     ],
 )
 def test_drained_sums_equal_reference(kind: str) -> None:
     """Repetitions added in fours, with some left over, with and without copies of the lookup."""
     rng = np.random.default_rng(4)
-    lookup = hash_labels(25_000, 90, 34)
+    lookup = hash_labels(13_000, 90, 34)
     scores = drawn(kind, (LINE + 9, 34, 90), rng)
     for prefixes in ([34], [16, 32], [3, 31], [8, 9, 10, 34], list(range(1, 35))):
         decoder = Decoder(lookup, 90)
