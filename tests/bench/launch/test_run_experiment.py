@@ -133,6 +133,7 @@ def test_fit_seconds_are_known_where_a_group_ended(ran: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_same_spec_and_seed_give_identical_predictions(ran: Path, tmp_path: Path) -> None:
     machbench("run", write_experiment(tmp_path), cwd=tmp_path)
     for method in ("full_softmax", "sampled_softmax", "mach"):

@@ -166,6 +166,7 @@ def test_code_edited_after_the_plan_is_not_executed_under_its_id(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_commands_share_the_runs(tmp_path: Path) -> None:
     write_sweep(tmp_path / "alone")
     machbench("run", "small.yaml", cwd=tmp_path / "alone")

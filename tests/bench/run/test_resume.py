@@ -65,6 +65,7 @@ def result(folder: Path) -> tuple[dict[str, np.ndarray], list[list[str]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_killed_twice_and_still_the_same(tmp_path: Path) -> None:
     launcher = start(tmp_path)
     wait(launcher, lambda: epochs_kept(tmp_path) >= 3)

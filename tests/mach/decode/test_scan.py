@@ -90,7 +90,7 @@ def halves_used(decoder: Decoder) -> int:
     return sum(seen.seen for (grain, *_), seen in decoder._dense.tuner._seconds.items() if grain == HALF)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     n_points=st.sampled_from([LINE + 1, 2 * LINE, 2 * LINE + 1, 2 * LINE + FEW, 3 * LINE + 5]),
     n_labels=st.sampled_from([1, 4, 3000, 20_000]),
