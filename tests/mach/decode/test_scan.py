@@ -142,7 +142,7 @@ def test_half_a_byte_bounds_the_score() -> None:
         assert_same(decoder.top_k(scores, 9, method="dense"), decoder.top_k(scores, 9, method="reference"))
 
 
-@pytest.mark.parametrize("estimator", ["logit_sum", "min", "median"])
+@pytest.mark.parametrize("estimator", ["logit_sum", "min", pytest.param("median", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("n_points", [1, FEW])
 def test_a_few_points_equal_reference(n_points: int, estimator: str) -> None:
     scores = np.random.default_rng(1).integers(-3, 3, size=(n_points, 7, FAR)).astype(np.float32)
